@@ -1,0 +1,48 @@
+# Everything from a fresh clone needs only python3 (3.11 or newer, with venv) and make.
+SHELL := /bin/bash
+PY := .venv/bin/python
+UV := .venv/bin/uv
+LOCK := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
+
+.PHONY: help setup test check fix lock bench
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/run.stamp  ## the environment in .venv/, with what the program needs
+
+test: check  ## all checks, then all tests (ARGS=… goes to pytest)
+	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
+
+check: .venv/dev.stamp  ## format, lint, types, imports, dependencies
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/deptry src
+
+fix: .venv/dev.stamp  ## format, and mend what can be mended
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+lock: .venv/dev.stamp  ## compile requirements/*.in to hash-pinned *.txt
+	$(LOCK) -o requirements/run.txt requirements/run.in
+	$(LOCK) -o requirements/dev.txt requirements/dev.in
+
+bench: .venv/dev.stamp  ## measure (ARGS=sim), figures go to bench/results/
+	$(PY) -m bench $(ARGS)
+
+.venv/uv.stamp:
+	python3 -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
+	touch $@
+
+.venv/run.stamp: .venv/uv.stamp requirements/run.txt pyproject.toml
+	$(UV) pip install --quiet --python $(PY) --require-hashes -r requirements/run.txt
+	$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation -e .
+	touch $@
+
+.venv/dev.stamp: .venv/run.stamp requirements/dev.txt
+	$(UV) pip install --quiet --python $(PY) --require-hashes -r requirements/dev.txt
+	touch $@

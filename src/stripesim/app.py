@@ -1,0 +1,131 @@
+"""The ASGI application: reads a call, hands it to `/v1` or `/_sim`, and writes the answer, or fails the way a plan says.
+
+It runs inside a test without a socket, and as a server (`stripesim.server`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from typing import Any
+
+from stripesim import api, registry
+from stripesim.api import Answer, Api, Request
+from stripesim.clock import Clock
+from stripesim.control import BODY_MAX as CONTROL_MAX
+from stripesim.control import Control
+from stripesim.errors import ConnectionLost
+from stripesim.limits import NAMED, Limits
+from stripesim.store import Store
+from stripesim.world import World
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+BODY_MAX = 1_000_000
+# Where the server leaves its transport, so that a fault can cut the connection.
+CONNECTION = "stripesim.connection"
+
+
+class Simulator:
+    """A Stripe that remembers.
+
+    Args:
+        seed: What ids and chances are derived from.
+        state: The state file, or an empty string for a private one that ends with the process.
+        clock: The world's time.
+        limits: What the limiters let through.
+        monotonic: The limiters' clock, in seconds; the event loop's own in tests with virtual time.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 1,
+        state: str = "",
+        clock: Clock | None = None,
+        limits: Limits = NAMED["none"],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Open the state and begin to answer."""
+        columns = {name: kind.columns for name, kind in registry.KINDS.items()}
+        searchable = [name for name, kind in registry.KINDS.items() if kind.searchable]
+        self.store = Store(state, columns, searchable)
+        self.world = World(self.store, clock or Clock(), seed)
+        self.api = Api(self.world, limits, monotonic)
+        self.control = Control(self.world, self.api)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        control = scope["path"].startswith("/_sim")
+        body = await _body(receive, CONTROL_MAX if control else BODY_MAX)
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        request = Request(scope["method"], scope["path"], scope["query_string"].decode("latin-1"), headers, body)
+        await self._send(await self.answer(request), scope, send)
+
+    async def answer(self, request: Request) -> Answer:
+        """Answer one call."""
+        if request.path.startswith("/_sim"):
+            return self.control.answer(request)
+        return await self.api.answer(request)
+
+    def close(self) -> None:
+        """Put the clock by, and close the state."""
+        self.store.keep("clock", self.world.clock.state())
+        self.store.close()
+
+    async def _send(self, answer: Answer, scope: Scope, send: Send) -> None:
+        if answer.cut:
+            await _cut(answer, scope, send, self._head(answer))
+            return
+        await send({"type": "http.response.start", "status": answer.status, "headers": self._head(answer)})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    def _head(self, answer: Answer) -> list[tuple[bytes, bytes]]:
+        headers = {
+            "Server": "nginx",
+            "Date": formatdate(self.world.clock.now(), usegmt=True),
+            "Content-Type": "application/json",
+            "Content-Length": str(len(answer.body)),
+            **answer.headers,
+        }
+        return [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+
+
+async def _body(receive: Receive, most: int) -> bytes:
+    chunks, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            break
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        more = message.get("more_body", False) and size <= most
+    return b"".join(chunks)
+
+
+async def _cut(answer: Answer, scope: Scope, send: Send, head: list[tuple[bytes, bytes]]) -> None:
+    if answer.cut == "crash":
+        api.die()
+    cut = scope.get("extensions", {}).get(CONNECTION)
+    if answer.cut == "truncate":
+        await send({"type": "http.response.start", "status": answer.status, "headers": head})
+        await send({"type": "http.response.body", "body": answer.body[: len(answer.body) // 2], "more_body": True})
+    if cut is None:
+        raise ConnectionLost(answer.cut)
+    cut["cut"](reset=answer.cut.startswith("reset"))
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+

@@ -1,0 +1,322 @@
+"""The simulator's memory: one SQLite file, a table for each kind of object.
+
+A row is a compact JSON document (only what differs from the kind's template) beside the columns that lists filter by, so
+that a page costs the same at any depth and a million charges stay small. It owns transactions and nothing of meaning.
+
+Commits are written to the file without waiting for the disk (`synchronous=OFF`): what was acknowledged survives the death
+of the process, not of the machine. A simulator needs no more.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+
+Doc = dict[str, Any]
+VERSION = 1
+FIXED = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS scope (scope INTEGER PRIMARY KEY, account TEXT NOT NULL, livemode INTEGER NOT NULL,
+  settings TEXT NOT NULL, UNIQUE (account, livemode));
+CREATE TABLE IF NOT EXISTS api_key (secret TEXT PRIMARY KEY, scope INTEGER NOT NULL, permissions TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS idempotency (scope INTEGER NOT NULL, key TEXT NOT NULL, endpoint TEXT NOT NULL,
+  parameters BLOB NOT NULL, status INTEGER NOT NULL, body BLOB NOT NULL, request TEXT NOT NULL, created REAL NOT NULL,
+  PRIMARY KEY (scope, key)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS idempotency_created ON idempotency (created);
+CREATE TABLE IF NOT EXISTS acknowledged (request TEXT NOT NULL, original TEXT NOT NULL, parameters BLOB NOT NULL,
+  object TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS job (number INTEGER PRIMARY KEY, due REAL NOT NULL, name TEXT NOT NULL, args TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS job_due ON job (due, number);
+CREATE TABLE IF NOT EXISTS metadata (kind TEXT NOT NULL, scope INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,
+  seq INTEGER NOT NULL, since REAL NOT NULL, PRIMARY KEY (kind, scope, key, value, seq)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS metadata_seq ON metadata (kind, seq);
+CREATE TABLE IF NOT EXISTS balance (scope INTEGER NOT NULL, currency TEXT NOT NULL, available INTEGER NOT NULL,
+  PRIMARY KEY (scope, currency)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS maturing (scope INTEGER NOT NULL, currency TEXT NOT NULL, available_on INTEGER NOT NULL,
+  net INTEGER NOT NULL, PRIMARY KEY (scope, currency, available_on)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS delivery (number INTEGER PRIMARY KEY, due REAL, event TEXT NOT NULL, endpoint TEXT NOT NULL,
+  attempt INTEGER NOT NULL, status TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS delivery_due ON delivery (due) WHERE due IS NOT NULL;
+CREATE INDEX IF NOT EXISTS delivery_event ON delivery (event);
+CREATE TABLE IF NOT EXISTS history (kind TEXT NOT NULL, id TEXT NOT NULL, until REAL NOT NULL, doc BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS history_id ON history (kind, id, until);
+CREATE INDEX IF NOT EXISTS history_until ON history (until);
+"""
+
+
+class StateMismatch(Exception):  # noqa: N818  # the words of the message are what its reader sees
+    """The state file belongs to another version of the simulator, or to something else."""
+
+
+class Store:
+    """Keeps documents by kind and id.
+
+    Args:
+        path: The state file, or an empty string for a private one that vanishes with the process.
+        columns: For each kind, the members of a document that lists filter by.
+        searchable: The kinds whose metadata is indexed for search.
+
+    Raises:
+        StateMismatch: The file at `path` is of another version.
+    """
+
+    def __init__(self, path: str, columns: dict[str, tuple[str, ...]], searchable: Iterable[str]) -> None:
+        """Open the file, and make the tables that are missing."""
+        self.columns = columns
+        self.searchable = frozenset(searchable)
+        self.path = path
+        self._names = {kind: '"' + kind + '"' for kind in columns}
+        self._select = {kind: f'SELECT scope, doc FROM "{kind}" WHERE id=?' for kind in columns}
+        self._update = {
+            kind: f'UPDATE "{kind}" SET doc=? WHERE id=? RETURNING seq, scope'
+            + "".join(f', "{name}"' for name in names)
+            for kind, names in columns.items()
+        }
+        self._insert = {kind: self.insertion(kind) for kind in columns}
+        self.rollbacks: list[Callable[[], None]] = []
+        self._next: dict[str, int] = {}
+        self._open()
+
+    def _open(self) -> None:
+        self.db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=512)
+        try:
+            self._prepare()
+        except sqlite3.DatabaseError as error:
+            self.db.close()
+            raise StateMismatch(f"{self.path} is not a state file of stripesim: {error}") from error
+
+    def _prepare(self) -> None:
+        journal = "WAL" if self.path else "MEMORY"
+        for pragma in ("page_size=8192", f"journal_mode={journal}", "synchronous=OFF", "cache_size=-131072"):
+            self.db.execute("PRAGMA " + pragma)
+        found = self.db.execute("PRAGMA user_version").fetchone()[0]
+        if found not in {0, VERSION}:
+            text = f"{self.path} holds state of version {found}, this simulator reads {VERSION}: start with a new file"
+            raise StateMismatch(text)
+        self.db.executescript(FIXED)
+        for kind, columns in self.columns.items():
+            name = self._names[kind]
+            members = "".join(f', "{column}" TEXT' for column in columns)
+            self.db.execute(
+                f"CREATE TABLE IF NOT EXISTS {name} (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, "
+                f"scope INTEGER NOT NULL, created INTEGER NOT NULL, doc BLOB NOT NULL{members})"
+            )
+            self.db.execute(f'CREATE INDEX IF NOT EXISTS "{kind}_page" ON {name} (scope, created, seq)')
+            for column in columns:
+                self.db.execute(
+                    f'CREATE INDEX IF NOT EXISTS "{kind}_{column}" ON {name} (scope, "{column}", created, seq) '
+                    f'WHERE "{column}" IS NOT NULL'
+                )
+        self.db.execute(f"PRAGMA user_version={VERSION}")
+        self.recount()
+
+    def recount(self) -> None:
+        """Read the next number of each kind from the tables, after a restart or a restore."""
+        for kind, name in self._names.items():
+            self._next[kind] = (self.db.execute(f"SELECT max(seq) FROM {name}").fetchone()[0] or 0) + 1
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Keep all that is written inside, or nothing. Inside another one it is part of that."""
+        if self.db.in_transaction:
+            yield
+            return
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.pause()
+        except BaseException:
+            self._roll_back()
+            raise
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """Undo what is written inside when it fails, and go on with the transaction around it."""
+        self.db.execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            self.db.execute("ROLLBACK TO part")
+            self._rolled_back()
+            raise
+        finally:
+            self.db.execute("RELEASE part")
+
+    def pause(self) -> None:
+        """Commit what the transaction has written so far; copies are taken and put back outside of one."""
+        if self.db.in_transaction:
+            self.db.execute("COMMIT")
+
+    def _roll_back(self) -> None:
+        if self.db.in_transaction:
+            self.db.execute("ROLLBACK")
+        self._rolled_back()
+
+    def _rolled_back(self) -> None:
+        self.recount()
+        for tell in self.rollbacks:
+            tell()
+
+    def number(self, kind: str) -> int:
+        """Take the next number of a kind: the row's place, and what its id is derived from."""
+        taken = self._next[kind]
+        self._next[kind] = taken + 1
+        return taken
+
+    def insert(self, kind: str, scope: int, seq: int, doc: Doc, *, since: float = 0.0) -> None:
+        """Add a document under its `id` and `created`; `since` is when search begins to find it, in epoch seconds."""
+        columns = self.columns[kind]
+        values = (seq, doc["id"], scope, doc["created"], orjson.dumps(doc), *(doc.get(column) for column in columns))
+        self.db.execute(self._insert[kind], values)
+        if kind in self.searchable:
+            self._index(kind, scope, seq, doc.get("metadata") or {}, since)
+
+    def insertion(self, kind: str) -> str:
+        """Write the statement that adds a row: seq, id, scope, created, doc, then the columns of the kind."""
+        marks = ",?" * len(self.columns[kind])
+        return f"INSERT INTO {self._names[kind]} VALUES (?,?,?,?,?{marks})"
+
+    def _index(self, kind: str, scope: int, seq: int, metadata: dict[str, str], since: float) -> None:
+        for key, value in metadata.items():
+            self.db.execute(
+                "INSERT OR REPLACE INTO metadata VALUES (?,?,?,?,?,?)", (kind, scope, key, value, seq, since)
+            )
+
+    def get(self, kind: str, object_id: str) -> tuple[int, Doc] | None:
+        """Fetch a document and the scope it lives in."""
+        row = self.db.execute(self._select[kind], (object_id,)).fetchone()
+        return (row[0], orjson.loads(row[1])) if row else None
+
+    def put(self, kind: str, doc: Doc, *, since: float = 0.0) -> None:
+        """Replace a document by its id, and its filter columns with it."""
+        row = self.db.execute(self._update[kind], (orjson.dumps(doc), doc["id"])).fetchone()
+        if row is None:
+            return
+        columns = self.columns[kind]
+        if row[2:] != (now := tuple(doc.get(column) for column in columns)):
+            # Told apart from the statement above, since naming an indexed column there rewrites its index every time.
+            sets = ", ".join(f'"{column}"=?' for column in columns)
+            self.db.execute(f"UPDATE {self._names[kind]} SET {sets} WHERE seq=?", (*now, row[0]))
+        if kind in self.searchable:
+            self._reindex(kind, row[0], row[1], doc.get("metadata") or {}, since)
+
+    def _reindex(self, kind: str, seq: int, scope: int, metadata: dict[str, str], since: float) -> None:
+        """Let search follow a change of metadata; what did not change stays as visible as it was."""
+        rows = self.db.execute("SELECT key, value FROM metadata WHERE kind=? AND seq=?", (kind, seq)).fetchall()
+        if dict(rows) != metadata:
+            self.db.execute("DELETE FROM metadata WHERE kind=? AND seq=?", (kind, seq))
+            self._index(kind, scope, seq, metadata, since)
+
+    def remove(self, kind: str, object_id: str) -> None:
+        """Delete a document."""
+        self.db.execute(f"DELETE FROM {self._names[kind]} WHERE id=?", (object_id,))
+
+    def place(self, kind: str, object_id: str) -> tuple[int, int, int] | None:
+        """Tell an object's scope and its place in lists: created, seq."""
+        sql = f"SELECT scope, created, seq FROM {self._names[kind]} WHERE id=?"
+        row: tuple[int, int, int] | None = self.db.execute(sql, (object_id,)).fetchone()
+        return row
+
+    def page(
+        self,
+        kind: str,
+        scope: int,
+        equal: dict[str, str],
+        *,
+        created: dict[str, int] | None = None,
+        where: tuple[str, Sequence[Any]] = ("", ()),
+        after: tuple[int, int] | None = None,
+        before: tuple[int, int] | None = None,
+        limit: int = 10,
+    ) -> list[Doc]:
+        """Fetch documents, newest first.
+
+        Args:
+            kind: The table.
+            scope: The world.
+            equal: Filter columns and their values.
+            created: `gt`, `gte`, `lt`, `lte` on the time of creation, in epoch seconds.
+            where: A further condition in SQL (its columns are the table's) and its values.
+            after: Go on behind this place (created, seq).
+            before: Stop ahead of this place; the page is the one that ends there.
+            limit: How many at most.
+        """
+        clauses, values = ["scope=?"], [scope, *equal.values()]
+        clauses += [f'"{column}"=?' for column in equal]
+        for name, sign in (("gt", ">"), ("gte", ">="), ("lt", "<"), ("lte", "<=")):
+            if created and name in created:
+                clauses.append(f"created{sign}?")
+                values.append(created[name])
+        if after:
+            clauses.append("(created, seq)<(?,?)")
+            values += after
+        if before:
+            clauses.append("(created, seq)>(?,?)")
+            values += before
+        if where[0]:
+            clauses.append(where[0])
+            values += where[1]
+        order = "ASC" if before else "DESC"
+        sql = f"SELECT doc FROM {self._names[kind]} WHERE {' AND '.join(clauses)} ORDER BY created {order}, seq {order} LIMIT ?"
+        rows = [orjson.loads(row[0]) for row in self.db.execute(sql, (*values, limit))]
+        return rows[::-1] if before else rows
+
+    def every(self, kind: str, scope: int | None = None, **equal: str) -> Iterator[Doc]:
+        """Fetch all documents of a kind, oldest first; with `equal`, those whose columns have these values."""
+        clauses = ["scope=?"] * (scope is not None) + [f'"{column}"=?' for column in equal]
+        values = ([scope] if scope is not None else []) + list(equal.values())
+        sql = (
+            f"SELECT doc FROM {self._names[kind]}"
+            + " WHERE " * bool(clauses)
+            + " AND ".join(clauses)
+            + " ORDER BY created, seq"
+        )
+        for row in self.db.execute(sql, values):
+            yield orjson.loads(row[0])
+
+    def count(self, kind: str, scope: int, equal: dict[str, str]) -> int:
+        """Count the documents whose columns have these values."""
+        more = "".join(f' AND "{column}"=?' for column in equal)
+        sql = f"SELECT count(*) FROM {self._names[kind]} WHERE scope=?{more}"
+        return int(self.db.execute(sql, (scope, *equal.values())).fetchone()[0])
+
+    def meta(self, name: str) -> Any:  # noqa: ANN401  # whatever was kept
+        """Read a kept value, or `None`."""
+        row = self.db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
+        return orjson.loads(row[0]) if row else None
+
+    def keep(self, name: str, value: Any) -> None:  # noqa: ANN401  # any JSON
+        """Keep a value under a name."""
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, orjson.dumps(value).decode()))
+
+    def snapshot(self) -> bytes:
+        """Copy the whole state."""
+        copy = sqlite3.connect(":memory:")
+        self.db.backup(copy)
+        taken: bytes = copy.serialize()
+        copy.close()
+        return taken
+
+    def restore(self, taken: bytes) -> None:
+        """Go back to a copied state, all of it.
+
+        Raises:
+            ValueError: These bytes are no copy of this version's state; nothing was changed.
+        """
+        copy = sqlite3.connect(":memory:")
+        try:
+            copy.deserialize(taken)
+            if copy.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                raise ValueError(f"is not a snapshot of version {VERSION}")
+            copy.backup(self.db)
+        except sqlite3.Error as error:
+            raise ValueError(f"is not a snapshot: {error}") from error
+        finally:
+            copy.close()
+        self._rolled_back()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.db.close()
