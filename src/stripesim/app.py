@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from typing import Any
 
-from stripesim import api, registry
+from stripesim import api, registry, webhooks
 from stripesim.api import Answer, Api, Request
 from stripesim.clock import Clock
 from stripesim.control import BODY_MAX as CONTROL_MAX
@@ -53,6 +53,7 @@ class Simulator:
         searchable = [name for name, kind in registry.KINDS.items() if kind.searchable]
         self.store = Store(state, columns, searchable)
         self.world = World(self.store, clock or Clock(), seed)
+        self.world.listeners = (lambda scope, event: webhooks.enlist(self.world, scope, event),)
         self.api = Api(self.world, limits, monotonic)
         self.control = Control(self.world, self.api)
 

@@ -25,7 +25,7 @@ from stripesim.world import Scope, Settings, World
 
 BODY_MAX = 512_000_000
 AMOUNT_MAX = 10**15
-Verb = Callable[["Control", dict[str, str], Any], Any]
+Verb = Callable[["Control", dict[str, str], Any], Doc]
 VERBS: dict[str, Verb] = {}
 
 
@@ -381,7 +381,7 @@ def refund_by_hand(control: Control, _: dict[str, str], body: Any) -> Doc:  # no
     """Refund a charge as a person in Stripe's Dashboard would: `charge`, `amount`, `reason`, `metadata`."""
     given = _known(body, "charge", "amount", "reason", "metadata")
     scope, charge = control.doc("charge", _text(given, "charge"), "charge")
-    params = {name: given[name] for name in ("amount", "reason", "metadata") if name in given}
+    params: Doc = {name: given[name] for name in ("amount", "reason", "metadata") if name in given}
     metadata = params.get("metadata", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise BadControl("metadata", "should map names to strings")

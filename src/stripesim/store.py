@@ -40,6 +40,8 @@ CREATE TABLE IF NOT EXISTS delivery (number INTEGER PRIMARY KEY, due REAL, event
   attempt INTEGER NOT NULL, status TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS delivery_due ON delivery (due) WHERE due IS NOT NULL;
 CREATE INDEX IF NOT EXISTS delivery_event ON delivery (event);
+CREATE TABLE IF NOT EXISTS delivery_try (delivery INTEGER NOT NULL, moment REAL NOT NULL, answer INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS delivery_try_delivery ON delivery_try (delivery);
 CREATE TABLE IF NOT EXISTS history (kind TEXT NOT NULL, id TEXT NOT NULL, until REAL NOT NULL, doc BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS history_id ON history (kind, id, until);
 CREATE INDEX IF NOT EXISTS history_until ON history (until);

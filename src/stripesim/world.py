@@ -85,6 +85,8 @@ class World:
         self.wakes: list[Callable[[], None]] = []
         self._opened: set[tuple[int, str]] = set()
         self._own_settings: dict[int, Doc] = {}
+        self._endpoints: dict[int, list[Doc]] = {}
+        self.delivery_plan: Doc | None = None
         store.rollbacks.append(self._forget_cached)
         with store.transaction():
             self.seed: int = store.meta("seed") if store.meta("seed") is not None else seed
@@ -123,6 +125,8 @@ class World:
         """What was kept in memory may have been undone in the store."""
         self._opened.clear()
         self._own_settings.clear()
+        self.forget_endpoints()
+        self.delivery_plan = None
         self.next_job = self.store.db.execute("SELECT min(due) FROM job").fetchone()[0]
 
     # Accounts, keys, settings
@@ -138,6 +142,12 @@ class World:
             "INSERT INTO scope (account, livemode, settings) VALUES (?,?,'{}')", (account, livemode)
         )
         return Scope(cursor.lastrowid or 0, account, livemode)
+
+    def open_account(self, account: str, *, livemode: bool) -> Scope:
+        """Open an account so that calls can name it at once."""
+        scope = self.add_scope(account, livemode=livemode)
+        self.scopes[account, livemode] = self.numbered[scope.number] = scope
+        return scope
 
     def scope_settings(self, scope: Scope) -> Doc:
         """Read an account's own settings: `settle` maps a currency to `[settlement currency, rate in millionths]`."""
@@ -247,10 +257,22 @@ class World:
         record: Doc = {"type": event, "kind": kind, "state": doc, "request": self.request, "object_id": doc["id"]}
         if previous is not None:
             record["previous"] = previous
+        if scope.account != self.platform:
+            record["account"] = scope.account
         self.add("event", scope, record)
         for listener in self.listeners:
             listener(scope, record)
         return record
+
+    def endpoints(self, scope: Scope) -> list[Doc]:
+        """Tell an account's webhook endpoints."""
+        if (known := self._endpoints.get(scope.number)) is None:
+            known = self._endpoints[scope.number] = list(self.store.every("webhook_endpoint", scope.number))
+        return known
+
+    def forget_endpoints(self) -> None:
+        """Read the endpoints anew: they were changed."""
+        self._endpoints.clear()
 
     listeners: tuple[Callable[[Scope, Doc], None], ...] = ()
 

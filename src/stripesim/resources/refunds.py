@@ -288,6 +288,7 @@ def finish(world: World, scope: Scope, charge: Doc, refund: Doc) -> None:
     world.emit(scope, "refund.created", "refund", refund)
     if refund["status"] == "succeeded" or not world.settings.charge_refunded_at_success:
         world.emit(scope, "charge.refunded", "charge", charge, before)
+    disputes.refunded(world, scope, charge)
     _plan(world, scope, refund)
 
 
