@@ -129,7 +129,16 @@ def problems(method: str, path: str, status: int, body: Any) -> list[str]:
         judge = object_validator(body["object"])
     else:
         return []
-    return [f"{'/'.join(map(str, e.instance_path))}: {e.message[:300]}" for e in list(judge.iter_errors(body))[:5]]
+    return [line for error in list(judge.iter_errors(body))[:5] for line in _told(error)]
+
+
+def _told(error: Any) -> list[str]:
+    """Tell an error; of alternatives, what is wrong with the one that comes closest."""
+    context = getattr(error.kind, "context", None)
+    if context:
+        closest = max((branch for branch in context if branch), key=lambda b: max(len(e.instance_path) for e in b))
+        return [line for inner in closest[:3] for line in _told(inner)]
+    return [f"{'/'.join(map(str, error.instance_path))}: {error.message[:300]}"]
 
 
 def check(method: str, path: str, status: int, body: Any) -> None:

@@ -98,6 +98,8 @@ def render(view: View, doc: Doc) -> Doc:
     for name in PRIVATE:
         shown.pop(name, None)
     shown["livemode"] = view.livemode
+    if shown["transfer_data"]:
+        shown["transfer_data"] = {"amount": None} | shown["transfer_data"]
     shown["refunded"] = shown["captured"] and shown["amount_refunded"] >= shown["amount_captured"] > 0
     shown["payment_method_details"] = _details(shown, means)
     return shown
@@ -155,6 +157,7 @@ def make(world: World, scope: Scope, means: Means, doc: Doc, stem: str | None = 
 
 def captured(world: World, scope: Scope, charge: Doc) -> None:
     """Do what follows the capture: the money is booked, now or a little later, and what the card brings about begins."""
+    connect.charge_captured(world, scope, charge)
     if delay := world.settings.balance_transaction_delay:
         world.schedule(delay, "charge_booked", scope=scope.number, charge=charge["id"])
     else:
@@ -164,7 +167,6 @@ def captured(world: World, scope: Scope, charge: Doc) -> None:
         world.schedule(world.settings.dispute_delay, "dispute_by_card", scope=scope.number, charge=charge["id"])
     if means.warning:
         world.schedule(world.settings.dispute_delay, "warning_by_card", scope=scope.number, charge=charge["id"])
-    connect.charge_captured(world, scope, charge)
 
 
 def _book(world: World, scope: Scope, charge: Doc) -> None:

@@ -411,7 +411,6 @@ def undo(world: World, scope: Scope, refund: Doc, status: str, reason: str) -> N
         if world.settings.failed_refund_frees_charge:
             charge["amount_refunded"] -= refund["amount"]
             world.save("charge", charge)
-        connect.refund_undone(world, scope, charge, refund)
     change(world, scope, refund, **to)
 
 
