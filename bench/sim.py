@@ -127,7 +127,9 @@ async def answers(address: str) -> dict[str, float]:
         some = charges[:50]
         return {
             "retrieve_charge_us": await median_us(REPEATS, lambda at: get(session, f"/v1/charges/{some[at % 50]}")),
-            "list_refunds_of_charge_us": await median_us(REPEATS, lambda at: get(session, "/v1/refunds", charge=some[at % 50])),
+            "list_refunds_of_charge_us": await median_us(
+                REPEATS, lambda at: get(session, "/v1/refunds", charge=some[at % 50])
+            ),
             "create_refund_us": await median_us(REPEATS, lambda at: refund(session, some[at % 50], at)),
             "list_100_charges_us": await median_us(REPEATS // 10, lambda _: get(session, "/v1/charges", limit="100")),
         }
@@ -146,7 +148,9 @@ async def depths(address: str, count: int) -> dict[str, float]:
         order = {"query": f"metadata['order_id']:'order{count // 2}'"}
         found = await get(session, "/v1/charges/search", **order)
         assert len(found["data"]) == 1
-        out["search_by_order_us"] = await median_us(REPEATS // 10, lambda _: get(session, "/v1/charges/search", **order))
+        out["search_by_order_us"] = await median_us(
+            REPEATS // 10, lambda _: get(session, "/v1/charges/search", **order)
+        )
     return out
 
 

@@ -14,7 +14,7 @@ class Clock:
         machine: Where the machine's time comes from.
     """
 
-    def __init__(self, start: float | None = None, machine: Callable[[], float] = time.time) -> None:
+    def __init__(self, start: float | None = None, machine: Callable[[], float] = time.time) -> None:  # noqa: TID251
         """Set the clock."""
         self._machine = machine
         self._fixed = start

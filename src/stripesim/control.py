@@ -105,7 +105,9 @@ class Control:
         livemode = _flag(body, "livemode", default=False)
         scope = self.world.scopes.get((account, livemode))
         if scope is None:
-            raise BadControl("account", f"there is no account {account} in this mode; there are {_accounts(self.world)}")
+            raise BadControl(
+                "account", f"there is no account {account} in this mode; there are {_accounts(self.world)}"
+            )
         return scope
 
     def doc(self, kind: str, object_id: str, field: str) -> tuple[Scope, Doc]:
@@ -195,7 +197,10 @@ def _accounts(world: World) -> str:
 @verb("GET /_sim")
 def index(_: Control, __: dict[str, str], ___: Any) -> Doc:  # noqa: ANN401
     """List the control calls."""
-    return {"object": "control", "calls": {name: (function.__doc__ or "").split("\n")[0] for name, function in VERBS.items()}}
+    return {
+        "object": "control",
+        "calls": {name: (function.__doc__ or "").split("\n")[0] for name, function in VERBS.items()},
+    }
 
 
 @verb("GET /_sim/health")
@@ -249,7 +254,10 @@ def set_limits(control: Control, names: dict[str, str], body: Any) -> Doc:  # no
 def show_faults(control: Control, _: dict[str, str], __: Any) -> Doc:  # noqa: ANN401
     """Tell the fault plan, and how often each rule met and hit a call."""
     plan = control.api.faults
-    rules = [asdict(rule) | {"met": met, "hits": hits} for rule, met, hits in zip(plan.rules, plan.met, plan.hits, strict=True)]
+    rules = [
+        asdict(rule) | {"met": met, "hits": hits}
+        for rule, met, hits in zip(plan.rules, plan.met, plan.hits, strict=True)
+    ]
     return {"seed": plan.seed, "rules": rules}
 
 
@@ -537,7 +545,9 @@ def restore_snapshot(control: Control, names: dict[str, str], body: Any) -> Doc:
         except ValueError as error:
             raise BadControl("content", f"is not base64: {error}") from error
     if taken is None:
-        raise BadControl("name", f"there is no snapshot {names['name']}; there are {', '.join(control.snapshots) or 'none'}", 404)
+        raise BadControl(
+            "name", f"there is no snapshot {names['name']}; there are {', '.join(control.snapshots) or 'none'}", 404
+        )
     world = control.world
     world.store.pause()
     try:

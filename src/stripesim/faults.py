@@ -28,7 +28,17 @@ from statistics import NormalDist
 from typing import Any
 
 BEFORE = frozenset(
-    ["drop_before", "reset_before", "error_before", "error_stored", "rate_limit", "lock_timeout", "conflict", "unauthorized", "forbidden"]
+    [
+        "drop_before",
+        "reset_before",
+        "error_before",
+        "error_stored",
+        "rate_limit",
+        "lock_timeout",
+        "conflict",
+        "unauthorized",
+        "forbidden",
+    ]
 )
 AFTER = frozenset(["drop_after", "reset_after", "truncate", "error_after", "error_later", "crash"])
 SHAPING = frozenset({"latency", "stale_read"})

@@ -265,6 +265,13 @@ class Store:
         rows = [orjson.loads(row[0]) for row in self.db.execute(sql, (*values, limit))]
         return rows[::-1] if before else rows
 
+    def select(
+        self, kind: str, where: str, values: Sequence[Any], *, order: str, limit: int
+    ) -> list[tuple[int, int, Doc]]:
+        """Fetch created, seq and document of the rows that a condition in SQL names."""
+        sql = f"SELECT created, seq, doc FROM {self._names[kind]} WHERE {where} ORDER BY {order} LIMIT ?"
+        return [(created, seq, orjson.loads(doc)) for created, seq, doc in self.db.execute(sql, (*values, limit))]
+
     def every(self, kind: str, scope: int | None = None, **equal: str) -> Iterator[Doc]:
         """Fetch all documents of a kind, oldest first; with `equal`, those whose columns have these values."""
         clauses = ["scope=?"] * (scope is not None) + [f'"{column}"=?' for column in equal]

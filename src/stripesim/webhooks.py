@@ -203,7 +203,9 @@ def history(world: World, event_id: str) -> list[Doc]:
     out = []
     sql = "SELECT number, due, endpoint, attempt, status FROM delivery WHERE event=? ORDER BY number"
     for number, due, endpoint, attempt, status in world.store.db.execute(sql, (event_id,)).fetchall():
-        tries = world.store.db.execute("SELECT moment, answer FROM delivery_try WHERE delivery=? ORDER BY rowid", (number,))
+        tries = world.store.db.execute(
+            "SELECT moment, answer FROM delivery_try WHERE delivery=? ORDER BY rowid", (number,)
+        )
         told = [{"moment": moment, "answer": answer} for moment, answer in tries]
         out.append({"endpoint": endpoint, "due": due, "attempts": attempt, "status": status, "tries": told})
     return out
@@ -339,4 +341,3 @@ async def _post(
             return answer.status
     except (aiohttp.ClientError, TimeoutError, OSError):
         return 0
-

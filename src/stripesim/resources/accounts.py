@@ -52,7 +52,7 @@ SETTINGS: Doc = {
     },
 }
 CURRENCIES = {"US": "usd", "GB": "gbp", "CA": "cad", "JP": "jpy", "AU": "aud", "CH": "chf", "IS": "isk"}
-EURO = frozenset("AT BE DE ES FI FR GR IE IT LU NL PT".split())
+EURO = frozenset(["AT", "BE", "DE", "ES", "FI", "FR", "GR", "IE", "IT", "LU", "NL", "PT"])
 CHANGE = {
     "email": "str",
     "business_type": {"enum": ["company", "government_entity", "individual", "non_profit"]},
@@ -70,7 +70,7 @@ CREATE = CHANGE | {
 
 
 @kind("account", "acct_", "platform")
-def render(view: View, doc: Doc) -> Doc:
+def render(_: View, doc: Doc) -> Doc:
     """Show an account, ready to be paid."""
     kept = {name: value for name, value in doc.items() if name not in {"platform", "livemode"}}
     connected = bool(doc.get("platform"))
@@ -103,7 +103,11 @@ def render(view: View, doc: Doc) -> Doc:
 
 def _own(call: Call) -> Doc:
     account = call.scope.account
-    return call.world.find("account", account) or {"id": account, "created": 1_600_000_000, "email": "owner@example.com"}
+    return call.world.find("account", account) or {
+        "id": account,
+        "created": 1_600_000_000,
+        "email": "owner@example.com",
+    }
 
 
 @route("GET /v1/account", "account")

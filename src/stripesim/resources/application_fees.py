@@ -54,7 +54,12 @@ def make(world: World, platform: Scope, payer: Scope, charge: Doc, amount: int) 
     number = world.store.number("application_fee")
     fee_id = world.new_id("application_fee", number)
     row = world.book(
-        platform, type="application_fee", reporting_category="platform_earning", amount=amount, currency=charge["currency"], source=fee_id
+        platform,
+        type="application_fee",
+        reporting_category="platform_earning",
+        amount=amount,
+        currency=charge["currency"],
+        source=fee_id,
     )
     doc: Doc = {
         "id": fee_id,
@@ -66,7 +71,9 @@ def make(world: World, platform: Scope, payer: Scope, charge: Doc, amount: int) 
         "balance_transaction": row["id"],
         "charge": charge["id"],
         "currency": charge["currency"],
-        "originating_transaction": charge["id"] if payer.account != platform.account and charge.get("transfer") else None,
+        "originating_transaction": charge["id"]
+        if payer.account != platform.account and charge.get("transfer")
+        else None,
         "payer": payer.number,
         "owner": platform.number,
     }
@@ -80,7 +87,12 @@ def give_back(world: World, fee: Doc, amount: int, **more: object) -> Doc:
     platform, payer = world.numbered[fee["owner"]], world.numbered[fee["payer"]]
     number = world.store.number("fee_refund")
     refund_id = world.new_id("fee_refund", number)
-    common = {"type": "application_fee_refund", "reporting_category": "platform_earning_refund", "currency": fee["currency"], "source": refund_id}
+    common = {
+        "type": "application_fee_refund",
+        "reporting_category": "platform_earning_refund",
+        "currency": fee["currency"],
+        "source": refund_id,
+    }
     row = world.book(platform, amount=-amount, **common)
     world.book(payer, amount=amount, **common)
     doc: Doc = {
@@ -123,7 +135,12 @@ def _amount(call: Call, fee: Doc) -> int:
     return amount
 
 
-@route("POST /v1/application_fees/{id}/refund", "application_fee", parameters={"amount": AMOUNT}, locks=lambda call: (call.path["id"],))
+@route(
+    "POST /v1/application_fees/{id}/refund",
+    "application_fee",
+    parameters={"amount": AMOUNT},
+    locks=lambda call: (call.path["id"],),
+)
 def refund_fee_oldest(call: Call) -> Doc:
     """Refund a fee, the oldest way; answers with the fee."""
     fee = call.need("application_fee", call.path["id"])
@@ -138,7 +155,12 @@ def list_refunds(call: Call) -> Doc:
     return call.page("fee_refund", f"/v1/application_fees/{fee['id']}/refunds", equal={"fee": fee["id"]})
 
 
-@route("POST /v1/application_fees/{id}/refunds", "application_fee", parameters={"amount": AMOUNT}, locks=lambda call: (call.path["id"],))
+@route(
+    "POST /v1/application_fees/{id}/refunds",
+    "application_fee",
+    parameters={"amount": AMOUNT},
+    locks=lambda call: (call.path["id"],),
+)
 def refund_fee(call: Call) -> Doc:
     """Refund a fee, in full or in part."""
     fee = call.need("application_fee", call.path["id"])

@@ -41,7 +41,11 @@ def prepare_charge(call: Call, doc: Doc) -> None:
         raise refused("application_fee_amount", text)
     if destination is not None:
         account = call.world.find("account", destination)
-        if account is None or account.get("platform") != call.caller.account or account["livemode"] != call.scope.livemode:
+        if (
+            account is None
+            or account.get("platform") != call.caller.account
+            or account["livemode"] != call.scope.livemode
+        ):
             raise missing("destination", destination, param="transfer_data[destination]", status=400)
         doc["transfer_data"] = params["transfer_data"]
     if params.get("on_behalf_of"):

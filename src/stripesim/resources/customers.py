@@ -22,7 +22,12 @@ TEMPLATE: Doc = {
     "description": None,
     "discount": None,
     "email": None,
-    "invoice_settings": {"custom_fields": None, "default_payment_method": None, "footer": None, "rendering_options": None},
+    "invoice_settings": {
+        "custom_fields": None,
+        "default_payment_method": None,
+        "footer": None,
+        "rendering_options": None,
+    },
     "metadata": {},
     "name": None,
     "next_invoice_sequence": 1,
@@ -90,7 +95,9 @@ def create_customer(call: Call) -> Doc:
 @route("GET /v1/customers", "customer")
 def list_customers(call: Call) -> Doc:
     """List customers."""
-    return call.page("customer", "/v1/customers", "email", where=("json_extract(CAST(doc AS TEXT), '$.deleted') IS NULL", ()))
+    return call.page(
+        "customer", "/v1/customers", "email", where=("json_extract(CAST(doc AS TEXT), '$.deleted') IS NULL", ())
+    )
 
 
 @route("GET /v1/customers/{customer}", "customer")

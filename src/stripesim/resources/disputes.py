@@ -18,13 +18,7 @@ CLOSED = {"won", "lost", "warning_closed"}
 DUE_DAYS = 7
 DAY = 86_400
 REASON_CODES = {"fraudulent": "10.4", "product_not_received": "13.1", "general": "12.1"}
-EVIDENCE = (
-    "access_activity_log billing_address cancellation_policy cancellation_policy_disclosure cancellation_rebuttal "
-    "customer_communication customer_email_address customer_name customer_purchase_ip customer_signature "
-    "duplicate_charge_documentation duplicate_charge_explanation duplicate_charge_id product_description receipt "
-    "refund_policy refund_policy_disclosure refund_refusal_explanation service_date service_documentation shipping_address "
-    "shipping_carrier shipping_date shipping_documentation shipping_tracking_number uncategorized_file uncategorized_text"
-).split()  # fmt: skip
+EVIDENCE = ["access_activity_log", "billing_address", "cancellation_policy", "cancellation_policy_disclosure", "cancellation_rebuttal", "customer_communication", "customer_email_address", "customer_name", "customer_purchase_ip", "customer_signature", "duplicate_charge_documentation", "duplicate_charge_explanation", "duplicate_charge_id", "product_description", "receipt", "refund_policy", "refund_policy_disclosure", "refund_refusal_explanation", "service_date", "service_documentation", "shipping_address", "shipping_carrier", "shipping_date", "shipping_documentation", "shipping_tracking_number", "uncategorized_file", "uncategorized_text"]  # fmt: skip
 
 
 @kind("dispute", "du_", "charge", "payment_intent")
@@ -82,11 +76,19 @@ def refundable(dispute: Doc) -> bool:
 
 def blocks(world: World, charge: Doc) -> bool:
     """Tell whether a dispute of the charge, open or lost, forbids refunds (`is_charge_refundable: false`)."""
-    return bool(charge.get("disputed")) and any(not refundable(d) for d in world.store.every("dispute", charge=charge["id"]))
+    return bool(charge.get("disputed")) and any(
+        not refundable(d) for d in world.store.every("dispute", charge=charge["id"])
+    )
 
 
 def open_dispute(
-    world: World, scope: Scope, charge: Doc, *, amount: int | None = None, reason: str = "fraudulent", inquiry: bool = False
+    world: World,
+    scope: Scope,
+    charge: Doc,
+    *,
+    amount: int | None = None,
+    reason: str = "fraudulent",
+    inquiry: bool = False,
 ) -> Doc:
     """Open a dispute: an inquiry, or a chargeback that takes the money at once.
 
@@ -134,7 +136,15 @@ def _withdraw(world: World, scope: Scope, dispute: Doc) -> None:
         amount=-dispute["amount"],
         currency=dispute["currency"],
         fee=fee,
-        fee_details=[{"amount": fee, "application": None, "currency": currency, "description": "Dispute fee", "type": "stripe_fee"}],
+        fee_details=[
+            {
+                "amount": fee,
+                "application": None,
+                "currency": currency,
+                "description": "Dispute fee",
+                "type": "stripe_fee",
+            }
+        ],
         source=dispute["id"],
         description=f"Chargeback withdrawal for {dispute['charge']}",
     )

@@ -110,11 +110,7 @@ def create_intent(call: Call) -> Doc:
     if params["amount"] < LEAST.get(currency, 1):
         text = f"Amount must be at least {shown(LEAST[currency], currency)}"
         raise StripeError(400, text, code="amount_too_small", param="amount")
-    seq = call.world.store.number("payment_intent")
-    stem = "3" + ids.token(call.world.seed, "stem", seq, "pi", length=15)
     intent = charges.charge_of(params, currency) | {
-        "id": f"pi_{stem}{ids.token(call.world.seed, 'pi', seq, length=8)}",
-        "created": call.world.clock.seconds(),
         "customer": call.given("customer", "customer"),
     }
     for name in ("capture_method", "confirmation_method", "setup_future_usage", "payment_method_types"):
@@ -124,16 +120,42 @@ def create_intent(call: Call) -> Doc:
         intent["automatic_payment_methods"] = {"allow_redirects": "always"} | params["automatic_payment_methods"]
     connect.prepare_charge(call, intent)
     _take_method(call, intent)
-    world = call.world
-    world.store.insert(
-        "payment_intent", call.scope.number, seq, intent, since=world.clock.now() + world.settings.search_delay
-    )
-    if world.keep_history:
-        world.remember("payment_intent", intent["id"])
-    world.emit(call.scope, "payment_intent.created", "payment_intent", intent)
+    _keep_new(call, intent)
     if params.get("confirm"):
         _confirm(call, intent)
     return call.show("payment_intent", intent)
+
+
+def _keep_new(call: Call, intent: Doc) -> None:
+    world = call.world
+    seq = world.store.number("payment_intent")
+    stem = "3" + ids.token(world.seed, "stem", seq, "pi", length=15)
+    intent |= {"id": f"pi_{stem}{ids.token(world.seed, 'pi', seq, length=8)}", "created": world.clock.seconds()}
+    since = world.clock.now() + world.settings.search_delay
+    world.store.insert("payment_intent", call.scope.number, seq, intent, since=since)
+    if world.keep_history:
+        world.remember("payment_intent", intent["id"])
+    world.emit(call.scope, "payment_intent.created", "payment_intent", intent)
+
+
+def pay(call: Call, amount: int, currency: str, *, customer: str, method: str, description: str) -> Doc:
+    """Charge a customer's payment method, as an invoice does; tells the payment intent.
+
+    Raises:
+        StripeError: 402, if the method is declined.
+    """
+    intent: Doc = {
+        "amount": amount,
+        "currency": currency,
+        "customer": customer,
+        "description": description,
+        "metadata": {},
+        "payment_method": method,
+        "status": "requires_confirmation",
+    }
+    _keep_new(call, intent)
+    _confirm(call, intent)
+    return intent
 
 
 def _take_method(call: Call, intent: Doc) -> None:

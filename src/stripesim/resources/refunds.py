@@ -407,10 +407,9 @@ def undo(world: World, scope: Scope, refund: Doc, status: str, reason: str) -> N
             description="REFUND FAILURE" + _described(charge),
         )
         to["failure_balance_transaction"] = row["id"]
-    if charge is not None:
-        if world.settings.failed_refund_frees_charge:
-            charge["amount_refunded"] -= refund["amount"]
-            world.save("charge", charge)
+    if charge is not None and world.settings.failed_refund_frees_charge:
+        charge["amount_refunded"] -= refund["amount"]
+        world.save("charge", charge)
     change(world, scope, refund, **to)
 
 

@@ -6,7 +6,6 @@ from stripesim.errors import StripeError, missing
 from stripesim.money import shown
 from stripesim.params import merged
 from stripesim.registry import View, kind, route
-
 from stripesim.store import Doc
 from stripesim.world import Scope, World
 
@@ -52,11 +51,25 @@ def render(view: View, doc: Doc) -> Doc:
 @kind("transfer_reversal", "trr_", "transfer")
 def render_reversal(_: View, doc: Doc) -> Doc:
     """Show a reversal."""
-    return {"object": "transfer_reversal", "metadata": {}, "source_refund": None, "destination_payment_refund": None, **doc}
+    return {
+        "object": "transfer_reversal",
+        "metadata": {},
+        "source_refund": None,
+        "destination_payment_refund": None,
+        **doc,
+    }
 
 
 def make(
-    world: World, scope: Scope, to: Scope, amount: int, currency: str, *, source: Doc | None = None, fee: int = 0, **more: object
+    world: World,
+    scope: Scope,
+    to: Scope,
+    amount: int,
+    currency: str,
+    *,
+    source: Doc | None = None,
+    fee: int = 0,
+    **more: object,
 ) -> Doc:
     """Move money to a connected account, where it arrives as a payment.
 
@@ -71,7 +84,11 @@ def make(
         **more: Further members of the transfer.
     """
     number = world.store.number("transfer")
-    transfer_id = f"tr_{ids.stem_of(source['id'])}0{ids.token(world.seed, 'tr', number, length=7)}" if source else world.new_id("transfer", number)
+    transfer_id = (
+        f"tr_{ids.stem_of(source['id'])}0{ids.token(world.seed, 'tr', number, length=7)}"
+        if source
+        else world.new_id("transfer", number)
+    )
     row = world.book(scope, type="transfer", amount=-amount, currency=currency, source=transfer_id)
     payment = _payment(world, to, amount, currency, transfer_id, fee)
     doc: Doc = {
@@ -107,7 +124,13 @@ def _payment(world: World, to: Scope, amount: int, currency: str, transfer: str,
         "source_transfer": transfer,
     }
     taken, into, _ = world.settled(to, fee, currency)
-    detail = {"amount": taken, "application": None, "currency": into, "description": "Application fee", "type": "application_fee"}
+    detail = {
+        "amount": taken,
+        "application": None,
+        "currency": into,
+        "description": "Application fee",
+        "type": "application_fee",
+    }
     row = world.book(
         to,
         type="payment",
@@ -123,12 +146,21 @@ def _payment(world: World, to: Scope, amount: int, currency: str, transfer: str,
     return payment
 
 
-def reverse(world: World, scope: Scope, transfer: Doc, amount: int, *, refund: str | None = None, **more: object) -> Doc:
+def reverse(
+    world: World, scope: Scope, transfer: Doc, amount: int, *, refund: str | None = None, **more: object
+) -> Doc:
     """Take money of a transfer back; the connected account's balance may become negative."""
     to = world.scopes[transfer["destination"], scope.livemode]
     number = world.store.number("transfer_reversal")
     reversal_id = world.new_id("transfer_reversal", number)
-    row = world.book(scope, type="transfer_refund", reporting_category="transfer_reversal", amount=amount, currency=transfer["currency"], source=reversal_id)
+    row = world.book(
+        scope,
+        type="transfer_refund",
+        reporting_category="transfer_reversal",
+        amount=amount,
+        currency=transfer["currency"],
+        source=reversal_id,
+    )
     payment = world.find("charge", transfer["destination_payment"])
     back = _payment_refund(world, to, payment, amount, reversal_id) if payment else None
     doc: Doc = {
@@ -165,7 +197,12 @@ def _payment_refund(world: World, to: Scope, payment: Doc, amount: int, reversal
         "source_transfer_reversal": reversal,
     }
     row = world.book(
-        to, type="payment_refund", reporting_category="refund", amount=-amount, currency=payment["currency"], source=refund["id"]
+        to,
+        type="payment_refund",
+        reporting_category="refund",
+        amount=-amount,
+        currency=payment["currency"],
+        source=refund["id"],
     )
     refund |= {"balance_transaction": row["id"], "booked": -row["net"]}
     world.store.insert("refund", to.number, number, refund)
@@ -189,7 +226,11 @@ def create_transfer(call: Call) -> Doc:
     account = world.find("account", params["destination"])
     if account is None or account.get("platform") != call.caller.account or account["livemode"] != call.caller.livemode:
         raise missing("destination", params["destination"], param="destination", status=400)
-    source = call.need("charge", params["source_transaction"], param="source_transaction") if "source_transaction" in params else None
+    source = (
+        call.need("charge", params["source_transaction"], param="source_transaction")
+        if "source_transaction" in params
+        else None
+    )
     if source is None and world.available(call.scope, params["currency"]) < params["amount"]:
         text = "You have insufficient available funds in your Stripe account."
         raise StripeError(400, text, code="balance_insufficient")
@@ -223,7 +264,12 @@ def list_reversals(call: Call) -> Doc:
     return call.page("transfer_reversal", f"/v1/transfers/{doc['id']}/reversals", equal={"transfer": doc["id"]})
 
 
-@route("POST /v1/transfers/{id}/reversals", "transfer", parameters={"amount": {"is": "int", "min": 1}}, locks=lambda call: (call.path["id"],))
+@route(
+    "POST /v1/transfers/{id}/reversals",
+    "transfer",
+    parameters={"amount": {"is": "int", "min": 1}},
+    locks=lambda call: (call.path["id"],),
+)
 def create_reversal(call: Call) -> Doc:
     """Reverse a transfer, in full or in part."""
     transfer, params = call.need("transfer", call.path["id"]), call.params
@@ -239,7 +285,11 @@ def create_reversal(call: Call) -> Doc:
         charge = call.world.find("charge", transfer["source_transaction"])
         fee = call.world.find("application_fee", (charge or {}).get("application_fee") or "")
         if fee is not None:
-            application_fees.give_back(call.world, fee, min(fee["amount"] * amount // transfer["amount"], fee["amount"] - fee["amount_refunded"]))
+            application_fees.give_back(
+                call.world,
+                fee,
+                min(fee["amount"] * amount // transfer["amount"], fee["amount"] - fee["amount_refunded"]),
+            )
     return call.show("transfer_reversal", reversal)
 
 

@@ -1,4 +1,4 @@
-"""Webhook endpoints: where events are sent to. (`stripesim.webhooks` sends them.)"""
+"""Webhook endpoints: where events are sent to; `stripesim.webhooks` sends them."""
 
 from urllib.parse import urlsplit
 
@@ -10,7 +10,13 @@ from stripesim.registry import VERSIONS, View, kind, route
 from stripesim.store import Doc
 
 ENDPOINTS_MAX = 16
-TEMPLATE: Doc = {"object": "webhook_endpoint", "api_version": None, "application": None, "description": None, "metadata": {}}
+TEMPLATE: Doc = {
+    "object": "webhook_endpoint",
+    "api_version": None,
+    "application": None,
+    "description": None,
+    "metadata": {},
+}
 PRIVATE = ("secret", "old_secrets", "connect")
 
 
