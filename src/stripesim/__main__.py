@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from stripesim.app import Simulator
-from stripesim.clock import Clock
-from stripesim.limits import parsed
+from stripesim.clock import LATEST, Clock
+from stripesim.limits import Limits, parsed
 from stripesim.scenarios import BadScenario, load
 from stripesim.store import StateMismatch
 
-LOOPBACK = ("127.", "localhost", "::1")
 USAGE = 2
+PORT_MAX = 65_535
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,18 +54,29 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the server; tells the exit code: 0 when stopped, 1 when it cannot start, 2 for wrong usage."""
     options = build_parser().parse_args(argv)
-    if not options.anywhere and not options.host.startswith(LOOPBACK):
+    if not 0 <= options.port <= PORT_MAX:
+        return _refuse(f"--port {options.port} should be a number from 0 to {PORT_MAX}", USAGE)
+    if options.start is not None and not 0 <= options.start <= LATEST:
+        return _refuse(f"--start {options.start} should be epoch seconds from 0 to {LATEST}", USAGE)
+    if not options.anywhere and not _loopback(options.host):
         return _refuse(f"--host {options.host} is not loopback: add --anywhere if others may reach it", USAGE)
     try:
         limits = parsed(options.limits)
     except ValueError as error:
         return _refuse(str(error), USAGE)
+    with ExitStack() as opened:
+        return _run(options, limits, opened)
+
+
+def _run(options: argparse.Namespace, limits: Limits, opened: ExitStack) -> int:
+    """Open what is needed, and serve; whatever was opened is closed at the end, also where it cannot start."""
     from stripesim.server import bound, serve  # not needed to refuse wrong usage
 
     try:
-        sock = bound(options.host, options.port)
+        sock = opened.enter_context(bound(options.host, options.port))
         clock = Clock(options.start)
         simulator = Simulator(seed=options.seed, state=options.state, clock=clock, limits=limits)
+        opened.callback(simulator.store.close)
         facts = {
             "account": simulator.world.platform,
             "seed": simulator.world.seed,
@@ -77,6 +90,14 @@ def main(argv: list[str] | None = None) -> int:
         return _refuse(f"cannot start on {options.host}:{options.port}: {error}", 1)
     serve(simulator, sock, anywhere=options.anywhere, facts=facts)
     return 0
+
+
+def _loopback(host: str) -> bool:
+    """Tell whether a host is this machine alone; a name other than localhost may lead anywhere."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _load(simulator: Simulator, source: str) -> int:

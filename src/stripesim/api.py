@@ -18,7 +18,7 @@ import orjson
 from stripesim import faults, ids, registry, resources
 from stripesim.call import Call
 from stripesim.errors import StripeError, internal, lock_timeout, missing, rate_limited, refused
-from stripesim.idempotency import Idempotency, Kept, fingerprint
+from stripesim.idempotency import Idempotency, Kept, fingerprint, in_use
 from stripesim.limits import Limiter, Limits, Locks, Log
 from stripesim.params import Pairs, checked, pairs
 from stripesim.registry import ROUTES, VERSIONS, Route
@@ -31,6 +31,7 @@ NO_KEY = (
     "(e.g. 'Authorization: Bearer YOUR_SECRET_KEY'). See https://stripe.com/docs/api#authentication for details, or we "
     "can help at https://support.stripe.com/."
 )
+ANSWERED_WITH_REFUND = {"POST /v1/refunds", "POST /v1/charges/{charge}/refunds"}
 TOKEN = re.compile(r"\{(\w+)\}")
 
 
@@ -147,12 +148,14 @@ class Api:
         headers["Stripe-Version"] = version
         if scope != caller:
             headers["Stripe-Account"] = scope.account
-        plan = self.faults.plan(route.operation, scope.account)
+        keyed = request.method == "POST" and "idempotency-key" in request.headers
+        plan = self.faults.plan(route.operation, scope.account, keyed=keyed)
         self._permit(permissions, route, scope, secret, plan)
-        reason = self.limiter.enter(scope.number, route.operation)
+        counted = self._counted(scope, caller)
+        reason = self._enter(counted, route.operation)
         if reason is not None:
             self.log.limited(reason)
-            raise rate_limited(reason)
+            raise rate_limited(reason, coded=self.world.settings.limiter_code)
         self.log.passed(route.operation)
         try:
             if plan is not faults.NOTHING and plan.before and (cut := self._before(plan.before)):
@@ -163,8 +166,14 @@ class Api:
             if request.method == "GET":
                 return await self._read(route, call, flat, plan, headers)
             return await self._write(request, request_id, route, call, flat, plan, headers)
+        except StripeError as error:
+            if plan.after is None:
+                raise
+            # A connection that fails does not ask whether the answer was a refusal.
+            return self._after(plan.after, self._refusal(error, headers, request_id))
         finally:
-            self.limiter.leave(scope.number, route.operation)
+            for number in counted:
+                self.limiter.leave(number, route.operation)
 
     # Who asks
 
@@ -178,6 +187,9 @@ class Api:
         known = self.world.keys.get(secret)
         if known is None:
             raise invalid_key(secret)
+        if secret in self.world.expired_keys:
+            text = f"Expired API Key provided: {masked(secret)}"
+            raise StripeError(401, text, code="api_key_expired", stored=False)
         return (*known, secret)
 
     def _acting(self, headers: dict[str, str], caller: Scope, secret: str) -> Scope:
@@ -196,6 +208,19 @@ class Api:
             )
         return scope
 
+    def _counted(self, scope: Scope, caller: Scope) -> tuple[int, ...]:
+        """Tell against whose limits a call counts: a platform's for a connected account, against both by default."""
+        both = scope != caller and self.world.settings.connect_limits_both
+        return (caller.number, scope.number) if both else (scope.number,)
+
+    def _enter(self, counted: tuple[int, ...], operation: str) -> str | None:
+        for at, number in enumerate(counted):
+            if (reason := self.limiter.enter(number, operation)) is not None:
+                for passed in counted[:at]:
+                    self.limiter.leave(passed, operation)
+                return reason
+        return None
+
     def _permit(
         self, permissions: frozenset[str] | None, route: Route, scope: Scope, secret: str, plan: faults.Plan
     ) -> None:
@@ -210,7 +235,7 @@ class Api:
         label = f"{resource.replace('_', ' ').title()}s {action.title()}"
         raise StripeError(
             403,
-            f"Permission denied. The provided key '{masked(secret)}' does not have the required permissions for this "
+            f"Permission denied. The provided key '{shortened(secret)}' does not have the required permissions for this "
             f"endpoint on account '{scope.account}'. Enabling \"{label}\" ('{route.permission}') permissions on this key "
             "would allow this request to continue.",
             stored=False,
@@ -231,13 +256,13 @@ class Api:
             case "reset_before":
                 return "reset"
             case "error_before":
-                error = internal()
+                error = _trouble(rule)
                 error.stored = False
                 raise error
             case "rate_limit":
                 reason = rule.more.get("reason", "global-rate")
                 self.log.limited(reason)
-                raise rate_limited(reason)
+                raise rate_limited(reason, coded=self.world.settings.limiter_code)
             case "lock_timeout":
                 raise lock_timeout()
             case _:
@@ -246,7 +271,9 @@ class Api:
     async def _read(self, route: Route, call: Call, flat: Pairs, plan: faults.Plan, headers: dict[str, str]) -> Answer:
         call.params = checked(route.parameters, flat)
         await self._wait(plan.latency / 2)
-        self.world.as_of = None if plan.stale is None else self.world.clock.now() - plan.stale
+        if plan.stale is not None:
+            self.world.as_of = self.world.clock.now() - plan.stale
+            self.world.forget_history(self.world.clock.now() - self.faults.stale_bound)
         try:
             with self.world.store.transaction():
                 body = encoded(call.expand(route.handler(call)))
@@ -273,7 +300,7 @@ class Api:
         headers["Idempotency-Key"] = key
         endpoint, parameters = f"POST {request.path}", fingerprint(flat)
         if plan.before and plan.before.kind == "conflict":
-            raise _conflict(key)
+            raise in_use(key, own_type=self.world.settings.conflict_as_idempotency_error)
         kept = self.idempotency.begin(call.scope, key, endpoint, parameters)
         if kept is not None:
             self._acknowledge(route, Kept(kept.status, kept.body, request_id), kept.request, parameters)
@@ -347,17 +374,17 @@ class Api:
         """Run the handler; a refusal that leaves effects is an answer like any other."""
         after = plan.after.kind if plan.after else ""
         if plan.before and plan.before.kind == "error_stored":
-            raise internal()
+            raise _trouble(plan.before)
         if after == "error_later":
             self._later(route, call, flat, request_id, key, plan.after)
-            return self._refusal(internal(), {}, request_id)
+            return self._refusal(_trouble(plan.after), {}, request_id)
         try:
             body = encoded(call.expand(route.handler(call)))
         except StripeError as refusal:
             if not refusal.effects:
                 raise
             return self._refusal(refusal, {}, request_id)
-        return self._refusal(internal(), {}, request_id) if after == "error_after" else Answer(200, body, {})
+        return self._refusal(_trouble(plan.after), {}, request_id) if after == "error_after" else Answer(200, body, {})
 
     def _keep(self, scope: Scope, keep: tuple[str, str, bytes] | None, answer: Answer, request_id: str) -> None:
         if keep:
@@ -365,7 +392,7 @@ class Api:
 
     def _acknowledge(self, route: Route, given: Kept, original: str, parameters: bytes) -> None:
         """Remember that a refund was confirmed to somebody, so that the audit can miss it."""
-        if route.operation == "POST /v1/refunds" and given.status == 200:  # noqa: PLR2004  # HTTP
+        if route.operation in ANSWERED_WITH_REFUND and given.status == 200:  # noqa: PLR2004  # HTTP
             values = (given.request, original, parameters, orjson.loads(given.body)["id"])
             self.world.store.db.execute("INSERT INTO acknowledged VALUES (?,?,?,?)", values)
 
@@ -396,6 +423,8 @@ class Api:
                 answer.cut = "truncate"
             case "crash":
                 answer.cut = "crash"
+                # What was hit before is not hit again after the restart.
+                self.world.store.keep("fault_counts", self.faults.counts())
         return answer
 
     async def _wait(self, seconds: float) -> None:
@@ -438,20 +467,20 @@ def masked(secret: str) -> str:
     return kept + "*" * max(len(secret) - len(kept) - 4, 4) + secret[-4:]
 
 
+def shortened(secret: str) -> str:
+    """Hide a key as Stripe's 403 does: its kind and its last six stay, whatever its length."""
+    head = re.match(r"(?:[a-z]{2}_(?:test|live)_)?", secret)
+    kept = head[0] if head else ""
+    return f"{kept}***{secret[len(kept) :][-6:]}"
+
+
 def invalid_key(secret: str) -> StripeError:
     """Build the 401 for an unknown key."""
     return StripeError(401, f"Invalid API Key provided: {masked(secret)}", stored=False)
 
 
-def _conflict(key: str) -> StripeError:
-    return StripeError(
-        409,
-        "There is currently another in-progress request using this Idempotent Key (that probably means you submitted "
-        f"twice, and the other request is still going through): {key}. Please try again later.",
-        code="idempotency_key_in_use",
-        kind="idempotency_error",
-        stored=False,
-    )
+def _trouble(rule: faults.Rule | None) -> StripeError:
+    return internal(rule.more.get("status", 500) if rule else 500)
 
 
 def _text(body: bytes) -> str:

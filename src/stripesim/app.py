@@ -66,9 +66,15 @@ class Simulator:
             return
         control = scope["path"].startswith("/_sim")
         body = await _body(receive, CONTROL_MAX if control else BODY_MAX)
+        if body is None:
+            # The caller went away amid its request: half a request is none.
+            return
+        if len(body) > (CONTROL_MAX if control else BODY_MAX):
+            await self._send(_too_large(), scope, receive, send)
+            return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         request = Request(scope["method"], scope["path"], scope["query_string"].decode("latin-1"), headers, body)
-        await self._send(await self.answer(request), scope, send)
+        await self._send(await self.answer(request), scope, receive, send)
 
     async def answer(self, request: Request) -> Answer:
         """Answer one call."""
@@ -79,11 +85,15 @@ class Simulator:
     def close(self) -> None:
         """Put the clock by, and close the state."""
         self.store.keep("clock", self.world.clock.state())
+        self.store.keep("fault_counts", self.api.faults.counts())
         self.store.close()
 
-    async def _send(self, answer: Answer, scope: Scope, send: Send) -> None:
+    async def _send(self, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
         if answer.cut:
             await _cut(answer, scope, send, self._head(answer))
+            # The server would complain of an answer that never came, if it were told before it knows that nobody is there.
+            while (await receive())["type"] != "http.disconnect":
+                pass
             return
         await send({"type": "http.response.start", "status": answer.status, "headers": self._head(answer)})
         await send({"type": "http.response.body", "body": answer.body})
@@ -99,12 +109,18 @@ class Simulator:
         return [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
 
 
-async def _body(receive: Receive, most: int) -> bytes:
+def _too_large() -> Answer:
+    error = {"message": "The request body is too large.", "type": "invalid_request_error"}
+    return Answer(413, api.encoded({"error": error}), {})
+
+
+async def _body(receive: Receive, most: int) -> bytes | None:
+    """Read the body; `None` if the caller went away, and a little more than `most` if there is more."""
     chunks, size, more = [], 0, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            break
+            return None
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         more = message.get("more_body", False) and size <= most

@@ -83,6 +83,8 @@ class Call:
         equal = {**{name: self.params[name] for name in filters if self.params.get(name)}, **(equal or {})}
         limit = self.limit()
         after, before = self._cursors(kind, noun or KINDS[kind].noun)
+        there, values = self.world.existing(kind)
+        where = (f"({where[0]}) AND {there}" if where[0] else there, [*where[1], *values]) if there else where
         found = self.world.store.page(
             kind,
             self.scope.number,
@@ -201,14 +203,15 @@ class Call:
         """Build the list that an object carries: its first ten, and how many there are."""
         kind = LISTS[str(owner["object"]), name]
         equal = {str(owner["object"]): owner["id"]}
-        found = self.world.store.page(kind, self.scope.number, equal, limit=limit + 1)
+        there = self.world.existing(kind)
+        found = self.world.store.page(kind, self.scope.number, equal, where=there, limit=limit + 1)
         if self.world.as_of is not None:
             found = [past for doc in found if (past := self.world.past(kind, doc)) is not None]
         return {
             "object": "list",
             "data": [self.show(kind, doc) for doc in found[:limit]],
             "has_more": len(found) > limit,
-            "total_count": self.world.store.count(kind, self.scope.number, equal),
+            "total_count": self.world.store.count(kind, self.scope.number, equal, there),
             "url": f"/v1/{owner['object']}s/{owner['id']}/{name}",
         }
 

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 # How a refund to this method goes: at once; pending first; at once and failed later; as a bank transfer that takes days;
 # or only after the customer has said where to.
 SUCCEEDS, PENDS, FAILS, BANK, ACTION = "succeeds", "pends", "fails", "bank", "action"
+# Ways that no method has by itself, and a test chooses: pending until somebody settles it; as a reversal of the payment;
+# at once, and its reference number never comes.
+STAYS, REVERSES, UNREFERENCED = "stays", "reverses", "unreferenced"
+WAYS = (SUCCEEDS, PENDS, STAYS, FAILS, BANK, ACTION, REVERSES, UNREFERENCED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 
 DAY = 86_400
+# The last day that a `Date` header can tell, a year before the calendar of Python ends.
+LATEST = 253_370_764_800
 
 
 class Clock:

@@ -7,24 +7,29 @@ before anything is written, and written in one transaction.
 from __future__ import annotations
 
 import base64
-import csv
 import io
+import math
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
 
-from stripesim import cards, faults, invariants, limits, registry, webhooks
+from stripesim import cards, faults, invariants, limits, params, registry, webhooks
 from stripesim.api import Answer, Api, Request, die, encoded
+from stripesim.clock import LATEST
 from stripesim.errors import StripeError
-from stripesim.resources import disputes, early_fraud_warnings, refunds
-from stripesim.scenarios import BadScenario, load, load_rows
+from stripesim.money import SUPPORTED
+from stripesim.resources import disputes, early_fraud_warnings, refunds, reviews
+from stripesim.scenarios import NAMED, BadScenario, load, load_rows, rows_of
 from stripesim.store import Doc
 from stripesim.world import Scope, Settings, World
 
 BODY_MAX = 512_000_000
 AMOUNT_MAX = 10**15
+# A million to one: with the largest charge it stays far inside what SQLite's integers hold.
+RATE_MAX = 10**12
 Verb = Callable[["Control", dict[str, str], Any], Doc]
 VERBS: dict[str, Verb] = {}
 
@@ -62,7 +67,7 @@ class Control:
         self.world = world
         self.api = api
         self.snapshots: dict[str, bytes] = {}
-        self.faults_from(world.store.meta("faults") or {"seed": 0, "rules": []})
+        self.resume_faults()
 
     def answer(self, request: Request) -> Answer:
         """Answer one call."""
@@ -80,7 +85,8 @@ class Control:
         for operation, function in VERBS.items():
             names = _match(operation, f"{request.method} {request.path.rstrip('/')}")
             if names is not None:
-                body = request.body.decode(errors="replace") if _is_csv(request) else _json(request.body)
+                names |= _query(request)
+                body = _csv(request.body) if _is_csv(request) else _json(request.body)
                 self.world.catch_up()
                 with self.world.store.transaction(), self.world.quiet():
                     answer = function(self, names, body)
@@ -98,6 +104,22 @@ class Control:
         rules = [faults.parsed(rule, f"rules[{at}]") for at, rule in enumerate(plan["rules"])]
         self.api.faults = faults.Faults(rules, plan["seed"])
         self.world.keep_history = self.api.faults.stale_bound > 0
+
+    def resume_faults(self) -> None:
+        """Go on with the fault plan that the state holds, at the place where it was."""
+        meta = self.world.store.meta
+        self.faults_from(meta("faults") or {"seed": 0, "rules": []})
+        self.api.faults.resume(meta("fault_counts") or {"met": [], "hits": []})
+
+    def keep_faults(self, plan: Doc) -> None:
+        """Put a fault plan in force, also after a restart.
+
+        Raises:
+            BadRule: The field and what is wrong with it; the old plan stays.
+        """
+        self.faults_from(plan)
+        self.world.store.keep("faults", plan)
+        self.world.store.keep("fault_counts", self.api.faults.counts())
 
     def scope(self, body: Doc) -> Scope:
         """Take the account and mode that a call means: by default the platform in test mode."""
@@ -136,6 +158,22 @@ def _match(operation: str, called: str) -> dict[str, str] | None:
 
 def _is_csv(request: Request) -> bool:
     return request.headers.get("content-type", "").startswith("text/csv")
+
+
+def _csv(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadControl("", f"the body is not UTF-8: {error}") from error
+
+
+def _query(request: Request) -> dict[str, str]:
+    """Take what stands behind the question mark: a CSV body has no other place to name its account."""
+    given = dict(parse_qsl(request.query, keep_blank_values=True))
+    allowed = {"account", "livemode"} if _is_csv(request) else set()
+    if unknown := sorted(given.keys() - allowed):
+        raise BadControl(unknown[0], "is not known behind the question mark of this call")
+    return given
 
 
 def _json(raw: bytes) -> Any:  # noqa: ANN401  # JSON from outside
@@ -187,6 +225,26 @@ def _number(body: Doc, name: str) -> float:
     return float(value)
 
 
+def _delay(body: Doc, name: str, default: float = 0.0) -> float:
+    """Take a time from now on, not one that has passed."""
+    value = _number(body, name) if name in body else default
+    if not 0 <= value <= LATEST:
+        raise BadControl(name, "should be a number of seconds, 0 or more")
+    return value
+
+
+def _currency(body: Doc, name: str) -> str:
+    value = _text(body, name).lower()
+    if value not in SUPPORTED:
+        raise BadControl(name, f"should be a currency that Stripe knows, not '{value}'")
+    return value
+
+
+def _empty(body: Any) -> None:  # noqa: ANN401  # JSON from outside
+    """See that a call that takes nothing was given nothing."""
+    _known(body)
+
+
 def _accounts(world: World) -> str:
     return ", ".join(f"{account} ({'live' if live else 'test'})" for account, live in sorted(world.scopes))
 
@@ -226,6 +284,9 @@ def move_clock(control: Control, names: dict[str, str], body: Any) -> Doc:  # no
     frozen = _flag(given, "frozen", default=world.clock.frozen)
     to = _number(given, "to") if "to" in given else None
     by = _number(given, "move_seconds") if "move_seconds" in given else 0.0
+    if not 0 <= (world.clock.now() + by if to is None else to) <= LATEST:
+        text = f"would set the clock before 1970 or after 9998: it reads {world.clock.now()}, and may go to {LATEST}"
+        raise BadControl("move_seconds" if to is None else "to", text)
     world.clock.freeze(frozen=frozen)
     world.clock.move(to=to, by=by)
     world.store.keep("clock", world.clock.state())
@@ -268,17 +329,15 @@ def set_faults(control: Control, names: dict[str, str], body: Any) -> Doc:  # no
     rules = given.get("rules")
     if not isinstance(rules, list):
         raise BadControl("rules", "should be a list of rules")
-    plan = {"seed": _whole(given, "seed", 0), "rules": rules}
-    control.faults_from(plan)
-    control.world.store.keep("faults", plan)
+    control.keep_faults({"seed": _whole(given, "seed", 0), "rules": rules})
     return show_faults(control, names, None)
 
 
 @verb("DELETE /_sim/faults")
-def clear_faults(control: Control, names: dict[str, str], _: Any) -> Doc:  # noqa: ANN401
+def clear_faults(control: Control, names: dict[str, str], body: Any) -> Doc:  # noqa: ANN401
     """Let everything go well again."""
-    control.faults_from({"seed": 0, "rules": []})
-    control.world.store.keep("faults", {"seed": 0, "rules": []})
+    _empty(body)
+    control.keep_faults({"seed": 0, "rules": []})
     return show_faults(control, names, None)
 
 
@@ -320,9 +379,11 @@ def add_key(control: Control, _: dict[str, str], body: Any) -> Doc:  # noqa: ANN
     """Let a secret open an account, with all rights or only some `permissions` (`refund_write`, `charge_read`, …)."""
     given = _known(body, "secret", "account", "livemode", "permissions")
     secret, scope = _text(given, "secret"), control.scope(given)
+    if not secret.isascii() or not secret or any(not letter.isprintable() or letter in " /" for letter in secret):
+        raise BadControl("secret", "should be letters, digits and underscores, as in sk_test_mine")
     allowed = given.get("permissions")
     known = sorted({route.permission for route in registry.ROUTES.values()})
-    if allowed is not None and (not isinstance(allowed, list) or not set(allowed) <= set(known)):
+    if allowed is not None and (not isinstance(allowed, list) or not all(name in known for name in allowed)):
         raise BadControl("permissions", f"should be a list out of {', '.join(known)}")
     control.world.add_key(secret, scope, allowed)
     control.world.reload()
@@ -330,13 +391,25 @@ def add_key(control: Control, _: dict[str, str], body: Any) -> Doc:  # noqa: ANN
 
 
 @verb("DELETE /_sim/keys/{secret}")
-def remove_key(control: Control, names: dict[str, str], _: Any) -> Doc:  # noqa: ANN401
+def remove_key(control: Control, names: dict[str, str], body: Any) -> Doc:  # noqa: ANN401
     """Revoke a secret."""
+    _empty(body)
     if names["secret"] not in control.world.keys:
         raise BadControl("secret", "is not known", 404)
     control.world.store.db.execute("DELETE FROM api_key WHERE secret=?", (names["secret"],))
     control.world.reload()
     return {"secret": names["secret"], "deleted": True}
+
+
+@verb("POST /_sim/keys/{secret}/expire")
+def expire_key(control: Control, names: dict[str, str], body: Any) -> Doc:  # noqa: ANN401
+    """Let a secret expire: calls with it get a 401 `api_key_expired`."""
+    _known(body)
+    if names["secret"] not in control.world.keys:
+        raise BadControl("secret", "is not known", 404)
+    control.world.expire_key(names["secret"])
+    control.world.reload()
+    return {"secret": names["secret"], "expired": True}
 
 
 @verb("POST /_sim/settlement")
@@ -346,7 +419,14 @@ def set_settlement(control: Control, _: dict[str, str], body: Any) -> Doc:  # no
     scope, world = control.scope(given), control.world
     settings = world.scope_settings(scope)
     settle = settings.setdefault("settle", {})
-    settle[_text(given, "currency").lower()] = [_text(given, "into").lower(), _whole(given, "rate_millionths", least=1)]
+    currency, into, rate = (
+        _currency(given, "currency"),
+        _currency(given, "into"),
+        _whole(given, "rate_millionths", least=1),
+    )
+    if rate > RATE_MAX:
+        raise BadControl("rate_millionths", f"should be at most {RATE_MAX}")
+    settle[currency] = [into, rate]
     world.set_scope_settings(scope, settings)
     return settings
 
@@ -355,7 +435,7 @@ def set_settlement(control: Control, _: dict[str, str], body: Any) -> Doc:  # no
 def set_balance(control: Control, _: dict[str, str], body: Any) -> Doc:  # noqa: ANN401
     """Set what is available in a currency, in minor units; waiting refunds go out as far as it bears them."""
     given = _known(body, "account", "livemode", "currency", "available")
-    scope, world, currency = control.scope(given), control.world, _text(given, "currency").lower()
+    scope, world, currency = control.scope(given), control.world, _currency(given, "currency")
     wanted = _whole(given, "available", least=-AMOUNT_MAX)
     change = wanted - world.available(scope, currency)
     if change:
@@ -365,15 +445,23 @@ def set_balance(control: Control, _: dict[str, str], body: Any) -> Doc:  # noqa:
 
 
 @verb("POST /_sim/load")
-def load_charges(control: Control, _: dict[str, str], body: Any) -> Doc:  # noqa: ANN401
-    """Load past charges: `{"scenario": "online-retail"}`, `{"charges": [{…}]}`, or a CSV body (`text/csv`)."""
+def load_charges(control: Control, names: dict[str, str], body: Any) -> Doc:  # noqa: ANN401
+    """Load past charges: `{"scenario": "online-retail"}`, `{"charges": [{…}]}`, or a CSV body (`text/csv`).
+
+    Beside JSON stand `account` and `livemode`; a CSV body has them behind the question mark.
+    """
     if isinstance(body, str):
-        rows = csv.DictReader(io.StringIO(body.removeprefix("\ufeff")))
-        places = ((f"line {at}", {k: v for k, v in row.items() if v != ""}) for at, row in enumerate(rows, 2))
-        return {"charges": load_rows(control.world, control.scope({}), places)}
+        where: Doc = dict(names)
+        if "livemode" in where:
+            where["livemode"] = {"true": True, "false": False}.get(where["livemode"], where["livemode"])
+        return {"charges": load_rows(control.world, control.scope(where), rows_of(io.StringIO(body, newline="")))}
     given = _known(body, "account", "livemode", "scenario", "charges")
     scope = control.scope(given)
+    if {"scenario", "charges"} <= given.keys():
+        raise BadControl("charges", "give scenario or charges, not both")
     if "scenario" in given:
+        if _text(given, "scenario") not in NAMED:
+            raise BadControl("scenario", f"should be one of {', '.join(NAMED)}")
         return {"charges": load(control.world, scope, _text(given, "scenario"))}
     charges = given.get("charges")
     if not isinstance(charges, list) or not all(isinstance(row, dict) for row in charges):
@@ -389,13 +477,14 @@ def refund_by_hand(control: Control, _: dict[str, str], body: Any) -> Doc:  # no
     """Refund a charge as a person in Stripe's Dashboard would: `charge`, `amount`, `reason`, `metadata`."""
     given = _known(body, "charge", "amount", "reason", "metadata")
     scope, charge = control.doc("charge", _text(given, "charge"), "charge")
-    params: Doc = {name: given[name] for name in ("amount", "reason", "metadata") if name in given}
-    metadata = params.get("metadata", {})
+    wanted: Doc = {name: given[name] for name in ("amount", "reason", "metadata") if name in given}
+    metadata = wanted.get("metadata", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise BadControl("metadata", "should map names to strings")
-    if "amount" in params:
-        _whole(params, "amount", least=1)
-    refund = refunds.by_hand(control.world, scope, charge, params)
+    params.checked({"metadata": {"map": "str"}}, [(f"metadata[{name}]", value) for name, value in metadata.items()])
+    if "amount" in wanted:
+        _whole(wanted, "amount", least=1)
+    refund = refunds.by_hand(control.world, scope, charge, wanted)
     return control.world.show("refund", refund, scope)
 
 
@@ -422,7 +511,7 @@ def fail_refund(control: Control, names: dict[str, str], body: Any) -> Doc:  # n
     reason = _text(given, "reason", "declined")
     if reason not in refunds.FAILURES:
         raise BadControl("reason", f"should be one of {', '.join(refunds.FAILURES)}")
-    after = _number(given, "after_seconds") if "after_seconds" in given else 0.0
+    after = _delay(given, "after_seconds")
     scope, refund = _refund(control, names, "pending", "succeeded", "requires_action")
     if after > 0:
         control.world.schedule(after, "refund_fails", scope=scope.number, refund=refund["id"], reason=reason)
@@ -451,8 +540,8 @@ def act_on_refund(control: Control, names: dict[str, str], body: Any) -> Doc:  #
 
 @verb("POST /_sim/charges/{charge}/behaviour")
 def set_behaviour(control: Control, names: dict[str, str], body: Any) -> Doc:  # noqa: ANN401
-    """Choose how later refunds of a charge go: succeeds, pends, fails, bank, action."""
-    ways = (cards.SUCCEEDS, cards.PENDS, cards.FAILS, cards.BANK, cards.ACTION)
+    """Choose how later refunds of a charge go: succeeds, pends, stays, fails, bank, …; or the code that refuses them."""
+    ways = (*cards.WAYS, *refunds.CLOSED)
     way = _text(_known(body, "refund"), "refund")
     if way not in ways:
         raise BadControl("refund", f"should be one of {', '.join(ways)}")
@@ -469,9 +558,13 @@ def open_dispute(control: Control, _: dict[str, str], body: Any) -> Doc:  # noqa
     scope, charge = control.doc("charge", _text(given, "charge"), "charge")
     amount = _whole(given, "amount", least=1) if "amount" in given else None
     inquiry, reason = _flag(given, "inquiry", default=False), _text(given, "reason", "fraudulent")
+    if reason not in disputes.REASONS:
+        raise BadControl("reason", f"should be one of {', '.join(disputes.REASONS)}")
+    if not charge.get("captured", True):
+        raise BadControl("charge", f"{charge['id']} took no money that could be disputed", 409)
     if "after_seconds" in given:
         later = {"scope": scope.number, "charge": charge["id"], "amount": amount, "reason": reason, "inquiry": inquiry}
-        control.world.schedule(_number(given, "after_seconds"), "dispute_later", **later)
+        control.world.schedule(_delay(given, "after_seconds"), "dispute_later", **later)
         return {"scheduled": later}
     dispute = disputes.open_dispute(control.world, scope, charge, amount=amount, reason=reason, inquiry=inquiry)
     return control.world.show("dispute", dispute, scope)
@@ -510,6 +603,27 @@ def warn(control: Control, _: dict[str, str], body: Any) -> Doc:  # noqa: ANN401
     return control.world.show("radar.early_fraud_warning", warning, scope)
 
 
+@verb("POST /_sim/reviews")
+def review(control: Control, _: dict[str, str], body: Any) -> Doc:  # noqa: ANN401
+    """Put a `charge` under review; a full refund or a dispute closes it, or a person who approves the payment."""
+    scope, charge = control.doc("charge", _text(_known(body, "charge"), "charge"), "charge")
+    if charge.get("review"):
+        raise BadControl("charge", f"has its review already: {charge['review']}", 409)
+    return control.world.show("review", reviews.begin(control.world, scope, charge), scope)
+
+
+@verb("POST /_sim/reviews/{review}/approve")
+def approve_review(control: Control, names: dict[str, str], body: Any) -> Doc:  # noqa: ANN401
+    """Let a person approve a payment under review."""
+    _empty(body)
+    scope, doc = control.doc("review", names["review"], "review")
+    if not doc["open"]:
+        raise BadControl("review", f"is closed: {doc['closed_reason']}", 409)
+    _, charge = control.doc("charge", doc["charge"], "charge")
+    reviews.end(control.world, scope, charge, "approved")
+    return control.world.show("review", control.doc("review", doc["id"], "review")[1], scope)
+
+
 # Memory
 
 
@@ -517,8 +631,8 @@ def warn(control: Control, _: dict[str, str], body: Any) -> Doc:  # noqa: ANN401
 def prune(control: Control, _: dict[str, str], body: Any) -> Doc:  # noqa: ANN401
     """Forget stored answers: all of them, or those `older_than_seconds`."""
     given = _known(body, "older_than_seconds")
-    older = _number(given, "older_than_seconds") if given else -1.0
-    return {"pruned": control.api.idempotency.prune(control.world.clock.now() - older)}
+    before = control.world.clock.now() - _delay(given, "older_than_seconds") if given else math.inf
+    return {"pruned": control.api.idempotency.prune(before)}
 
 
 @verb("POST /_sim/snapshots/{name}")
@@ -528,6 +642,7 @@ def take_snapshot(control: Control, names: dict[str, str], body: Any) -> Doc:  #
     download = _flag(given, "download", default=False)
     store = control.world.store
     store.keep("clock", control.world.clock.state())
+    store.keep("fault_counts", control.api.faults.counts())
     store.pause()
     taken = control.snapshots[names["name"]] = store.snapshot()
     answer: Doc = {"snapshot": names["name"], "bytes": len(taken)}
@@ -556,13 +671,16 @@ def restore_snapshot(control: Control, names: dict[str, str], body: Any) -> Doc:
         raise BadControl("content", str(error)) from error
     world.reload()
     world.clock.restore(world.store.meta("clock"))
-    control.faults_from(world.store.meta("faults") or {"seed": 0, "rules": []})
+    # Ids of requests derive from it: what was answered since the snapshot was taken must not come a second time.
+    world.store.keep("boot", world.boot)
+    control.resume_faults()
     return {"snapshot": names["name"], "now": world.clock.now()}
 
 
 @verb("POST /_sim/crash")
-def crash(_: Control, __: dict[str, str], ___: Any) -> Doc:  # noqa: ANN401
+def crash(_: Control, __: dict[str, str], body: Any) -> Doc:  # noqa: ANN401
     """Die at once, as by kill -9; what was acknowledged stays in the state file."""
+    _empty(body)
     die()
     return {}
 
@@ -620,8 +738,9 @@ def calls(control: Control, _: dict[str, str], __: Any) -> Doc:  # noqa: ANN401
 
 
 @verb("DELETE /_sim/calls")
-def forget_calls(control: Control, names: dict[str, str], _: Any) -> Doc:  # noqa: ANN401
+def forget_calls(control: Control, names: dict[str, str], body: Any) -> Doc:  # noqa: ANN401
     """Count from nothing."""
+    _empty(body)
     control.api.log.clear()
     return calls(control, names, None)
 

@@ -24,7 +24,7 @@ class StripeError(Exception):
         extra: Further attributes of the error.
     """
 
-    def __init__(  # noqa: PLR0913  # an error has that many parts on the wire
+    def __init__(  # an error has that many parts on the wire
         self,
         status: int,
         message: str,
@@ -82,21 +82,21 @@ def refused(param: str | None, message: str, code: str | None = None) -> StripeE
     return StripeError(400, message, code=code, param=param, stored=False)
 
 
-def internal() -> StripeError:
-    """Build the 500 that stands for Stripe's own trouble (docs.stripe.com/api/errors)."""
+def internal(status: int = 500) -> StripeError:
+    """Build the 500 that stands for Stripe's own trouble, or another of its kin (docs.stripe.com/api/errors)."""
     return StripeError(
-        500,
+        status,
         "An unknown error occurred. If the problem persists, please contact us at https://support.stripe.com/.",
         kind="api_error",
     )
 
 
-def rate_limited(reason: str) -> StripeError:
-    """Build a limiter's 429; `reason` is the value of `Stripe-Rate-Limited-Reason`."""
+def rate_limited(reason: str, *, coded: bool = True) -> StripeError:
+    """Build a limiter's 429; `reason` is the value of `Stripe-Rate-Limited-Reason`; its body's code is unverified."""
     return StripeError(
         429,
         "Request rate limit exceeded. You can learn more about rate limits here https://stripe.com/docs/rate-limits.",
-        code="rate_limit",
+        code="rate_limit" if coded else None,
         stored=False,
         headers={"Stripe-Rate-Limited-Reason": reason},
     )

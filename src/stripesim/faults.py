@@ -18,6 +18,8 @@
 | `error_later` | a stored 500; it is done `delay_seconds` later |
 | `crash` | it was done and stored, then the simulator dies at once (kill -9), before the answer |
 | `unauthorized`, `forbidden` | 401 or 403, as if the key had been revoked or restricted |
+
+The four `error_…` kinds take a `status`: 500, or 424, 502, 503, 504, the others that Stripe documents for its own trouble.
 """
 
 import math
@@ -42,8 +44,11 @@ BEFORE = frozenset(
 )
 AFTER = frozenset(["drop_after", "reset_after", "truncate", "error_after", "error_later", "crash"])
 SHAPING = frozenset({"latency", "stale_read"})
+# What can only happen to a call that changes something; `conflict` needs an idempotency key too.
+WRITES = frozenset(["error_stored", "error_after", "error_later", "conflict"])
 KINDS = BEFORE | AFTER | SHAPING
 REASONS = frozenset(["global-rate", "global-concurrency", "endpoint-rate", "endpoint-concurrency", "resource-specific"])
+STATUSES = (500, 424, 502, 503, 504)
 NUMBERS = {
     "milliseconds": 600_000,
     "low": 600_000,
@@ -55,6 +60,17 @@ NUMBERS = {
     "probability": 1,
 }
 COUNTS = ("every", "skip", "times")
+# The fields that only some kinds take.
+OWN = {
+    "latency": {"milliseconds", "low", "high", "median", "sigma"},
+    "stale_read": {"bound_seconds"},
+    "rate_limit": {"reason"},
+    "error_before": {"status"},
+    "error_stored": {"status"},
+    "error_after": {"status"},
+    "error_later": {"status", "delay_seconds"},
+}
+CHOOSERS = ("probability", "every", "at")
 LATENCY_MAX = 60.0
 
 
@@ -103,11 +119,14 @@ def parsed(given: Any, path: str) -> Rule:  # noqa: ANN401  # JSON from outside
     """
     if not isinstance(given, dict):
         raise BadRule(path, "should be an object")
-    known = {"kind", "operation", "account", "at", "reason", *NUMBERS, *COUNTS}
+    known = {"kind", "operation", "account", "at", "reason", "status", *NUMBERS, *COUNTS}
     if unknown := sorted(given.keys() - known):
         raise BadRule(f"{path}.{unknown[0]}", f"is not known; there are {', '.join(sorted(known))}")
-    if given.get("kind") not in KINDS:
+    kind = given.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
         raise BadRule(f"{path}.kind", f"should be one of {', '.join(sorted(KINDS))}")
+    if strange := sorted(given.keys() & set.union(*OWN.values()) - OWN.get(kind, set())):
+        raise BadRule(f"{path}.{strange[0]}", f"means nothing to {kind}")
     for name in ("operation", "account"):
         if name in given and not isinstance(given[name], str):
             raise BadRule(f"{path}.{name}", "should be a string")
@@ -120,14 +139,16 @@ def parsed(given: Any, path: str) -> Rule:  # noqa: ANN401  # JSON from outside
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise BadRule(f"{path}.{name}", "should be a whole number, 0 or more")
     at = given.get("at", [])
-    if not isinstance(at, list) or not all(isinstance(n, int) and n > 0 for n in at):
+    if not isinstance(at, list) or not all(type(n) is int and n > 0 for n in at):
         raise BadRule(f"{path}.at", "should be a list of whole numbers from 1")
-    if given.get("reason", "global-rate") not in REASONS:
+    if len(chosen := [name for name in CHOOSERS if name in given]) > 1:
+        raise BadRule(f"{path}.{chosen[1]}", f"cannot stand beside {chosen[0]}: each chooses the calls in its own way")
+    reason = given.get("reason", "global-rate")
+    if not isinstance(reason, str) or reason not in REASONS:
         raise BadRule(f"{path}.reason", f"should be one of {', '.join(sorted(REASONS))}")
-    if given["kind"] == "latency" and not given.keys() & {"milliseconds", "high", "median"}:
-        raise BadRule(f"{path}.milliseconds", "a latency needs milliseconds, or low and high, or median and sigma")
-    if given.get("low", 0) > given.get("high", NUMBERS["high"]):
-        raise BadRule(f"{path}.low", "should be at most high")
+    if type(given.get("status", 500)) is not int or given.get("status", 500) not in STATUSES:
+        raise BadRule(f"{path}.status", f"should be one of {', '.join(map(str, STATUSES))}")
+    _check_own(given, kind, path)
     rest = {
         name: given[name]
         for name in given
@@ -146,6 +167,18 @@ def parsed(given: Any, path: str) -> Rule:  # noqa: ANN401  # JSON from outside
     )
 
 
+def _check_own(given: dict[str, Any], kind: str, path: str) -> None:
+    """Check the fields that belong to a kind, one against the other."""
+    if kind == "stale_read" and not given.get("bound_seconds"):
+        raise BadRule(f"{path}.bound_seconds", "a stale read needs a bound above 0")
+    if kind != "latency":
+        return
+    if not given.keys() & {"milliseconds", "high", "median"}:
+        raise BadRule(f"{path}.milliseconds", "a latency needs milliseconds, or low and high, or median and sigma")
+    if "low" in given and given["low"] > given.get("high", -1):
+        raise BadRule(f"{path}.low", "should be at most high")
+
+
 @dataclass(slots=True)
 class Plan:
     """What happens to one call; times in seconds."""
@@ -157,6 +190,13 @@ class Plan:
 
 
 NOTHING = Plan()
+
+
+def _possible(kind: str, *, reads: bool, keyed: bool) -> bool:
+    """Tell whether a kind can befall a call at all; a rule does not meet the others, so that its counts stay honest."""
+    if kind == "stale_read":
+        return reads
+    return not (reads and kind in WRITES) and (keyed or kind != "conflict")
 
 
 class Faults:
@@ -193,15 +233,30 @@ class Faults:
             return count % rule.every == 0
         return rule.probability >= 1 or self._chance(index) < rule.probability
 
-    def plan(self, operation: str, account: str) -> Plan:
-        """Decide what happens to a call. Each call is asked for once: the counts move."""
+    def counts(self) -> dict[str, list[int]]:
+        """Tell what a restart needs to go on with the same plan at the same place."""
+        return {"met": self.met, "hits": self.hits}
+
+    def resume(self, counts: dict[str, list[int]]) -> None:
+        """Go on with the counts of an earlier run of these rules."""
+        if len(counts["met"]) == len(self.rules):
+            self.met, self.hits = list(counts["met"]), list(counts["hits"])
+
+    def plan(self, operation: str, account: str, *, keyed: bool = True) -> Plan:
+        """Decide what happens to a call. Each call is asked for once: the counts move.
+
+        Args:
+            operation: Method and path template.
+            account: Whose call it is.
+            keyed: Whether it carries an idempotency key.
+        """
         if not self.rules:
             return NOTHING
         plan = Plan()
         for index, rule in enumerate(self.rules):
             if not fnmatchcase(operation, rule.operation) or rule.account not in {None, account}:
                 continue
-            if rule.kind == "stale_read" and not operation.startswith("GET"):
+            if not _possible(rule.kind, reads=operation.startswith("GET"), keyed=keyed):
                 continue
             self.met[index] += 1
             if self._hits(index, rule):

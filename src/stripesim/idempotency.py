@@ -33,6 +33,18 @@ def fingerprint(flat: Pairs) -> bytes:
     return blake2b(orjson.dumps(sorted(flat)), digest_size=16).digest()
 
 
+def in_use(key: str, *, own_type: bool) -> StripeError:
+    """Build the 409 for a key whose first call still runs; Stripe's `type` for it is unverified."""
+    return StripeError(
+        409,
+        "There is currently another in-progress request using this Idempotent Key (that probably means you submitted "
+        f"twice, and the other request is still going through): {key}. Please try again later.",
+        code="idempotency_key_in_use",
+        kind=KIND if own_type else "invalid_request_error",
+        stored=False,
+    )
+
+
 class Idempotency:
     """The idempotency layer of one world."""
 
@@ -51,14 +63,7 @@ class Idempotency:
             text = f"Idempotency keys must be between 1 and {LENGTH_MAX} characters long."
             raise refused(None, text)
         if (scope.number, key) in self._running:
-            raise StripeError(
-                409,
-                "There is currently another in-progress request using this Idempotent Key (that probably means you "
-                f"submitted twice, and the other request is still going through): {key}. Please try again later.",
-                code="idempotency_key_in_use",
-                kind=KIND,
-                stored=False,
-            )
+            raise in_use(key, own_type=self._world.settings.conflict_as_idempotency_error)
         oldest = self._world.clock.now() - self._world.settings.idempotency_hours * HOUR
         sql = (
             "SELECT endpoint, parameters, status, body, request FROM idempotency WHERE scope=? AND key=? AND created>?"

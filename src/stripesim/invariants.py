@@ -15,6 +15,8 @@ from stripesim.store import Doc
 from stripesim.world import RATE_UNIT, World
 
 DEAD = {"failed", "canceled"}
+# What obligations find: any of it makes the audit fail, like a problem of the books.
+BLAMED = ("paid_double", "not_paid", "never_asked")
 REQUEST_ID, TICKET = "refundry_request_id", "ticket_id"
 ROUNDING = 1
 
@@ -58,8 +60,9 @@ def audit(world: World, obligations: Iterable[Obligation] | None = None) -> Doc:
         obligations: What ought to have been paid, each once.
 
     Returns:
-        `ok`, the `problems` (each with a stable `code` and the ids concerned), totals, a line for each refunded charge
-        under `charges`, and with obligations what was `paid`, `paid_double`, `not_paid`, `never_asked`.
+        `ok`, the `problems` of the books (each with a stable `code` and the ids concerned), totals, a line for each refunded
+        charge under `charges`, and with obligations what was `paid`, `paid_double`, `not_paid`, `never_asked`. It is `ok` if
+        the books have no problems and these last three lists are empty.
     """
     ledger = Ledger()
     for refund in world.store.every("refund"):
@@ -77,7 +80,7 @@ def audit(world: World, obligations: Iterable[Obligation] | None = None) -> Doc:
     if obligations is not None:
         answer |= _obligations(world, ledger, list(obligations))
     answer["problems"] = ledger.problems
-    answer["ok"] = not ledger.problems
+    answer["ok"] = not ledger.problems and not any(answer.get(name) for name in BLAMED)
     return answer
 
 
@@ -177,6 +180,7 @@ def _balances(world: World, ledger: Ledger) -> None:
         ledger.blame("balance_missing", account=world.numbered[number].account, currency=currency, transactions=booked)
     for refund in (r for refunds in ledger.refunds.values() for r in refunds):
         _booking(world, ledger, refund)
+    _rows(world, ledger)
 
 
 def _booking(world: World, ledger: Ledger, refund: Doc) -> None:
@@ -194,6 +198,27 @@ def _booking(world: World, ledger: Ledger, refund: Doc) -> None:
     expected = refund["amount"] if row.get("rate") is None else share(refund["amount"], row["rate"], RATE_UNIT)
     if abs(-row["amount"] - expected) > ROUNDING * (row.get("rate") is not None) or row["source"] != refund["id"]:
         ledger.blame("refund_booked_wrong", refund=refund["id"], amount=refund["amount"], transaction=row["amount"])
+
+
+def _rows(world: World, ledger: Ledger) -> None:
+    """Count each refund's rows in the balance: its money leaves once, and comes back once if it failed after it left."""
+    sql = (
+        "SELECT source, type, count(*), sum(json_extract(CAST(doc AS TEXT), '$.amount')) FROM balance_transaction "
+        "WHERE type IN ('refund','payment_refund','refund_failure') GROUP BY 1, 2"
+    )
+    rows: dict[str, list[tuple[bool, int, int]]] = defaultdict(list)
+    for source, type_, count, amount in world.store.db.execute(sql):
+        rows[source].append((type_ == "refund_failure", count, amount))
+    for refund in (r for refunds in ledger.refunds.values() for r in refunds):
+        found = rows.pop(refund["id"], [])
+        out = sum(count for back, count, _ in found if not back)
+        back = sum(count for back, count, _ in found if back)
+        left = sum(amount for _, _, amount in found)
+        booked = bool(refund.get("balance_transaction"))
+        if out != booked or back != (booked and not alive(refund)) or (back and left):
+            ledger.blame("refund_booked_wrong", refund=refund["id"], rows_out=out, rows_back=back, left=left)
+    for source in rows:
+        ledger.blame("booked_without_refund", refund=source)
 
 
 def _acknowledged(world: World, ledger: Ledger) -> None:
@@ -232,7 +257,11 @@ def _resolved(world: World, names: set[str]) -> dict[str, str]:
 def _obligations(world: World, ledger: Ledger, obligations: list[Obligation]) -> Doc:
     """Match refunds to obligations: first those that carry the request's id or the ticket, then by amount alone."""
     resolved = _resolved(world, {o.charge for o in obligations})
-    left = {charge: [r for r in refunds if alive(r)] for charge, refunds in ledger.refunds.items()}
+    left = {
+        charge: [r for r in refunds if alive(r)]
+        for charge, refunds in ledger.refunds.items()
+        if not _of_stripes_making(world.find("charge", charge))
+    }
     paid: list[Doc] = []
     not_paid: list[Doc] = []
     unmatched = list(obligations)
@@ -256,6 +285,11 @@ def _obligations(world: World, ledger: Ledger, obligations: list[Obligation]) ->
         "never_asked": never,
         "obligations": len(obligations),
     }
+
+
+def _of_stripes_making(charge: Doc | None) -> bool:
+    """Tell whether a charge's refunds are none of a program: of a released authorisation, or of a transfer's payment."""
+    return charge is not None and bool(charge.get("released") or charge.get("source_transfer"))
 
 
 def _by_request(obligation: Obligation, refund: Doc) -> bool:

@@ -1,7 +1,6 @@
 """Form encoding with nesting and arrays, and the check of parameters against `shapes.json`.
 
-A refusal here comes before execution begins, so it is never stored under an idempotency key (FACTS of idempotency:
-`docs/design/simulator.md`).
+A refusal here comes before execution begins, so it is never stored under an idempotency key (stripe-facts 2).
 """
 
 import re
@@ -78,7 +77,7 @@ def _hash(members: Spec, given: dict[str, Any], path: str) -> dict[str, Any]:
     return out
 
 
-def _value(spec: Spec, given: Any, path: str) -> Any:  # noqa: ANN401, PLR0911  # one return for each kind of parameter
+def _value(spec: Spec, given: Any, path: str) -> Any:  # noqa: ANN401  # one return for each kind of parameter
     if isinstance(spec, str):
         return _scalar({"is": spec}, given, path)
     if given == "" and spec.get("unset"):
@@ -111,7 +110,7 @@ def _items(given: dict[str, Any], path: str) -> list[Any]:
 def _scalar(spec: dict[str, Any], given: Any, path: str) -> Any:  # noqa: ANN401  # typed by the spec
     if isinstance(given, dict):
         raise refused(path, f"Invalid string: {{{', '.join(given)}}}")
-    if given == "":
+    if given == "" and "" not in spec.get("enum", ()):
         raise refused(
             path,
             f"You passed an empty string for '{path}'. We assume empty values are an attempt to unset a parameter; "

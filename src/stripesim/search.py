@@ -120,9 +120,8 @@ def condition(kind: str, scope: int, query: str, now: float) -> Condition:
         raise _bad("Your search query is too long.")
     word, clauses = parsed(query)
     parts = [_clause(kind, scope, clause, now) for clause in clauses]
-    narrow = word == "AND" and any(
-        c.field == "metadata" and c.op == ":" and c.quoted and not c.negated for c in clauses
-    )
+    named = [c.field == "metadata" and c.op == ":" and c.quoted and not c.negated for c in clauses]
+    narrow = any(named) if word == "AND" else all(named)
     sql = "(" + f" {word} ".join(sql for sql, _ in parts) + ")"
     return Condition(sql, [value for _, values in parts for value in values], narrow)
 
@@ -132,6 +131,9 @@ def _clause(kind: str, scope: int, clause: Clause, now: float) -> tuple[str, lis
     if sort is None or (sort == MAP) != (clause.key is not None):
         raise _bad(f"Field '{clause.field}' is an unsupported search field for resource '{kind}s'.")
     sql, values = {MAP: _map, NUMBER: _number, TRUTH: _truth, CARD: _card, TEXT: _text}[sort](kind, scope, clause, now)
+    if sort == MAP and not clause.negated:
+        # Never null, and bare, so that the rows which the metadata names drive the query.
+        return sql, values
     return (f"NOT coalesce({sql}, 0)" if clause.negated else f"coalesce({sql}, 0)"), values
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -47,6 +48,25 @@ def cutter(transport: Transport) -> Callable[..., None]:
             transport.close()
 
     return cut
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, which ends at a signal and leaves the rest to us.
+
+    Left alone it raises the signal anew at its end: the process would die before the clock is put by and the state closed.
+    """
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Let SIGINT and SIGTERM stop the serving, and no more."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
 
 
 async def clockwork(simulator: Simulator) -> None:
@@ -91,9 +111,7 @@ def serve(simulator: Simulator, sock: socket.socket, *, anywhere: bool, facts: d
     host, port = sock.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(
-            _serve(simulator, uvicorn.Server(config), sock, anywhere=anywhere, first={"address": address, **facts})
-        )
+        runner.run(_serve(simulator, Server(config), sock, anywhere=anywhere, first={"address": address, **facts}))
 
 
 async def _serve(

@@ -7,6 +7,7 @@ Commits are written to the file without waiting for the disk (`synchronous=OFF`)
 of the process, not of the machine. A simulator needs no more.
 """
 
+import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,10 @@ from typing import Any
 import orjson
 
 Doc = dict[str, Any]
-VERSION = 1
+VERSION = 2
+# A commit walks all pages that are cached whenever a page of a table or index was split, so more memory costs more than it
+# saves: the system's own cache of the file is as near. Loading is one commit, and much of it lands anywhere.
+CACHE_KIB, LOADING_CACHE_KIB = 8_192, 131_072
 FIXED = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scope (scope INTEGER PRIMARY KEY, account TEXT NOT NULL, livemode INTEGER NOT NULL,
@@ -23,7 +27,7 @@ CREATE TABLE IF NOT EXISTS scope (scope INTEGER PRIMARY KEY, account TEXT NOT NU
 CREATE TABLE IF NOT EXISTS api_key (secret TEXT PRIMARY KEY, scope INTEGER NOT NULL, permissions TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS idempotency (scope INTEGER NOT NULL, key TEXT NOT NULL, endpoint TEXT NOT NULL,
   parameters BLOB NOT NULL, status INTEGER NOT NULL, body BLOB NOT NULL, request TEXT NOT NULL, created REAL NOT NULL,
-  PRIMARY KEY (scope, key)) WITHOUT ROWID;
+  PRIMARY KEY (scope, key));
 CREATE INDEX IF NOT EXISTS idempotency_created ON idempotency (created);
 CREATE TABLE IF NOT EXISTS acknowledged (request TEXT NOT NULL, original TEXT NOT NULL, parameters BLOB NOT NULL,
   object TEXT NOT NULL);
@@ -31,10 +35,11 @@ CREATE TABLE IF NOT EXISTS job (number INTEGER PRIMARY KEY, due REAL NOT NULL, n
 CREATE INDEX IF NOT EXISTS job_due ON job (due, number);
 CREATE TABLE IF NOT EXISTS metadata (kind TEXT NOT NULL, scope INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,
   seq INTEGER NOT NULL, since REAL NOT NULL, PRIMARY KEY (kind, scope, key, value, seq)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS metadata_seq ON metadata (kind, seq);
 CREATE TABLE IF NOT EXISTS balance (scope INTEGER NOT NULL, currency TEXT NOT NULL, available INTEGER NOT NULL,
   PRIMARY KEY (scope, currency)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS maturing (scope INTEGER NOT NULL, currency TEXT NOT NULL, available_on INTEGER NOT NULL,
+  net INTEGER NOT NULL, PRIMARY KEY (scope, currency, available_on)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS outgoing (scope INTEGER NOT NULL, currency TEXT NOT NULL, available_on INTEGER NOT NULL,
   net INTEGER NOT NULL, PRIMARY KEY (scope, currency, available_on)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS delivery (number INTEGER PRIMARY KEY, due REAL, event TEXT NOT NULL, endpoint TEXT NOT NULL,
   attempt INTEGER NOT NULL, status TEXT NOT NULL);
@@ -48,8 +53,16 @@ CREATE INDEX IF NOT EXISTS history_until ON history (until);
 """
 
 
+FIXED_NAMES = re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", FIXED)
+
+
 class StateMismatch(Exception):  # noqa: N818  # the words of the message are what its reader sees
     """The state file belongs to another version of the simulator, or to something else."""
+
+
+def _tables(db: sqlite3.Connection) -> set[str]:
+    sql = "SELECT name FROM sqlite_master WHERE type='table' AND name NOT LIKE 'sqlite%'"
+    return {name for (name,) in db.execute(sql)}
 
 
 class Store:
@@ -72,52 +85,92 @@ class Store:
         self._names = {kind: '"' + kind + '"' for kind in columns}
         self._select = {kind: f'SELECT scope, doc FROM "{kind}" WHERE id=?' for kind in columns}
         self._update = {
-            kind: f'UPDATE "{kind}" SET doc=? WHERE id=? RETURNING seq, scope'
-            + "".join(f', "{name}"' for name in names)
+            kind: f'UPDATE "{kind}" SET doc=? WHERE id=?' + "".join(f' AND "{name}" IS ?' for name in names)
             for kind, names in columns.items()
         }
+        self._last = "SELECT " + ", ".join(f"(SELECT max(seq) FROM {name})" for name in self._names.values())
         self._insert = {kind: self.insertion(kind) for kind in columns}
         self.rollbacks: list[Callable[[], None]] = []
         self._next: dict[str, int] = {}
         self._open()
 
     def _open(self) -> None:
-        self.db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=512)
+        try:
+            self.db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=512)
+        except sqlite3.Error as error:
+            raise StateMismatch(f"{self.path} cannot be opened: {error}") from error
         try:
             self._prepare()
         except sqlite3.DatabaseError as error:
             self.db.close()
             raise StateMismatch(f"{self.path} is not a state file of stripesim: {error}") from error
+        except StateMismatch:
+            self.db.close()
+            raise
 
     def _prepare(self) -> None:
+        self._check_version()
         journal = "WAL" if self.path else "MEMORY"
-        for pragma in ("page_size=8192", f"journal_mode={journal}", "synchronous=OFF", "cache_size=-131072"):
+        for pragma in ("page_size=8192", f"journal_mode={journal}", "synchronous=OFF", f"cache_size=-{CACHE_KIB}"):
             self.db.execute("PRAGMA " + pragma)
-        found = self.db.execute("PRAGMA user_version").fetchone()[0]
-        if found not in {0, VERSION}:
-            text = f"{self.path} holds state of version {found}, this simulator reads {VERSION}: start with a new file"
-            raise StateMismatch(text)
         self.db.executescript(FIXED)
         for kind, columns in self.columns.items():
             name = self._names[kind]
             members = "".join(f', "{column}" TEXT' for column in columns)
             self.db.execute(
-                f"CREATE TABLE IF NOT EXISTS {name} (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, "
+                f"CREATE TABLE IF NOT EXISTS {name} (seq INTEGER PRIMARY KEY, id TEXT NOT NULL, "
                 f"scope INTEGER NOT NULL, created INTEGER NOT NULL, doc BLOB NOT NULL{members})"
             )
-            self.db.execute(f'CREATE INDEX IF NOT EXISTS "{kind}_page" ON {name} (scope, created, seq)')
-            for column in columns:
-                self.db.execute(
-                    f'CREATE INDEX IF NOT EXISTS "{kind}_{column}" ON {name} (scope, "{column}", created, seq) '
-                    f'WHERE "{column}" IS NOT NULL'
-                )
+            self._build_indexes(kind)
         self.db.execute(f"PRAGMA user_version={VERSION}")
         self.recount()
 
+    def _build_indexes(self, kind: str) -> None:
+        name = self._names[kind]
+        self.db.execute(f'CREATE UNIQUE INDEX IF NOT EXISTS "{kind}_id" ON {name} (id)')
+        self.db.execute(f'CREATE INDEX IF NOT EXISTS "{kind}_page" ON {name} (scope, created, seq)')
+        for column in self.columns[kind]:
+            self.db.execute(
+                f'CREATE INDEX IF NOT EXISTS "{kind}_{column}" ON {name} (scope, "{column}", created, seq) '
+                f'WHERE "{column}" IS NOT NULL'
+            )
+
+    def empty(self, *kinds: str) -> bool:
+        """Tell whether there is nothing of these kinds."""
+        return not any(
+            self.db.execute(f"SELECT EXISTS (SELECT 1 FROM {self._names[kind]})").fetchone()[0] for kind in kinds
+        )
+
+    @contextmanager
+    def loading(self, *kinds: str) -> Iterator[None]:
+        """Write very much of some kinds: their indexes go, and are built at the end, each in its own order.
+
+        The transaction around it brings them back when it fails.
+        """
+        self.db.execute(f"PRAGMA cache_size=-{LOADING_CACHE_KIB}")
+        try:
+            for kind in kinds:
+                for column in ("id", "page", *self.columns[kind]):
+                    self.db.execute(f'DROP INDEX IF EXISTS "{kind}_{column}"')
+            yield
+            for kind in kinds:
+                self._build_indexes(kind)
+        finally:
+            self.db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+
+    def _check_version(self) -> None:
+        """See whose file it is before anything is written to it."""
+        found = self.db.execute("PRAGMA user_version").fetchone()[0]
+        if found not in {0, VERSION}:
+            text = f"{self.path} holds state of version {found}, this simulator reads {VERSION}: start with a new file"
+            raise StateMismatch(text)
+        if _tables(self.db) - set(FIXED_NAMES) - self.columns.keys():
+            raise StateMismatch(f"{self.path} is a database of something else: start with a new file")
+
     def recount(self) -> None:
         """Read the next number of each kind from the tables, after a restart or a restore."""
-        for kind, name in self._names.items():
-            self._next[kind] = (self.db.execute(f"SELECT max(seq) FROM {name}").fetchone()[0] or 0) + 1
+        last = self.db.execute(self._last).fetchone()
+        self._next = {kind: (number or 0) + 1 for kind, number in zip(self._names, last, strict=True)}
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -191,25 +244,27 @@ class Store:
         row = self.db.execute(self._select[kind], (object_id,)).fetchone()
         return (row[0], orjson.loads(row[1])) if row else None
 
-    def put(self, kind: str, doc: Doc, *, since: float = 0.0) -> None:
-        """Replace a document by its id, and its filter columns with it."""
-        row = self.db.execute(self._update[kind], (orjson.dumps(doc), doc["id"])).fetchone()
+    def put(self, kind: str, doc: Doc, *, since: float = 0.0, metadata: bool = True) -> None:
+        """Replace a document by its id, and its filter columns with it; `metadata` tells whether that may have changed."""
+        if metadata and kind in self.searchable:
+            self._reindex(kind, doc, since)
+        raw, values = orjson.dumps(doc), [doc.get(column) for column in self.columns[kind]]
+        if not self.db.execute(self._update[kind], (raw, doc["id"], *values)).rowcount:
+            # Told apart from the statement above, since naming an indexed column there rewrites its index every time.
+            sets = "".join(f', "{column}"=?' for column in self.columns[kind])
+            self.db.execute(f"UPDATE {self._names[kind]} SET doc=?{sets} WHERE id=?", (raw, *values, doc["id"]))
+
+    def _reindex(self, kind: str, doc: Doc, since: float) -> None:
+        """Let search follow a change of metadata; what did not change stays as visible as it was."""
+        sql = f"SELECT seq, scope, doc FROM {self._names[kind]} WHERE id=?"
+        row = self.db.execute(sql, (doc["id"],)).fetchone()
         if row is None:
             return
-        columns = self.columns[kind]
-        if row[2:] != (now := tuple(doc.get(column) for column in columns)):
-            # Told apart from the statement above, since naming an indexed column there rewrites its index every time.
-            sets = ", ".join(f'"{column}"=?' for column in columns)
-            self.db.execute(f"UPDATE {self._names[kind]} SET {sets} WHERE seq=?", (*now, row[0]))
-        if kind in self.searchable:
-            self._reindex(kind, row[0], row[1], doc.get("metadata") or {}, since)
-
-    def _reindex(self, kind: str, seq: int, scope: int, metadata: dict[str, str], since: float) -> None:
-        """Let search follow a change of metadata; what did not change stays as visible as it was."""
-        rows = self.db.execute("SELECT key, value FROM metadata WHERE kind=? AND seq=?", (kind, seq)).fetchall()
-        if dict(rows) != metadata:
-            self.db.execute("DELETE FROM metadata WHERE kind=? AND seq=?", (kind, seq))
-            self._index(kind, scope, seq, metadata, since)
+        before, now = orjson.loads(row[2]).get("metadata") or {}, doc.get("metadata") or {}
+        if before != now:
+            gone = [(kind, row[1], key, value, row[0]) for key, value in before.items()]
+            self.db.executemany("DELETE FROM metadata WHERE kind=? AND scope=? AND key=? AND value=? AND seq=?", gone)
+            self._index(kind, row[1], row[0], now, since)
 
     def remove(self, kind: str, object_id: str) -> None:
         """Delete a document."""
@@ -285,11 +340,11 @@ class Store:
         for row in self.db.execute(sql, values):
             yield orjson.loads(row[0])
 
-    def count(self, kind: str, scope: int, equal: dict[str, str]) -> int:
-        """Count the documents whose columns have these values."""
-        more = "".join(f' AND "{column}"=?' for column in equal)
+    def count(self, kind: str, scope: int, equal: dict[str, str], where: tuple[str, Sequence[Any]] = ("", ())) -> int:
+        """Count the documents whose columns have these values; `where` is a further condition in SQL, with its values."""
+        more = "".join(f' AND "{column}"=?' for column in equal) + (f" AND {where[0]}" if where[0] else "")
         sql = f"SELECT count(*) FROM {self._names[kind]} WHERE scope=?{more}"
-        return int(self.db.execute(sql, (scope, *equal.values())).fetchone()[0])
+        return int(self.db.execute(sql, (scope, *equal.values(), *where[1])).fetchone()[0])
 
     def meta(self, name: str) -> Any:  # noqa: ANN401  # whatever was kept
         """Read a kept value, or `None`."""
@@ -306,7 +361,8 @@ class Store:
         self.db.backup(copy)
         taken: bytes = copy.serialize()
         copy.close()
-        return taken
+        # Bytes 18 and 19 tell that the file keeps a write-ahead log; a copy in memory has none, and could not be opened.
+        return taken[:18] + b"\x01\x01" + taken[20:]
 
     def restore(self, taken: bytes) -> None:
         """Go back to a copied state, all of it.
@@ -319,6 +375,9 @@ class Store:
             copy.deserialize(taken)
             if copy.execute("PRAGMA user_version").fetchone()[0] != VERSION:
                 raise ValueError(f"is not a snapshot of version {VERSION}")
+            whole = copy.execute("PRAGMA quick_check").fetchone()[0] == "ok" and _tables(copy) == _tables(self.db)
+            if not whole or copy.execute("SELECT count(*) FROM meta WHERE name='platform'").fetchone()[0] != 1:
+                raise ValueError("is not a snapshot of a whole state")
             copy.backup(self.db)
         except sqlite3.Error as error:
             raise ValueError(f"is not a snapshot: {error}") from error

@@ -39,13 +39,14 @@ HOUR = 3600
 # between are not published, these are ours.
 LIVE_STEPS = (60, 300, 1800, 2 * HOUR, 5 * HOUR, 10 * HOUR, 12 * HOUR, 12 * HOUR, 12 * HOUR, 12 * HOUR)
 SANDBOX_STEPS = (60, HOUR, 3 * HOUR)
-# Stripe publishes no time-out either; about ten seconds is what people report.
-TIMEOUT_SECONDS = 10.0
 IN_FLIGHT = 16
 SLICE = 64
 KEEP_OLD_MAX = 86_400
+# A disabled endpoint that is enabled again within this time still gets what waited for it, as with the longest retries.
+HELD_SECONDS = 3 * 86_400
 PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
 KINDS = ("late", "twice", "twin", "out_of_order", "lost")
+OWN = {"late": {"delay_seconds", "low", "high"}, "out_of_order": {"delay_seconds"}}
 NUMBERS = {"delay_seconds": 30 * 86_400, "low": 30 * 86_400, "high": 30 * 86_400, "probability": 1}
 
 Send = Callable[[str, dict[str, str], bytes, float], Awaitable[int]]
@@ -119,7 +120,7 @@ def _twin(world: World, event: Doc, endpoint: Doc) -> None:
     double = event | {"id": world.new_id("event", number)}
     found = world.store.place("event", event["id"])
     if found is not None:
-        world.store.insert("event", found[0], number, double)
+        world.insert("event", world.numbered[found[0]], number, double)
         row = (world.clock.now(), double["id"], endpoint["id"], PENDING)
         world.store.db.execute("INSERT INTO delivery (due, event, endpoint, attempt, status) VALUES (?,?,?,0,?)", row)
 
@@ -153,15 +154,20 @@ def _check_rule(rule: Any, path: str) -> None:  # noqa: ANN401  # JSON from outs
         raise BadRule(path, "should be an object")
     if unknown := sorted(rule.keys() - {"kind", "event", *NUMBERS}):
         raise BadRule(f"{path}.{unknown[0]}", f"is not known; there are event, kind, {', '.join(NUMBERS)}")
-    if rule.get("kind") not in KINDS:
+    kind = rule.get("kind")
+    if kind not in KINDS:
         raise BadRule(f"{path}.kind", f"should be one of {', '.join(KINDS)}")
+    if strange := sorted(rule.keys() & {"delay_seconds", "low", "high"} - OWN.get(kind, set())):
+        raise BadRule(f"{path}.{strange[0]}", f"means nothing to {kind}")
     if not isinstance(rule.get("event", "*"), str):
         raise BadRule(f"{path}.event", "should be a pattern over event types")
     for name, most in NUMBERS.items():
         value = rule.get(name, 0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
             raise BadRule(f"{path}.{name}", f"should be a number from 0 to {most}")
-    if rule.get("low", 0) > rule.get("high", NUMBERS["high"]):
+    if kind == "late" and not rule.keys() & {"delay_seconds", "high"}:
+        raise BadRule(f"{path}.delay_seconds", "a late delivery needs delay_seconds, or low and high")
+    if "low" in rule and rule["low"] > rule.get("high", -1):
         raise BadRule(f"{path}.low", "should be at most high")
 
 
@@ -262,12 +268,12 @@ class Pump:
 
     async def _lane(self, parcels: list[Parcel], send: Send) -> None:
         """Send to one endpoint, a few at a time."""
-        gate = asyncio.Semaphore(IN_FLIGHT)
+        gate, patience = asyncio.Semaphore(IN_FLIGHT), self._world.settings.webhook_timeout
 
         async def one(parcel: Parcel) -> None:
             async with gate:
                 allowed = self._anywhere or loopback(parcel.url)
-                answer = await send(parcel.url, parcel.headers, parcel.body, TIMEOUT_SECONDS) if allowed else -1
+                answer = await send(parcel.url, parcel.headers, parcel.body, patience) if allowed else -1
                 self._record(parcel, answer)
 
         await asyncio.gather(*(one(parcel) for parcel in parcels))
@@ -287,12 +293,15 @@ class Pump:
         endpoint = found[1]
         if endpoint["status"] != "enabled":
             # It is looked at again in an hour: a retry goes on if the endpoint is enabled in time.
-            sql = "UPDATE delivery SET due=? WHERE number=?"
-            world.store.db.execute(sql, (world.clock.now() + HOUR, number))
+            late = world.clock.now() > event[1]["created"] + HELD_SECONDS
+            due, status = (None, FAILED) if late else (world.clock.now() + HOUR, PENDING)
+            world.store.db.execute("UPDATE delivery SET due=?, status=? WHERE number=?", (due, status, number))
             return None
         scope = world.numbered[event[0]]
-        version = endpoint.get("api_version") or world.settings.account_default_version
-        body = orjson.dumps(events.render(View(world, scope.livemode, version), event[1]), option=orjson.OPT_INDENT_2)
+        version = endpoint.get("api_version") or event[1]["api_version"]
+        body = orjson.dumps(
+            events.render_in(View(world, scope.livemode, version), event[1]), option=orjson.OPT_INDENT_2
+        )
         headers = {
             "Content-Type": "application/json; charset=utf-8",
             "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
@@ -303,8 +312,9 @@ class Pump:
 
     def _record(self, parcel: Parcel, answer: int) -> None:
         world = self._world
-        scope = world.numbered[world.store.get("webhook_endpoint", parcel.endpoint)[0]]  # type: ignore[index]
-        steps = LIVE_STEPS if scope.livemode else SANDBOX_STEPS
+        # The endpoint may have been deleted while its answer was on the way: then nothing is tried again.
+        found = world.store.get("webhook_endpoint", parcel.endpoint)
+        steps = () if found is None else LIVE_STEPS if world.numbered[found[0]].livemode else SANDBOX_STEPS
         status, due = DELIVERED, None
         if not 200 <= answer < 300:  # noqa: PLR2004  # HTTP
             tried = parcel.attempt

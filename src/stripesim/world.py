@@ -39,16 +39,22 @@ class Settings:
     fail_delay: float = 300.0
     bank_delay: float = 3 * 86_400.0
     bank_failure_delay: float = 60.0
+    bank_charge_delay: float = 0.0
+    authorization_expiry: float = 7 * 86_400.0
     action_expiry: float = 45 * 86_400.0
     dispute_delay: float = 0.5
     dispute_verdict_delay: float = 5.0
     inquiry_refund_grace: float = 240.0
-    balance_transaction_delay: float = 0.0
+    balance_transaction_delay: float = 3.0
     search_delay: float = 60.0
     refund_age_max: int = 0
     failed_refund_frees_charge: bool = True
     charge_refunded_at_success: bool = False
     refund_both_references: bool = False
+    limiter_code: bool = True
+    conflict_as_idempotency_error: bool = True
+    connect_limits_both: bool = True
+    webhook_timeout: float = 10.0
     lock_wait: float = 0.0
     idempotency_hours: int = 24
     dispute_fee: int = 1500
@@ -86,6 +92,7 @@ class World:
         self._opened: set[tuple[int, str]] = set()
         self._own_settings: dict[int, Doc] = {}
         self._endpoints: dict[int, list[Doc]] = {}
+        self._series: dict[str, Callable[[int], str]] = {}
         self.delivery_plan: Doc | None = None
         store.rollbacks.append(self._forget_cached)
         with store.transaction():
@@ -118,6 +125,7 @@ class World:
         for secret, number, permissions in self.store.db.execute("SELECT secret, scope, permissions FROM api_key"):
             allowed = None if permissions is None else frozenset(orjson.loads(permissions))
             self.keys[secret] = (self.numbered[number], allowed)
+        self.expired_keys: frozenset[str] = frozenset(self.store.meta("expired_keys") or ())
         self.next_job: float | None = self.store.db.execute("SELECT min(due) FROM job").fetchone()[0]
         self._forget_cached()
 
@@ -166,6 +174,11 @@ class World:
         """Let a secret open a scope; `permissions` (`refund_write`) restrict it, `None` allows all."""
         text = None if permissions is None else orjson.dumps(sorted(permissions)).decode()
         self.store.db.execute("INSERT OR REPLACE INTO api_key VALUES (?,?,?)", (secret, scope.number, text))
+        self.store.keep("expired_keys", sorted({*(self.store.meta("expired_keys") or ())} - {secret}))
+
+    def expire_key(self, secret: str) -> None:
+        """Let a secret open nothing any more, and say so: Stripe tells an expired key from an unknown one."""
+        self.store.keep("expired_keys", sorted({*(self.store.meta("expired_keys") or ()), secret}))
 
     def change_settings(self, change: dict[str, Any]) -> None:
         """Change settings by name; the names and types were checked by the caller."""
@@ -177,23 +190,29 @@ class World:
 
     def new_id(self, kind: str, seq: int, prefix: str | None = None) -> str:
         """Derive an object's id from the seed and its number."""
-        return (prefix or KINDS[kind].prefix) + "1" + ids.token(self.seed, kind, seq, length=23)
+        if (series := self._series.get(kind)) is None:
+            series = self._series[kind] = ids.series(self.seed, kind, length=23)
+        return (prefix or KINDS[kind].prefix) + "1" + series(seq)
 
     def add(self, kind: str, scope: Scope, doc: Doc) -> Doc:
         """Keep a new object; `id` and `created` are made unless they are given."""
         seq = self.store.number(kind)
         doc.setdefault("id", self.new_id(kind, seq))
         doc.setdefault("created", self.clock.seconds())
+        self.insert(kind, scope, seq, doc)
+        return doc
+
+    def insert(self, kind: str, scope: Scope, seq: int, doc: Doc) -> None:
+        """Keep a new object that has its `id` and `created` already, under its number."""
         self.store.insert(kind, scope.number, seq, doc, since=self.clock.now() + self.settings.search_delay)
         if self.keep_history:
             self.remember(kind, doc["id"])
-        return doc
 
-    def save(self, kind: str, doc: Doc) -> None:
-        """Keep a changed object."""
+    def save(self, kind: str, doc: Doc, *, metadata: bool = True) -> None:
+        """Keep a changed object; `metadata` tells whether that may have changed too."""
         if self.keep_history and (found := self.store.get(kind, doc["id"])):
             self.remember(kind, doc["id"], orjson.dumps(found[1]))
-        self.store.put(kind, doc, since=self.clock.now() + self.settings.search_delay)
+        self.store.put(kind, doc, since=self.clock.now() + self.settings.search_delay, metadata=metadata)
 
     def remember(self, kind: str, object_id: str, doc: bytes = b"") -> None:
         """Keep what an object was until now, for stale reads; nothing, if it is new."""
@@ -233,6 +252,24 @@ class World:
             return doc
         return orjson.loads(row[0]) if row[0] else None
 
+    def moment(self) -> float:
+        """Tell the time whose state a read shows: the present, or the past of a stale read."""
+        return self.clock.now() if self.as_of is None else self.as_of
+
+    def existing(self, kind: str) -> tuple[str, list[Any]]:
+        """Write the SQL condition that leaves out what a stale read is too old to know, and its values."""
+        if self.as_of is None:
+            return "", []
+        young = "SELECT id FROM history WHERE kind=? AND until>? AND length(doc)=0"
+        return f"id NOT IN ({young})", [kind, self.as_of]
+
+    def seen(self, kind: str, **equal: str) -> list[Doc]:
+        """Fetch the documents with these values, newest first, as a read shows them."""
+        found = list(self.store.every(kind, None, **equal))[::-1]
+        if self.as_of is None:
+            return found
+        return [past for doc in found if (past := self.past(kind, doc)) is not None]
+
     def forget_history(self, before: float) -> None:
         """Drop the past that no stale read can ask for any more."""
         self.store.db.execute("DELETE FROM history WHERE until<?", (before,))
@@ -254,7 +291,8 @@ class World:
             doc: The object as it is now; the event keeps this state whatever becomes of the object.
             previous: The earlier values of what changed, on updates.
         """
-        record: Doc = {"type": event, "kind": kind, "state": doc, "request": self.request, "object_id": doc["id"]}
+        record: Doc = {"type": event, "kind": kind, "state": doc, "request": self.request}
+        record["api_version"] = self.settings.account_default_version
         if previous is not None:
             record["previous"] = previous
         if scope.account != self.platform:
@@ -291,12 +329,13 @@ class World:
         """Run what is due, in the order it was due, each stamped with the time at which it was due."""
         while self.next_job is not None and self.next_job <= self.clock.now():
             with self.store.transaction():
-                row = self.store.db.execute(
-                    "SELECT number, due, name, args FROM job ORDER BY due, number LIMIT 1"
-                ).fetchone()
-                if row is not None:
-                    self._run(*row)
-                self.next_job = self.store.db.execute("SELECT min(due) FROM job").fetchone()[0]
+                rows = self.store.db.execute(
+                    "SELECT number, due, name, args FROM job ORDER BY due, number LIMIT 2"
+                ).fetchall()
+                # The second is the next, unless the first one schedules something earlier.
+                self.next_job = rows[1][1] if rows[1:] else None
+                if rows:
+                    self._run(*rows[0])
 
     def _run(self, number: int, due: float, name: str, args: str) -> None:
         self.store.db.execute("DELETE FROM job WHERE number=?", (number,))
@@ -356,7 +395,15 @@ class World:
         }
         self.add("balance_transaction", scope, row)
         self._move(scope, into, row["net"], row["available_on"])
+        if row["net"] > 0:
+            self._wake_waiting(scope, into, row["available_on"])
         return row
+
+    def _wake_waiting(self, scope: Scope, currency: str, available_on: float) -> None:
+        """Let refunds that wait for a balance be looked at again when money that came in can be spent."""
+        sql = "SELECT 1 FROM refund WHERE scope=? AND low=? LIMIT 1"
+        if self.store.db.execute(sql, (scope.number, currency)).fetchone():
+            self.schedule(max(available_on - self.clock.now(), 0.0), "balance_grew", scope=scope.number)
 
     def _open_balance(self, scope: Scope, currency: str) -> None:
         if (scope.number, currency) in self._opened:
@@ -385,11 +432,15 @@ class World:
         else:
             sql = "INSERT INTO maturing VALUES (?,?,?,?) ON CONFLICT DO UPDATE SET net=net+excluded.net"
             self.store.db.execute(sql, (scope.number, currency, available_on, net))
+            if net < 0:
+                # It leaves the balance on its day, and cannot be spent on anything else until then.
+                self.store.db.execute(sql.replace("maturing", "outgoing"), (scope.number, currency, available_on, net))
 
     def credit(self, scope: Scope, currency: str, net: int, available_on: int) -> None:
         """Move a balance whose transactions were written elsewhere: by a loader, many at a time."""
         self._open_balance(scope, currency)
         self._move(scope, currency, net, available_on)
+        self._wake_waiting(scope, currency, available_on)
 
     def balance(self, scope: Scope) -> dict[str, tuple[int, int]]:
         """Tell what is available and what is pending, per settlement currency, in minor units."""
@@ -398,17 +449,34 @@ class World:
         ).fetchall()
         found = {currency: [available, 0] for currency, available in rows}
         sql = "SELECT currency, available_on, net FROM maturing WHERE scope=?"
-        now = self.clock.now()
+        now = self.moment()
         for currency, available_on, net in self.store.db.execute(sql, (scope.number,)):
             found[currency][available_on > now] += net
+        for currency, available_on, net, booked in self._unseen_rows(scope):
+            found[currency][available_on > booked] -= net
         return {currency: (available, pending) for currency, (available, pending) in sorted(found.items())}
 
+    def _unseen_rows(self, scope: Scope) -> list[tuple[str, int, int, float]]:
+        """Fetch what was booked after the moment of a stale read: currency, when it is available, net, when it was booked."""
+        if self.as_of is None:
+            return []
+        sql = (
+            "SELECT json_extract(CAST(row.doc AS TEXT), '$.currency'), json_extract(CAST(row.doc AS TEXT), '$.available_on'), "
+            "json_extract(CAST(row.doc AS TEXT), '$.net'), until FROM history JOIN balance_transaction AS row USING (id) "
+            "WHERE kind='balance_transaction' AND until>? AND length(history.doc)=0 AND row.scope=?"
+        )
+        return self.store.db.execute(sql, (self.as_of, scope.number)).fetchall()
+
     def available(self, scope: Scope, currency: str) -> int:
-        """Tell what is available in a settlement currency, in minor units; it may be negative."""
+        """Tell what may be spent in a settlement currency, in minor units: what is available, less what is about to leave.
+
+        It may be negative.
+        """
         self._open_balance(scope, currency)
         sql = (
             "SELECT available + (SELECT coalesce(sum(net), 0) FROM maturing WHERE scope=?1 AND currency=?2 "
-            "AND available_on<=?3) FROM balance WHERE scope=?1 AND currency=?2"
+            "AND available_on<=?3) + (SELECT coalesce(sum(net), 0) FROM outgoing WHERE scope=?1 AND currency=?2 "
+            "AND available_on>?3) FROM balance WHERE scope=?1 AND currency=?2"
         )
         return int(self.store.db.execute(sql, (scope.number, currency, self.clock.now())).fetchone()[0])
 

@@ -14,7 +14,7 @@ SHAPES = HERE.parents[1] / "src" / "stripesim" / "shapes.json"
 Schema = dict[str, Any]
 
 
-def parameter(schema: Schema) -> Any:  # noqa: PLR0911  # one return for each kind of parameter
+def parameter(schema: Schema) -> Any:  # one return for each kind of parameter
     """Compact one parameter's schema: a word for a scalar, a mapping for the rest (read by `stripesim.params`)."""
     if "anyOf" in schema:
         options = [s for s in schema["anyOf"] if s.get("enum") != [""]]

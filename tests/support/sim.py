@@ -1,4 +1,4 @@
-"""Calls the simulator inside a test, without a socket, and holds every answer against Stripe's OpenAPI file."""
+"""Calls the simulator inside a test, without a socket, and holds calls and answers against Stripe's OpenAPI file."""
 
 from __future__ import annotations
 
@@ -77,7 +77,12 @@ class Sim:
         check: bool = True,
         **params: Any,
     ) -> Reply:
-        """Call `GET /v1/charges/ch_1` with parameters; names with dots or brackets go through `**{"a[b]": 1}`."""
+        """Call `GET /v1/charges/ch_1` with parameters; names with dots or brackets go through `**{"a[b]": 1}`.
+
+        Raises:
+            AssertionError: The answer is not what Stripe's file says, or a call that was answered with a 2xx sent what the
+                file does not have; `check` switches both off.
+        """
         method, path = operation.split(" ")
         headers = {
             "authorization": f"Bearer {key}" if key is not None else "",
@@ -98,6 +103,8 @@ class Sim:
         read = json.loads(answer.body) if answer.body else None
         if check and read is not None:
             openapi.check(method, path, answer.status, read)
+            if 200 <= answer.status < 300:
+                openapi.check_request(method, path, flat(params))
         return Reply(answer.status, lower, read, answer.body, answer.cut)
 
     async def control(self, operation: str, body: Any = None, **query: Any) -> Reply:
@@ -115,6 +122,10 @@ class Sim:
         )
         assert reply.status == 200, reply.json
         return str(reply["latest_charge"])
+
+    async def booked(self) -> None:
+        """Let the charges so far get the balance transactions that are null right after the payment."""
+        await self.move(self.world.settings.balance_transaction_delay)
 
     async def move(self, seconds: float) -> None:
         """Let the world's time pass, and what falls due happen."""

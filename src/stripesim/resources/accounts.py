@@ -160,7 +160,7 @@ def create_account(call: Call) -> Doc:
         "metadata": merged({}, params.get("metadata")),
         **{name: params[name] for name in ("email", "business_type", "business_profile") if name in params},
     }
-    world.store.insert("account", call.caller.number, number, doc)
+    world.insert("account", call.caller, number, doc)
     world.open_account(doc["id"], livemode=call.caller.livemode)
     return call.show("account", doc)
 

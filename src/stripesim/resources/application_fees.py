@@ -15,7 +15,7 @@ AMOUNT = {"is": "int", "min": 1}
 @kind("application_fee", "fee_", "charge")
 def render(view: View, doc: Doc) -> Doc:
     """Show a fee with its first refunds."""
-    back = list(view.world.store.every("fee_refund", fee=doc["id"]))[::-1]
+    back = view.world.seen("fee_refund", fee=doc["id"])
     kept = {name: value for name, value in doc.items() if name not in {"payer", "owner"}}
     return {
         "object": "application_fee",
@@ -77,7 +77,7 @@ def make(world: World, platform: Scope, payer: Scope, charge: Doc, amount: int) 
         "payer": payer.number,
         "owner": platform.number,
     }
-    world.store.insert("application_fee", platform.number, number, doc)
+    world.insert("application_fee", platform, number, doc)
     world.emit(platform, "application_fee.created", "application_fee", doc)
     return doc
 
@@ -104,7 +104,7 @@ def give_back(world: World, fee: Doc, amount: int, **more: object) -> Doc:
         "fee": fee["id"],
         **more,
     }
-    world.store.insert("fee_refund", platform.number, number, doc)
+    world.insert("fee_refund", platform, number, doc)
     before = {"amount_refunded": fee["amount_refunded"]}
     fee["amount_refunded"] += amount
     world.save("application_fee", fee)

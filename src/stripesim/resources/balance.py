@@ -22,7 +22,7 @@ def render(view: View, doc: Doc) -> Doc:
     shown = TEMPLATE | doc
     rate = shown.pop("rate", None)
     shown["exchange_rate"] = None if rate is None else rate / 1_000_000
-    shown["status"] = "available" if doc["available_on"] <= view.world.clock.now() else "pending"
+    shown["status"] = "available" if doc["available_on"] <= view.world.moment() else "pending"
     return shown
 
 

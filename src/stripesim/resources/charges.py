@@ -9,7 +9,7 @@ from stripesim import cards, ids
 from stripesim.call import Call
 from stripesim.cards import Means
 from stripesim.errors import StripeError, refused
-from stripesim.money import SUPPORTED
+from stripesim.money import SUPPORTED, THREE_DECIMAL, WHOLE_HUNDREDS
 from stripesim.params import merged
 from stripesim.registry import View, job, kind, route
 from stripesim.resources import connect
@@ -85,6 +85,8 @@ CARD_REST: Doc = {
     "transaction_link_id": None,
     "wallet": None,
 }
+# Boleto shows its payer's tax number; this one belongs to nobody.
+NO_TAX_ID = "000.000.000-00"
 # How refunds of it go if not as its card says; whether its authorisation was released.
 PRIVATE = ("refund_behaviour", "released")
 METADATA = {"map": "str", "unset": True}
@@ -98,6 +100,8 @@ def render(view: View, doc: Doc) -> Doc:
     for name in PRIVATE:
         shown.pop(name, None)
     shown["livemode"] = view.livemode
+    if shown["paid"]:
+        shown["receipt_url"] = f"https://pay.stripe.com/receipts/payment/{shown['id']}"
     if shown["transfer_data"]:
         shown["transfer_data"] = {"amount": None} | shown["transfer_data"]
     shown["refunded"] = shown["captured"] and shown["amount_refunded"] >= shown["amount_captured"] > 0
@@ -107,7 +111,7 @@ def render(view: View, doc: Doc) -> Doc:
 
 def _details(shown: Doc, means: Means) -> Doc:
     if means.type != "card":
-        rest = {"last4": means.last4} if means.last4 else {}
+        rest = {"last4": means.last4} if means.last4 else {"tax_id": NO_TAX_ID} if means.type == "boleto" else {}
         return {means.type: rest, "type": means.type}
     fingerprint = ids.token("fingerprint", means.name, shown["customer"], length=16)
     number = int.from_bytes(shown["id"].encode()[-7:])
@@ -147,11 +151,16 @@ def make(world: World, scope: Scope, means: Means, doc: Doc, stem: str | None = 
         "amount_captured": doc["amount"] if doc["captured"] else 0,
         **doc,
     }
-    world.store.insert("charge", scope.number, seq, charge, since=world.clock.now() + world.settings.search_delay)
-    if world.keep_history:
-        world.remember("charge", charge["id"])
-    if charge["captured"]:
+    if means.refund == cards.BANK and charge["captured"] and world.settings.bank_charge_delay:
+        # A bank debit takes days to arrive.
+        charge |= {"status": "pending", "paid": False}
+        world.schedule(world.settings.bank_charge_delay, "charge_arrives", scope=scope.number, charge=charge["id"])
+    world.insert("charge", scope, seq, charge)
+    if charge["captured"] and charge.get("status") != "pending":
         captured(world, scope, charge)
+    elif not charge["captured"]:
+        later = {"scope": scope.number, "charge": charge["id"]}
+        world.schedule(world.settings.authorization_expiry, "authorization_expires", **later)
     return charge
 
 
@@ -167,6 +176,23 @@ def captured(world: World, scope: Scope, charge: Doc) -> None:
         world.schedule(world.settings.dispute_delay, "dispute_by_card", scope=scope.number, charge=charge["id"])
     if means.warning:
         world.schedule(world.settings.dispute_delay, "warning_by_card", scope=scope.number, charge=charge["id"])
+
+
+@job("charge_arrives")
+def arrives(world: World, scope: int, charge: str) -> None:
+    """Let a bank debit that was pending go through, and its payment intent with it."""
+    owner, doc = world.numbered[scope], world.find("charge", charge)
+    if doc is None or doc.get("status") != "pending":
+        return
+    doc |= {"status": "succeeded", "paid": True}
+    world.save("charge", doc)
+    captured(world, owner, doc)
+    world.emit(owner, "charge.succeeded", "charge", doc)
+    intent = world.find("payment_intent", doc.get("payment_intent") or "")
+    if intent is not None:
+        intent |= {"status": "succeeded", "amount_received": doc["amount"]}
+        world.save("payment_intent", intent)
+        world.emit(owner, "payment_intent.succeeded", "payment_intent", intent)
 
 
 def _book(world: World, scope: Scope, charge: Doc) -> None:
@@ -278,6 +304,7 @@ def create_charge(call: Call) -> Doc:
 
 def charge_of(params: dict[str, Any], currency: str) -> Doc:
     """Take from a charge's or payment intent's parameters what the charge carries."""
+    check_unit(params["amount"], currency)
     doc: Doc = {"amount": params["amount"], "currency": currency, "metadata": merged({}, params.get("metadata"))}
     for name in (
         "description",
@@ -290,6 +317,18 @@ def charge_of(params: dict[str, Any], currency: str) -> Doc:
         if params.get(name):
             doc[name] = params[name]
     return doc
+
+
+def check_unit(amount: int, currency: str) -> None:
+    """See that an amount can be paid: some currencies are written with more digits than there are coins for.
+
+    Raises:
+        StripeError: 400 (text unverified).
+    """
+    unit = 100 if currency in WHOLE_HUNDREDS else 10 if currency in THREE_DECIMAL else 1
+    if amount % unit:
+        text = f"Invalid amount: amounts in {currency.upper()} must be a multiple of {unit}."
+        raise refused("amount", text, "parameter_invalid_integer")
 
 
 def known_currency(currency: str) -> str:
@@ -340,7 +379,7 @@ def failed_charge(
         "failure_message": text,
         "outcome": outcome,
     }
-    world.store.insert("charge", scope.number, seq, charge)
+    world.insert("charge", scope, seq, charge)
     world.emit(scope, "charge.failed", "charge", charge)
     extra = {"charge": charge["id"], **({"decline_code": reason} if reason else {})}
     return charge, StripeError(402, text, code=code, kind="card_error", extra=extra, effects=True)
@@ -364,6 +403,8 @@ def update_charge(call: Call) -> Doc:
         if name in call.params:
             before[name] = charge.get(name, TEMPLATE[name])
             charge[name] = call.params[name] or None
+    if isinstance(report := charge.get("fraud_details"), dict):
+        charge["fraud_details"] = {key: value for key, value in report.items() if value != ""}
     if "metadata" in call.params:
         before["metadata"] = charge.get("metadata", {})
         charge["metadata"] = merged(before["metadata"], call.params["metadata"])

@@ -3,9 +3,11 @@
 (docs.stripe.com/invoicing/integration/programmatic-credit-notes)
 """
 
+from contextlib import suppress
+
 from stripesim import ids
 from stripesim.call import Call
-from stripesim.errors import StripeError, refused
+from stripesim.errors import StripeError, missing, refused
 from stripesim.params import merged
 from stripesim.registry import View, kind, route
 from stripesim.resources import customers, invoices, refunds
@@ -83,14 +85,15 @@ def _drafted(call: Call) -> tuple[Doc, Doc]:
     invoice = call.need("invoice", params["invoice"], param="invoice", status=400)
     if invoice["status"] not in {"open", "paid"}:
         raise StripeError(400, "You cannot create a credit note for an invoice that is not finalized.", param="invoice")
-    lines = [_lined(call, invoice, at, line) for at, line in enumerate(params.get("lines") or [])]
+    count = call.world.store.count("credit_note", call.scope.number, {"invoice": invoice["id"]})
+    lines = [_lined(call, invoice, f"{count}.{at}", line) for at, line in enumerate(params.get("lines") or [])]
     amount = params.get("amount", sum(line["amount"] for line in lines))
     if amount <= 0 or (lines and amount != sum(line["amount"] for line in lines)):
         raise refused("amount", "The credit note's amount must be greater than 0 and equal the sum of its lines.")
     if not lines:
         lines = [
             {
-                "id": "cnli_1" + ids.token(call.world.seed, invoice["id"], "whole", length=23),
+                "id": "cnli_1" + ids.token(call.world.seed, invoice["id"], f"{count}.whole", length=23),
                 "amount": amount,
                 "type": "custom_line_item",
             }
@@ -102,7 +105,6 @@ def _drafted(call: Call) -> tuple[Doc, Doc]:
         raise StripeError(400, text, param="amount")
     paid = invoice["status"] == "paid"
     _check_parts(call, amount if paid else 0)
-    count = call.world.store.count("credit_note", call.scope.number, {"invoice": invoice["id"]})
     doc: Doc = {
         "amount": amount,
         "created": call.world.clock.seconds(),
@@ -120,9 +122,10 @@ def _drafted(call: Call) -> tuple[Doc, Doc]:
     return doc, invoice
 
 
-def _lined(call: Call, invoice: Doc, at: int, given: Doc) -> Doc:
+def _lined(call: Call, invoice: Doc, place: str, given: Doc) -> Doc:
+    at = place.partition(".")[2]
     line: Doc = {
-        "id": "cnli_1" + ids.token(call.world.seed, invoice["id"], at, call.world.clock.now(), length=23),
+        "id": "cnli_1" + ids.token(call.world.seed, invoice["id"], place, length=23),
         "type": given["type"],
     }
     if given["type"] == "invoice_line_item":
@@ -163,7 +166,17 @@ def _linked(call: Call, at: int, given: Doc) -> tuple[Doc, int]:
     return refund, given["amount_refunded"] if "amount_refunded" in given else refund["amount"]
 
 
-@route("POST /v1/credit_notes", "credit_note", locks=lambda call: (call.params["invoice"],))
+def _locks(call: Call) -> tuple[str, ...]:
+    """Hold the invoice, and where the note refunds, the charge that paid it."""
+    invoice = call.world.find("invoice", call.params["invoice"], call.scope)
+    if invoice is not None and call.params.get("refund_amount"):
+        # Without a charge the call is refused, and that with the words of its own check.
+        with suppress(StripeError):
+            return (invoice["id"], invoices.charge_of(call, invoice)["id"])
+    return (call.params["invoice"],)
+
+
+@route("POST /v1/credit_notes", "credit_note", locks=_locks)
 def create_note(call: Call) -> Doc:
     """Issue a credit note; `refund_amount` makes a refund of the invoice's charge."""
     doc, invoice = _drafted(call)
@@ -210,8 +223,30 @@ def preview_note(call: Call) -> Doc:
 @route("GET /v1/credit_notes/preview/lines", "credit_note")
 def preview_lines(call: Call) -> Doc:
     """Show the lines that a credit note would have."""
-    shown: Doc = preview_note(call)["lines"]
-    return shown | {"data": shown["data"][: call.limit()], "url": "/v1/credit_notes/preview/lines"}
+    return _paged(call, preview_note(call)["lines"]) | {"url": "/v1/credit_notes/preview/lines"}
+
+
+def _paged(call: Call, lines: Doc) -> Doc:
+    """Cut a note's lines, which are in the order that they were given, into pages.
+
+    Raises:
+        StripeError: 400, for both cursors, or one that is not of this note.
+    """
+    data: list[Doc] = lines["data"]
+    places = {line["id"]: at for at, line in enumerate(data)}
+    given = [name for name in ("starting_after", "ending_before") if name in call.params]
+    if len(given) > 1:
+        text = "Received both starting_after and ending_before parameters. Please pass in only one."
+        raise refused(None, text)
+    start, end = 0, len(data)
+    for name in given:
+        at = places.get(call.params[name])
+        if at is None:
+            raise missing("credit note line item", call.params[name], param=name, status=400)
+        start, end = (at + 1, end) if name == "starting_after" else (start, at)
+    limit = call.limit()
+    kept = data[max(start, end - limit) : end] if "ending_before" in given else data[start : start + limit]
+    return lines | {"data": kept, "has_more": end - start > limit}
 
 
 @route("GET /v1/credit_notes", "credit_note")
@@ -262,5 +297,4 @@ def void_note(call: Call) -> Doc:
 @route("GET /v1/credit_notes/{credit_note}/lines", "credit_note")
 def list_lines(call: Call) -> Doc:
     """List the lines of a credit note."""
-    shown: Doc = call.show("credit_note", _need(call, "credit_note"))["lines"]
-    return shown | {"data": shown["data"][: call.limit()]}
+    return _paged(call, call.show("credit_note", _need(call, "credit_note"))["lines"])

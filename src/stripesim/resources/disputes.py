@@ -8,13 +8,15 @@ from stripesim.call import Call
 from stripesim.errors import StripeError
 from stripesim.params import merged
 from stripesim.registry import View, job, kind, route
-from stripesim.resources import early_fraud_warnings
+from stripesim.resources import early_fraud_warnings, reviews
 from stripesim.store import Doc
 from stripesim.world import Scope, World
 
 INQUIRY = {"warning_needs_response", "warning_under_review"}
 OPEN = INQUIRY | {"needs_response", "under_review"}
 CLOSED = {"won", "lost", "warning_closed"}
+# docs.stripe.com/api/disputes/object#dispute_object-reason
+REASONS = ("bank_cannot_process", "check_returned", "credit_not_processed", "customer_initiated", "debit_not_authorized", "duplicate", "fraudulent", "general", "incorrect_account_details", "insufficient_funds", "noncompliant", "product_not_received", "product_unacceptable", "subscription_canceled", "unrecognized")  # fmt: skip
 DUE_DAYS = 7
 DAY = 86_400
 REASON_CODES = {"fraudulent": "10.4", "product_not_received": "13.1", "general": "12.1"}
@@ -123,18 +125,21 @@ def open_dispute(
         _withdraw(world, scope, doc)
         _fail_refunds(world, scope, charge, since=None)
     early_fraud_warnings.settled(world, scope, charge)
+    reviews.end(world, scope, charge, "disputed")
     return doc
 
 
 def _withdraw(world: World, scope: Scope, dispute: Doc) -> None:
-    currency = world.settled(scope, 0, dispute["currency"])[1]
+    # As recorded: converted, and yet without an `exchange_rate`.
+    amount, currency, _ = world.settled(scope, -dispute["amount"], dispute["currency"])
     fee = world.settings.dispute_fee
     row = world.book(
         scope,
         type="adjustment",
         reporting_category="dispute",
-        amount=-dispute["amount"],
-        currency=dispute["currency"],
+        amount=amount,
+        currency=currency,
+        exact=True,
         fee=fee,
         fee_details=[
             {
@@ -208,7 +213,6 @@ def win(world: World, scope: Scope, dispute: Doc) -> None:
     )
     dispute["rows"].append(row["id"])
     _close(world, scope, dispute, "won")
-    world.emit(scope, "charge.dispute.funds_reinstated", "dispute", dispute)
 
 
 def lose(world: World, scope: Scope, dispute: Doc) -> None:
@@ -230,6 +234,8 @@ def _close(world: World, scope: Scope, dispute: Doc, status: str) -> None:
     dispute["status"] = status
     world.save("dispute", dispute)
     world.emit(scope, "charge.dispute.updated", "dispute", dispute, {"status": before})
+    if status == "won":
+        world.emit(scope, "charge.dispute.funds_reinstated", "dispute", dispute)
     world.emit(scope, "charge.dispute.closed", "dispute", dispute)
 
 

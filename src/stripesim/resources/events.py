@@ -1,16 +1,24 @@
 """Events: what happened, each with the object as it was then."""
 
+import re
+
 from stripesim.call import Call
-from stripesim.errors import refused
+from stripesim.errors import missing, refused
 from stripesim.registry import KINDS, View, kind, route
 from stripesim.store import Doc
 
 TYPES_MAX = 20
+KEPT_SECONDS = 30 * 86_400
 
 
-@kind("event", "evt_", "type", "object_id")
+@kind("event", "evt_", "type")
 def render(view: View, doc: Doc) -> Doc:
-    """Show an event; the object in it has the state of then, in the caller's version."""
+    """Show an event in the version that it was made in, whichever the caller's: its shape never changes."""
+    return render_in(View(view.world, view.livemode, doc["api_version"]), doc)
+
+
+def render_in(view: View, doc: Doc) -> Doc:
+    """Show an event in a version, as an endpoint that has one of its own is told it; the object has the state of then."""
     answer: Doc = {
         "object": "event",
         "api_version": view.version,
@@ -43,11 +51,12 @@ def list_events(call: Call) -> Doc:
         raise refused("types", f"You may specify up to {TYPES_MAX} types.")
     if types and "type" in call.params:
         raise refused("types", "You may only specify one of these parameters: type, types.")
-    clauses, values = ["created>=?"], [call.world.clock.now() - 30 * 86_400]
+    clauses, values = ["created>=?"], [call.world.clock.now() - KEPT_SECONDS]
     wanted = types or [call.params["type"]] if types or "type" in call.params else []
     if wanted:
         clauses.append("(" + " OR ".join(["type GLOB ?"] * len(wanted)) + ")")
-        values += [pattern.replace("[", "") for pattern in wanted]  # type: ignore[misc]
+        # GLOB has more wildcards than Stripe, which knows the star only.
+        values += [re.sub(r"[\[?]", r"[\g<0>]", pattern) for pattern in wanted]  # type: ignore[misc]
     if "delivery_success" in call.params:
         some = "EXISTS (SELECT 1 FROM delivery WHERE delivery.event=\"event\".id AND status<>'delivered')"
         clauses.append("NOT " + some if call.params["delivery_success"] else some)
@@ -56,5 +65,8 @@ def list_events(call: Call) -> Doc:
 
 @route("GET /v1/events/{id}", "event")
 def retrieve_event(call: Call) -> Doc:
-    """Retrieve an event."""
-    return call.show("event", call.need("event", call.path["id"]))
+    """Retrieve an event of the last 30 days."""
+    event = call.need("event", call.path["id"])
+    if event["created"] < call.world.clock.now() - KEPT_SECONDS:
+        raise missing("event", event["id"], param="id")
+    return call.show("event", event)

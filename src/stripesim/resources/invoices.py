@@ -107,8 +107,8 @@ def render(view: View, doc: Doc) -> Doc:
     total = sum(line["amount"] for line in doc["lines"])
     answer = TEMPLATE | kept
     answer |= {
-        "amount_due": total,
-        "amount_remaining": max(total - answer["amount_paid"] - answer["pre_payment_credit_notes_amount"], 0),
+        "amount_due": due(doc),
+        "amount_remaining": max(due(doc) - answer["amount_paid"], 0),
         "lines": {
             "object": "list",
             "data": [render_line(view, doc, line) for line in doc["lines"]],
@@ -134,6 +134,12 @@ def render(view: View, doc: Doc) -> Doc:
         details = {"metadata": {}, "subscription": doc["subscription"]}
         answer["parent"] = {"quote_details": None, "subscription_details": details, "type": "subscription_details"}
     return answer
+
+
+def due(invoice: Doc) -> int:
+    """Tell what an invoice asks for: its lines, less the credit notes that it had before it was paid."""
+    total: int = sum(line["amount"] for line in invoice["lines"])
+    return total - int(invoice.get("pre_payment_credit_notes_amount", 0))
 
 
 def render_line(view: View, invoice: Doc, line: Doc) -> Doc:
@@ -213,7 +219,7 @@ def make(call: Call, customer: Doc, currency: str, lines: list[Doc], **more: obj
         "status": "draft",
         **more,
     }
-    call.world.store.insert("invoice", call.scope.number, number, doc)
+    call.world.insert("invoice", call.scope, number, doc)
     call.world.emit(call.scope, "invoice.created", "invoice", doc)
     return doc
 
@@ -244,7 +250,7 @@ def settle(call: Call, invoice: Doc, method: str) -> None:
     Raises:
         StripeError: 402, if the method is declined.
     """
-    total = sum(line["amount"] for line in invoice["lines"])
+    total = due(invoice)
     if total:
         about = f"Payment for {invoice['number']}"
         intent = payment_intents.pay(

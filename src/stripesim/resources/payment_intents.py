@@ -4,10 +4,10 @@ from typing import Any
 
 from stripesim import cards, ids
 from stripesim.call import Call
-from stripesim.errors import StripeError
+from stripesim.errors import StripeError, refused
 from stripesim.money import shown
 from stripesim.params import merged
-from stripesim.registry import View, kind, route
+from stripesim.registry import DAHLIA, View, kind, route
 from stripesim.resources import charges, connect, payment_methods
 from stripesim.resources.charges import METADATA
 from stripesim.store import Doc
@@ -84,6 +84,8 @@ CREATE: dict[str, Any] = CONFIRM | {
 }
 EXPAND = {"expand": {"list": "str"}}
 CANCELABLE = {"requires_payment_method", "requires_capture", "requires_confirmation", "requires_action", "processing"}
+# Twelve digits, the most that any card takes (docs.stripe.com/currencies, 2026-08).
+MOST = 999_999_999_999
 # Smallest charge per currency, in minor units (docs.stripe.com/currencies, 2026-08).
 LEAST = {
     "usd": 50, "eur": 50, "gbp": 30, "jpy": 50, "chf": 50, "cad": 50, "aud": 50, "sek": 300, "nok": 300, "dkk": 250,
@@ -107,6 +109,9 @@ def create_intent(call: Call) -> Doc:
     """Create a payment intent, and with `confirm` charge at once."""
     params = call.params
     currency = charges.known_currency(params["currency"])
+    if params["amount"] > MOST:
+        text = f"Amount must be no more than {shown(MOST, currency)}"
+        raise StripeError(400, text, code="amount_too_large", param="amount")
     if params["amount"] < LEAST.get(currency, 1):
         text = f"Amount must be at least {shown(LEAST[currency], currency)}"
         raise StripeError(400, text, code="amount_too_small", param="amount")
@@ -131,10 +136,7 @@ def _keep_new(call: Call, intent: Doc) -> None:
     seq = world.store.number("payment_intent")
     stem = "3" + ids.token(world.seed, "stem", seq, "pi", length=15)
     intent |= {"id": f"pi_{stem}{ids.token(world.seed, 'pi', seq, length=8)}", "created": world.clock.seconds()}
-    since = world.clock.now() + world.settings.search_delay
-    world.store.insert("payment_intent", call.scope.number, seq, intent, since=since)
-    if world.keep_history:
-        world.remember("payment_intent", intent["id"])
+    world.insert("payment_intent", call.scope, seq, intent)
     world.emit(call.scope, "payment_intent.created", "payment_intent", intent)
 
 
@@ -159,6 +161,10 @@ def pay(call: Call, amount: int, currency: str, *, customer: str, method: str, d
 
 
 def _take_method(call: Call, intent: Doc) -> None:
+    if "payment_method_types" in call.params and call.version != DAHLIA:
+        # No longer accepted from 2026-09-30.endive on.
+        text = "Received unknown parameter: payment_method_types"
+        raise refused("payment_method_types", text, "parameter_unknown")
     method: Doc | None = None
     if name := call.params.get("payment_method"):
         method = payment_methods.resolve(call, name)
@@ -170,11 +176,18 @@ def _take_method(call: Call, intent: Doc) -> None:
             intent["payment_method_types"] = [method["type"]]
 
 
+def _locks(call: Call) -> tuple[str, ...]:
+    """Hold the intent and its charge: a refund of the charge at the same moment is another write to it."""
+    intent = call.world.find("payment_intent", call.path["intent"], call.scope)
+    charge = intent.get("latest_charge") if intent else None
+    return (call.path["intent"], charge) if charge else (call.path["intent"],)
+
+
 @route(
     "POST /v1/payment_intents/{intent}/confirm",
     "payment_intent",
     parameters=CONFIRM,
-    locks=lambda call: (call.path["intent"],),
+    locks=_locks,
 )
 def confirm_intent(call: Call) -> Doc:
     """Confirm a payment intent: charge its payment method."""
@@ -208,6 +221,12 @@ def _confirm(call: Call, intent: Doc) -> None:
         _decline(call, intent, doc, means)
     charge = charges.make(world, scope, means, doc, ids.stem_of(intent["id"]))
     intent |= {"latest_charge": charge["id"], "last_payment_error": None}
+    if charge.get("status") == "pending":
+        intent["status"] = "processing"
+        world.save("payment_intent", intent)
+        world.emit(scope, "charge.pending", "charge", charge)
+        world.emit(scope, "payment_intent.processing", "payment_intent", intent)
+        return
     if manual:
         intent |= {"status": "requires_capture", "amount_capturable": intent["amount"]}
         world.save("payment_intent", intent)
@@ -275,7 +294,7 @@ def update_intent(call: Call) -> Doc:
     "POST /v1/payment_intents/{intent}/capture",
     "payment_intent",
     parameters={"amount_to_capture": {"is": "int", "min": 1}, "metadata": METADATA},
-    locks=lambda call: (call.path["intent"],),
+    locks=_locks,
 )
 def capture_intent(call: Call) -> Doc:
     """Capture an authorised payment, in full or in part."""
@@ -292,11 +311,13 @@ def capture_intent(call: Call) -> Doc:
     return call.show("payment_intent", intent)
 
 
-@route("POST /v1/payment_intents/{intent}/cancel", "payment_intent", locks=lambda call: (call.path["intent"],))
+@route("POST /v1/payment_intents/{intent}/cancel", "payment_intent", locks=_locks)
 def cancel_intent(call: Call) -> Doc:
     """Cancel a payment intent; an authorised charge is released, which shows as a refund that Stripe made."""
     intent = _need(call)
-    if intent.get("status", "requires_payment_method") not in CANCELABLE:
+    # A debit that is on its way cannot be stopped here.
+    under_way = intent.get("status") == "processing"
+    if under_way or intent.get("status", "requires_payment_method") not in CANCELABLE:
         raise _unexpected(
             intent,
             "cancel",
@@ -305,7 +326,7 @@ def cancel_intent(call: Call) -> Doc:
     if intent.get("status") == "requires_capture":
         from stripesim.resources import refunds  # refunds know charges and intents
 
-        refunds.release(call, call.need("charge", intent["latest_charge"]))
+        refunds.release(call.world, call.scope, call.need("charge", intent["latest_charge"]))
     intent |= {
         "status": "canceled",
         "amount_capturable": 0,

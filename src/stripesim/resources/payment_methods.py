@@ -8,7 +8,7 @@ from stripesim.cards import Means
 from stripesim.errors import StripeError, missing, refused
 from stripesim.params import merged
 from stripesim.registry import View, kind, route
-from stripesim.resources.charges import BILLING, METADATA
+from stripesim.resources.charges import BILLING, METADATA, NO_TAX_ID
 from stripesim.store import Doc
 
 CARD = {"hash": {"token": "str", "number": "str", "exp_month": "int", "exp_year": "int", "cvc": "str"}}
@@ -46,6 +46,8 @@ def render(view: View, doc: Doc) -> Doc:
         **{name: value for name, value in doc.items() if name != "means"},
     }
     shown[means.type] = _card(doc, means) if means.type == "card" else ({"last4": means.last4} if means.last4 else {})
+    if means.type == "boleto":
+        shown["boleto"] = {"tax_id": shown.pop("tax_id", NO_TAX_ID)}
     return shown
 
 
@@ -73,6 +75,8 @@ def make(call: Call, means: Means, params: dict[str, Any]) -> Doc:
     doc: Doc = {"means": means.name, "type": means.type, "metadata": merged({}, params.get("metadata"))}
     if details := params.get("billing_details"):
         doc["billing_details"] = BILLING | {name: value or None for name, value in details.items()}
+    if tax_id := params.get("boleto", {}).get("tax_id"):
+        doc["tax_id"] = tax_id
     return call.world.add("payment_method", call.scope, doc)
 
 
@@ -102,16 +106,16 @@ def means_of(params: dict[str, Any], prefix: str = "") -> Means:
     raise refused(f"{prefix}card", f"Missing required param: {prefix}card.", "parameter_missing")
 
 
-def resolve(call: Call, given: str) -> Doc:
+def resolve(call: Call, given: str, *, status: int = 400) -> Doc:
     """Find the payment method that a call names, by id or by test token.
 
     Raises:
-        StripeError: 400 `resource_missing`.
+        StripeError: `resource_missing`: 400, or 404 where the path names it.
     """
     if (means := cards.by_token(given)) and not call.scope.livemode:
         return make(call, means, {})
     if (doc := call.world.find("payment_method", given, call.scope)) is None:
-        raise missing("PaymentMethod", given, param="payment_method", status=400)
+        raise missing("PaymentMethod", given, param="payment_method", status=status)
     return doc
 
 
@@ -162,7 +166,7 @@ def update_method(call: Call) -> Doc:
 )
 def attach_method(call: Call) -> Doc:
     """Attach a payment method to a customer."""
-    doc = resolve(call, call.path["payment_method"])
+    doc = resolve(call, call.path["payment_method"], status=404)
     call.given("customer", "customer")
     doc["customer"] = call.params["customer"]
     call.world.save("payment_method", doc)

@@ -8,12 +8,13 @@ from typing import Any
 
 from stripesim import cards, ids
 from stripesim.call import Call
-from stripesim.cards import ACTION, BANK, FAILS, PENDS, SUCCEEDS, Means
+from stripesim.cards import ACTION, BANK, FAILS, PENDS, REVERSES, STAYS, SUCCEEDS, UNREFERENCED, Means
+from stripesim.clock import midnight_after
 from stripesim.errors import StripeError, missing, refused
-from stripesim.money import THREE_DECIMAL, WHOLE_HUNDREDS, shown
+from stripesim.money import shown
 from stripesim.params import merged
 from stripesim.registry import View, job, kind, route
-from stripesim.resources import charges, connect, disputes
+from stripesim.resources import charges, connect, disputes, reviews
 from stripesim.store import Doc
 from stripesim.world import Scope, World
 
@@ -28,6 +29,11 @@ FAILURES = (
 )
 REASONS = ("duplicate", "fraudulent", "requested_by_customer")
 OVER = {"failed", "canceled"}
+# Stripe documents these two without telling when they come; a test chooses them for a charge (docs.stripe.com/error-codes).
+CLOSED = {
+    "refund_disputed_payment": "You cannot refund a disputed payment.",
+    "charge_not_refundable": "The charge is no longer refundable.",
+}
 TEMPLATE: Doc = {
     "object": "refund",
     "balance_transaction": None,
@@ -43,9 +49,25 @@ TEMPLATE: Doc = {
     "transfer_reversal": None,
 }
 PRIVATE = ("behaviour", "low", "booked", "means", "arn")
+# What stands in `arn` once it is sure that no reference number will come.
+NO_ARN = "unavailable"
+# How soon after the payment a refund may still go out as its reversal (docs.stripe.com/refunds: "usually within ~2 h").
+REVERSAL_SECONDS = 7200
 AMOUNT = {"is": "int", "min": 1}
 # Endive adds these to refunds of some methods; dahlia shows the bare hash.
 REFERENCED = {"afterpay_clearpay", "klarna", "paypal"}
+# Refunds of these methods have a hash of their own in `destination_details`; of the others, only the type is told.
+DETAILED = REFERENCED | {"alipay", "cashapp", "eps", "p24"}
+# Methods without a native refund: the money goes to a bank account that the customer names.
+TRANSFERS = {
+    "konbini": "jp_bank_transfer",
+    "promptpay": "th_bank_transfer",
+    "boleto": "br_bank_transfer",
+    **{
+        f"customer_balance/{currency}": f"{place}_bank_transfer"
+        for currency, place in (("usd", "us"), ("eur", "eu"), ("gbp", "gb"), ("jpy", "jp"), ("mxn", "mx"))
+    },
+}
 
 
 @kind("refund", "re_", "charge", "payment_intent", "low")
@@ -61,21 +83,34 @@ def _destination(view: View, doc: Doc) -> Doc:
     if means.type != "card":
         details: Doc = {}
         if means.type in REFERENCED and view.version.endswith("endive"):
-            details = (
-                {"reference_status": "available", "reference": doc["arn"]}
-                if doc.get("arn")
-                else {"reference_status": "pending"}
-            )
+            details = _reference(doc)
+        if means.type not in DETAILED:
+            way = TRANSFERS.get(means.type) or TRANSFERS.get(f"{means.type}/{doc['currency']}", means.type)
+            return {way: {"reference": None}, "type": way} if way.endswith("_bank_transfer") else {"type": way}
         return {means.type: details, "type": means.type}
     if doc["status"] == "pending":
         return {"card": {"type": "pending"}, "type": "card"}
-    card: Doc = {"reference_status": "pending", "reference_type": "acquirer_reference_number", "type": "refund"}
-    if doc.get("arn"):
-        card |= {"reference": doc["arn"], "reference_status": "available"}
-    return {"card": card, "type": "card"}
+    if doc["behaviour"] == REVERSES:
+        # The payment vanishes from the statement: there is nothing that a reference could name.
+        return {"card": {"type": "reversal"}, "type": "card"}
+    card: Doc = {"reference_type": "acquirer_reference_number", "type": "refund"}
+    return {"card": card | _reference(doc), "type": "card"}
+
+
+def _reference(doc: Doc) -> Doc:
+    match doc.get("arn"):
+        case None:
+            return {"reference_status": "pending"}
+        case arn if arn == NO_ARN:
+            return {"reference_status": NO_ARN}
+        case arn:
+            return {"reference": arn, "reference_status": "available"}
 
 
 def _locks(call: Call) -> tuple[str, ...]:
+    """Hold the charge, by whatever name the call goes: its own, its payment intent's, or that of a refund of it."""
+    if refund := call.world.find("refund", call.path.get("refund", ""), call.scope):
+        return (refund["charge"],)
     if "charge" in call.path:
         return (call.path["charge"],)
     if charge := call.params.get("charge"):
@@ -139,6 +174,8 @@ def _check(world: World, charge: Doc, params: Doc) -> int:
         raise StripeError(400, text, code="charge_disputed")
     if (reason := params.get("reason")) and reason not in REASONS:
         raise refused("reason", "Invalid reason: must be one of duplicate, fraudulent, or requested_by_customer")
+    if (closed := charge.get("refund_behaviour")) in CLOSED:
+        raise StripeError(400, CLOSED[closed], code=closed)
     oldest = world.settings.refund_age_max
     if oldest and world.clock.now() - charge["created"] > oldest:
         text = f"Charge {charge['id']} is too old to be refunded."
@@ -170,10 +207,7 @@ def _check_amount(charge: Doc, amount: int, rest: int) -> None:
         what = "charge amount" if untouched else "unrefunded amount on charge"
         text = f"Refund amount ({shown(amount, currency)}) is greater than {what} ({shown(rest, currency)})"
         raise StripeError(400, text, param="amount")
-    unit = 100 if currency in WHOLE_HUNDREDS else 10 if currency in THREE_DECIMAL else 1
-    if amount % unit:
-        text = f"Invalid amount: amounts in {currency.upper()} must be a multiple of {unit}."
-        raise refused("amount", text, "parameter_invalid_integer")
+    charges.check_unit(amount, currency)
 
 
 def _create(call: Call, charge: Doc) -> Doc:
@@ -208,6 +242,8 @@ def _begun(world: World, scope: Scope, charge: Doc, amount: int, params: Doc) ->
     for name in ("reason", "instructions_email"):
         if params.get(name):
             refund[name] = params[name]
+    if (action := refund.get("next_action")) and (email := params.get("instructions_email")):
+        action["display_details"]["email_sent"]["email_sent_to"] = email
     refund["metadata"] = merged({}, params.get("metadata"))
     return refund
 
@@ -231,10 +267,17 @@ def start(world: World, scope: Scope, charge: Doc, amount: int, means: Means) ->
         "payment_intent": charge.get("payment_intent"),
         "payment_method": charge.get("payment_method"),
         "means": means.name,
-        "behaviour": charge.get("refund_behaviour") or means.refund,
+        "behaviour": _behaviour(world, charge, means),
     }
     _settle_balance(world, scope, charge, refund, means)
     return refund
+
+
+def _behaviour(world: World, charge: Doc, means: Means) -> str:
+    """Tell how a refund goes; only a card payment can be reversed, and only soon after it was made."""
+    way: str = charge.get("refund_behaviour") or means.refund
+    late = world.clock.now() - charge["created"] > REVERSAL_SECONDS
+    return means.refund if way == REVERSES and (late or means.type != "card") else way
 
 
 def _settle_balance(world: World, scope: Scope, charge: Doc, refund: Doc, means: Means) -> None:
@@ -248,7 +291,11 @@ def _settle_balance(world: World, scope: Scope, charge: Doc, refund: Doc, means:
         text = "Insufficient funds in your Stripe balance to refund this amount."
         raise StripeError(400, text, extra={"message_code": "insufficient_balance_for_refund"})
     behaviour = refund["behaviour"]
-    if behaviour == ACTION:
+    if left < 0:
+        refund |= {"status": "pending", "pending_reason": "insufficient_funds"}
+        if means.type == "card":
+            refund["low"] = currency
+    elif behaviour == ACTION:
         email = refund.get("instructions_email")
         expires = int(world.clock.now() + world.settings.action_expiry)
         sent = {"email_sent_at": world.clock.seconds(), "email_sent_to": email or "customer@example.com"}
@@ -256,14 +303,10 @@ def _settle_balance(world: World, scope: Scope, charge: Doc, refund: Doc, means:
             "status": "requires_action",
             "next_action": {"type": "display_details", "display_details": {"email_sent": sent, "expires_at": expires}},
         }
-    elif left < 0:
-        refund |= {"status": "pending", "pending_reason": "insufficient_funds"}
-        if means.type == "card":
-            refund["low"] = currency
-    elif behaviour in {PENDS, BANK}:
-        refund |= {"status": "pending", "pending_reason": "processing"}
     elif charge.get("status") == "pending":
         refund |= {"status": "pending", "pending_reason": "charge_pending"}
+    elif behaviour in {PENDS, BANK, STAYS}:
+        refund |= {"status": "pending", "pending_reason": "processing"}
     else:
         refund["status"] = "succeeded"
 
@@ -271,15 +314,10 @@ def _settle_balance(world: World, scope: Scope, charge: Doc, refund: Doc, means:
 def finish(world: World, scope: Scope, charge: Doc, refund: Doc) -> None:
     """Keep a new refund: on the charge, in the balance, in the events, and what will become of it."""
     seq = refund.pop("seq")
-    if (
-        refund["status"] in {"succeeded", "pending"}
-        and not refund.get("low")
-        and refund.get("pending_reason") != "insufficient_funds"
-    ):
+    if refund.get("pending_reason") != "insufficient_funds":
+        # Also while the customer is asked where to: a canceled refund has a `failure_balance_transaction` (stripe-facts 3.4).
         _book(world, scope, charge, refund)
-    world.store.insert("refund", scope.number, seq, refund)
-    if world.keep_history:
-        world.remember("refund", refund["id"])
+    world.insert("refund", scope, seq, refund)
     before = {"amount_refunded": charge.get("amount_refunded", 0)}
     charge["amount_refunded"] = before["amount_refunded"] + refund["amount"]
     if charge["amount_refunded"] >= charge["amount_captured"]:
@@ -289,6 +327,9 @@ def finish(world: World, scope: Scope, charge: Doc, refund: Doc) -> None:
     if refund["status"] == "succeeded" or not world.settings.charge_refunded_at_success:
         world.emit(scope, "charge.refunded", "charge", charge, before)
     disputes.refunded(world, scope, charge)
+    if charges.rest(charge) <= 0:
+        fraud = refund.get("reason") == "fraudulent"
+        reviews.end(world, scope, charge, "refunded_as_fraud" if fraud else "refunded")
     _plan(world, scope, refund)
 
 
@@ -302,6 +343,7 @@ def _book(world: World, scope: Scope, charge: Doc, refund: Doc) -> None:
         currency=refund["currency"],
         source=refund["id"],
         description="REFUND FOR " + ("CHARGE" if means.type == "card" else "PAYMENT") + _described(charge),
+        available_on=world.funds_at(),
     )
     refund |= {"balance_transaction": row["id"], "booked": -row["net"]}
 
@@ -321,22 +363,24 @@ def _plan(world: World, scope: Scope, refund: Doc) -> None:
             _watch_balance(world, scope)
         else:
             world.schedule(settings.bank_failure_delay, "refund_fails", reason="insufficient_funds", **place)
-    elif refund["status"] == "pending":
-        world.schedule(
-            settings.bank_delay if behaviour in {BANK, ACTION} else settings.pending_delay, "refund_succeeds", **place
-        )
-    else:
+    elif refund["status"] == "pending" and behaviour != STAYS:
+        delay = settings.bank_delay if behaviour in {BANK, ACTION} else settings.pending_delay
+        if refund.get("pending_reason") == "charge_pending":
+            # First the payment has to arrive.
+            delay += settings.bank_charge_delay
+        world.schedule(delay, "refund_succeeds", **place)
+    elif refund["status"] == "succeeded":
         world.schedule(settings.arn_delay, "refund_referenced", **place)
         if behaviour == FAILS:
             world.schedule(settings.fail_delay, "refund_fails", reason="expired_or_canceled_card", **place)
 
 
 def _watch_balance(world: World, scope: Scope) -> None:
-    """Look again when more money becomes available."""
+    """Look again when more money becomes available, and at the next midnight if none is on its way yet."""
     sql = "SELECT min(available_on) FROM maturing WHERE scope=? AND available_on>?"
     row = world.store.db.execute(sql, (scope.number, world.clock.now())).fetchone()
-    if row[0] is not None:
-        world.schedule(row[0] - world.clock.now(), "balance_grew", scope=scope.number)
+    due = row[0] if row[0] is not None else midnight_after(world.clock.now(), 0)
+    world.schedule(due - world.clock.now(), "balance_grew", scope=scope.number)
 
 
 @job("balance_grew")
@@ -354,7 +398,10 @@ def balance_grew(world: World, scope: int) -> None:
         if charge is not None:
             _book(world, owner, charge, refund)
         refund["low"] = None
-        succeed(world, owner, refund)
+        if refund["behaviour"] == STAYS:
+            change(world, owner, refund, pending_reason="processing")
+        else:
+            succeed(world, owner, refund)
     if any(refund.get("low") for refund in waiting):
         _watch_balance(world, owner)
 
@@ -370,7 +417,7 @@ def change(world: World, scope: Scope, refund: Doc, **to: Any) -> None:  # noqa:
             refund[name] = value
     world.save("refund", refund)
     shown_after = world.show("refund", refund, scope)
-    for name in shown_before.keys() | shown_after.keys():
+    for name in shown_before | shown_after:
         if shown_before.get(name) != shown_after.get(name):
             before[name] = shown_before.get(name)
     if to.get("status") == "failed":
@@ -395,13 +442,16 @@ def undo(world: World, scope: Scope, refund: Doc, status: str, reason: str) -> N
     """A refund failed or was canceled: the money is back on the merchant's balance, and must be given another way."""
     charge = world.find("charge", refund["charge"])
     to: Doc = {"status": status, "failure_reason": reason, "pending_reason": None, "next_action": None, "low": None}
-    if refund.get("booked") and charge is not None:
+    # A small amount in a strong currency may be booked as nothing: that is a row too.
+    if refund.get("booked") is not None and charge is not None:
+        # In the currency in which it left, whatever the account settles in by now.
+        taken = world.store.get("balance_transaction", refund["balance_transaction"])
         row = world.book(
             scope,
             type="refund_failure",
             reporting_category="refund_failure",
             amount=refund["booked"],
-            currency=world.settled(scope, 0, refund["currency"])[1],
+            currency=taken[1]["currency"] if taken else refund["currency"],
             exact=True,
             source=refund["id"],
             description="REFUND FAILURE" + _described(charge),
@@ -427,8 +477,9 @@ def succeeds(world: World, scope: int, refund: str) -> None:
 
 @job("refund_fails")
 def fails(world: World, scope: int, refund: str, reason: str) -> None:
-    """Let a refund fail, also one that had succeeded."""
-    if doc := _due(world, refund, "pending", "succeeded"):
+    """Let a refund fail, also one that had succeeded; for want of money only one that still waits for it."""
+    states = ("pending",) if reason == "insufficient_funds" else ("pending", "succeeded")
+    if doc := _due(world, refund, *states):
         undo(world, world.numbered[scope], doc, "failed", reason)
 
 
@@ -442,22 +493,26 @@ def starves(world: World, scope: int, refund: str) -> None:
 @job("refund_expires")
 def expires(world: World, scope: int, refund: str) -> None:
     """Let a refund fail whose customer never said where to."""
-    if doc := _due(world, refund, "requires_action"):
+    doc = _due(world, refund, "requires_action")
+    # After a bank's return the customer was asked anew, and has as long again.
+    if doc and doc["next_action"]["display_details"]["expires_at"] <= world.clock.now():
         undo(world, world.numbered[scope], doc, "failed", "unknown")
 
 
 @job("refund_referenced")
 def referenced(world: World, scope: int, refund: str) -> None:
     """Fill in the acquirer's reference number."""
-    if (doc := _due(world, refund, "succeeded")) and not doc.get("arn"):
+    doc = _due(world, refund, "succeeded")
+    if doc and not doc.get("arn") and doc["behaviour"] != REVERSES:
         number = int(ids.token(world.seed, "arn", refund).encode().hex(), 16) % 10**16
-        change(world, world.numbered[scope], doc, arn=f"{number:016d}")
+        arn = NO_ARN if doc["behaviour"] == UNREFERENCED else f"{number:016d}"
+        change(world, world.numbered[scope], doc, arn=arn)
 
 
 def settle(world: World, scope: Scope, refund: Doc) -> None:
     """Let a pending refund go through now, also one that waited for the balance."""
     charge = world.find("charge", refund["charge"])
-    if charge is not None and not refund.get("booked"):
+    if charge is not None and refund.get("booked") is None:
         _book(world, scope, charge, refund)
     refund["low"] = None
     succeed(world, scope, refund)
@@ -469,22 +524,40 @@ def returned(world: World, scope: Scope, refund: Doc) -> None:
     expires_at = int(world.clock.now() + world.settings.action_expiry)
     details = {"email_sent": sent, "expires_at": expires_at}
     action = {"type": "display_details", "display_details": details}
-    change(world, scope, refund, status="requires_action", pending_reason=None, next_action=action)
+    # It no longer waits for the balance: `low` would let it be booked a second time when the balance grows.
+    change(world, scope, refund, status="requires_action", pending_reason=None, next_action=action, low=None)
     world.schedule(world.settings.action_expiry, "refund_expires", scope=scope.number, refund=refund["id"])
 
 
 def customer_acts(world: World, scope: Scope, refund: Doc) -> None:
     """The customer said where the money should go: the transfer begins."""
     charge = world.find("charge", refund["charge"])
-    if charge is not None and not refund.get("booked"):
+    if charge is not None and refund.get("booked") is None:
         _book(world, scope, charge, refund)
     change(world, scope, refund, status="pending", pending_reason="processing", next_action=None)
+    if refund["behaviour"] == STAYS:
+        return
     world.schedule(world.settings.bank_delay, "refund_succeeds", scope=scope.number, refund=refund["id"])
 
 
-def release(call: Call, charge: Doc) -> None:
+@job("authorization_expires")
+def authorization_expires(world: World, scope: int, charge: str) -> None:
+    """Release an authorised charge that nobody captured in time, and cancel its payment intent."""
+    owner, doc = world.numbered[scope], world.find("charge", charge)
+    if doc is None or doc.get("captured", True) or doc.get("released"):
+        return
+    release(world, owner, doc, reason="expired_uncaptured_charge")
+    world.emit(owner, "charge.expired", "charge", doc)
+    intent = world.find("payment_intent", doc.get("payment_intent") or "")
+    if intent is not None:
+        canceled = {"status": "canceled", "canceled_at": world.clock.seconds(), "cancellation_reason": "automatic"}
+        intent |= canceled | {"amount_capturable": 0}
+        world.save("payment_intent", intent)
+        world.emit(owner, "payment_intent.canceled", "payment_intent", intent)
+
+
+def release(world: World, scope: Scope, charge: Doc, reason: str | None = None) -> None:
     """Release an authorised charge: Stripe shows that as a refund of its own making."""
-    world, scope = call.world, call.scope
     seq = world.store.number("refund")
     refund = {
         "id": f"re_{ids.stem_of(charge['id'])}0{ids.token(world.seed, 'refund', seq, length=7)}",
@@ -498,8 +571,9 @@ def release(call: Call, charge: Doc) -> None:
         "means": charge.get("means", "visa"),
         "behaviour": SUCCEEDS,
         "status": "succeeded",
+        "reason": reason,
     }
-    world.store.insert("refund", scope.number, seq, refund)
+    world.insert("refund", scope, seq, refund)
     charge |= {"amount_refunded": charge["amount"], "released": True}
     world.save("charge", charge)
     world.emit(scope, "refund.created", "refund", refund)
@@ -514,11 +588,8 @@ def list_refunds(call: Call) -> Doc:
     answer = call.page("refund", "/v1/refunds", "charge", "payment_intent")
     equal = {name: call.params[name] for name in ("charge", "payment_intent") if call.params.get(name)}
     if equal:
-        answer["count"] = (
-            call.world.store.count("refund", call.scope.number, equal)
-            if call.world.as_of is None
-            else len(answer["data"])
-        )
+        there = call.world.existing("refund")
+        answer["count"] = call.world.store.count("refund", call.scope.number, equal, there)
     return answer
 
 
@@ -540,7 +611,7 @@ def _update(call: Call, refund: Doc) -> Doc:
     return call.show("refund", refund)
 
 
-@route("POST /v1/refunds/{refund}/cancel", "refund")
+@route("POST /v1/refunds/{refund}/cancel", "refund", locks=_locks)
 def cancel_refund(call: Call) -> Doc:
     """Cancel a refund that waits for its customer."""
     refund = _need(call)
@@ -550,7 +621,7 @@ def cancel_refund(call: Call) -> Doc:
     return call.show("refund", refund)
 
 
-@route("POST /v1/test_helpers/refunds/{refund}/expire", "refund")
+@route("POST /v1/test_helpers/refunds/{refund}/expire", "refund", locks=_locks)
 def expire_refund(call: Call) -> Doc:
     """Expire a refund that waits for its customer (test mode)."""
     refund = _need(call)

@@ -183,7 +183,7 @@ def create_subscription(call: Call) -> Doc:
     invoices.finalize(call, invoice)
     invoices.settle(call, invoice, method)
     doc["latest_invoice"] = invoice["id"]
-    world.store.insert("subscription", call.scope.number, number, doc)
+    world.insert("subscription", call.scope, number, doc)
     world.emit(call.scope, "customer.subscription.created", "subscription", doc)
     return call.show("subscription", doc)
 

@@ -27,7 +27,7 @@ LIST_MAX = 10
 @kind("transfer", "tr_", "destination", "transfer_group")
 def render(view: View, doc: Doc) -> Doc:
     """Show a transfer with its first reversals."""
-    reversals = list(view.world.store.every("transfer_reversal", transfer=doc["id"]))[::-1]
+    reversals = view.world.seen("transfer_reversal", transfer=doc["id"])
     return {
         "object": "transfer",
         "description": None,
@@ -104,7 +104,7 @@ def make(
         **({"transfer_group": source.get("transfer_group")} if source else {}),
         **more,
     }
-    world.store.insert("transfer", scope.number, number, doc)
+    world.insert("transfer", scope, number, doc)
     world.emit(scope, "transfer.created", "transfer", doc)
     return doc
 
@@ -142,7 +142,7 @@ def _payment(world: World, to: Scope, amount: int, currency: str, transfer: str,
         source=payment["id"],
     )
     payment["balance_transaction"] = row["id"]
-    world.store.insert("charge", to.number, number, payment)
+    world.insert("charge", to, number, payment)
     return payment
 
 
@@ -174,7 +174,7 @@ def reverse(
         "transfer": transfer["id"],
         **more,
     }
-    world.store.insert("transfer_reversal", scope.number, number, doc)
+    world.insert("transfer_reversal", scope, number, doc)
     before = {"amount_reversed": transfer["amount_reversed"]}
     transfer["amount_reversed"] += amount
     world.save("transfer", transfer)
@@ -205,7 +205,7 @@ def _payment_refund(world: World, to: Scope, payment: Doc, amount: int, reversal
         source=refund["id"],
     )
     refund |= {"balance_transaction": row["id"], "booked": -row["net"]}
-    world.store.insert("refund", to.number, number, refund)
+    world.insert("refund", to, number, refund)
     payment["amount_refunded"] = payment.get("amount_refunded", 0) + amount
     world.save("charge", payment)
     world.emit(to, "refund.created", "refund", refund)

@@ -46,9 +46,9 @@ def create_endpoint(call: Call) -> Doc:
         "metadata": merged({}, params.get("metadata")),
         "connect": params.get("connect", False),
     }
-    number = world.store.count("webhook_endpoint", call.scope.number, {})
-    doc["secret"] = "whsec_" + ids.token(world.seed, "whsec", call.scope.number, number, world.clock.now(), length=32)
     world.add("webhook_endpoint", call.scope, doc)
+    doc["secret"] = "whsec_" + ids.token(world.seed, "whsec", doc["id"], world.clock.now(), length=32)
+    world.save("webhook_endpoint", doc)
     world.forget_endpoints()
     return call.show("webhook_endpoint", doc) | {"secret": doc["secret"]}
 
