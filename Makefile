@@ -4,13 +4,16 @@ PY := .venv/bin/python
 UV := .venv/bin/uv
 LOCK := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 
-.PHONY: help setup test check fix lock bench
+.PHONY: help setup run test check fix lock sim bench
 .DEFAULT_GOAL := help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/run.stamp  ## the environment in .venv/, with what the program needs
+
+run: setup  ## the demo: simulator, sample shop, worker (ARGS="--once" ends when it is done)
+	.venv/bin/refundry demo $(ARGS)
 
 test: check  ## all checks, then all tests (ARGS=… goes to pytest)
 	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
@@ -29,6 +32,9 @@ fix: .venv/dev.stamp  ## format, and mend what can be mended
 lock: .venv/dev.stamp  ## compile requirements/*.in to hash-pinned *.txt
 	$(LOCK) -o requirements/run.txt requirements/run.in
 	$(LOCK) -o requirements/dev.txt requirements/dev.in
+
+sim: .venv/dev.stamp  ## simulations: one seed again (SEED=8841), or many (SEEDS=500)
+	$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 bench: .venv/dev.stamp  ## measure (ARGS=sim), figures go to bench/results/
 	$(PY) -m bench $(ARGS)

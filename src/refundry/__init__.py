@@ -1,3 +1,3 @@
-"""Refundry, the refund desk for Stripe. It shares no code with `stripesim`, the simulator in the same distribution."""
+"""Refundry, the refund desk for Stripe: requests are checked, approved, paid exactly once, followed, and provable."""
 
 __version__ = "0.1.0"

@@ -1,0 +1,33 @@
+"""The statements on accounts."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from refundry.accounts.model import Account
+from refundry.accounts.tables import accounts
+from refundry.infra.db import Unit
+
+
+def every(unit: Unit) -> list[Account]:
+    """Read all accounts."""
+    found = unit.connection.execute(sa.select(accounts).order_by(accounts.c.created_at))
+    return [Account(row.stripe_id, row.mode, row.held_text) for row in found]
+
+
+def take_turns(unit: Unit) -> None:
+    """Let only one unit at a time stamp a database; on SQLite every unit that may write is alone anyway."""
+    if unit.postgres:
+        unit.connection.exec_driver_sql("LOCK TABLE accounts IN SHARE ROW EXCLUSIVE MODE")
+
+
+def add(unit: Unit, account: Account) -> None:
+    """Stamp the database with an account."""
+    values = {"name": account.name, "stripe_id": account.id, "mode": account.mode, "created_at": unit.now}
+    unit.connection.execute(sa.insert(accounts).values(**values))
+
+
+def hold(unit: Unit, name: str, text: str) -> bool:
+    """Stop or free an account; tells whether that changed anything."""
+    statement = sa.update(accounts).where(accounts.c.name == name, accounts.c.held_text != text).values(held_text=text)
+    return unit.connection.execute(statement).rowcount > 0

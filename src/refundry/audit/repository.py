@@ -1,0 +1,86 @@
+"""The audit log's statements."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from refundry.audit.model import ROOT, Entry, chained
+from refundry.audit.tables import audit_entries, audit_head
+from refundry.infra.db import Unit
+
+PAGE = 1000
+_HEAD = sa.select(audit_head).where(audit_head.c.id == 1)
+_HEAD_LOCKED = _HEAD.with_for_update()
+_INSERT = sa.insert(audit_entries)
+_MOVE_HEAD = (
+    sa.update(audit_head)
+    .where(audit_head.c.id == 1)
+    .values(number=sa.bindparam("new_number"), hash=sa.bindparam("new_hash"))
+)
+
+
+def append(unit: Unit, entries: Sequence[Entry]) -> None:
+    """Hang entries onto the chain, in order; other writers wait until this unit is over."""
+    number, before = _locked_head(unit)
+    values = []
+    for entry in entries:
+        number += 1
+        line = entry.line(number, before)
+        facts = json.dumps(entry.facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        values.append(
+            {
+                "number": number, "at": entry.at, "actor": entry.actor, "event": entry.event, "subject": entry.subject,
+                "facts": facts, "before": before, "hash": chained(line),
+            }
+        )  # fmt: skip
+        before = chained(line)
+    unit.connection.execute(_INSERT, values)
+    unit.connection.execute(_MOVE_HEAD, {"new_number": number, "new_hash": before})
+
+
+def _locked_head(unit: Unit) -> tuple[int, str]:
+    head = unit.connection.execute(_HEAD_LOCKED).one_or_none()
+    if head is None:
+        # Two writers may be the first at once: one of them makes the row, and both take turns on it.
+        make: Any = postgresql.insert(audit_head) if unit.postgres else sqlite.insert(audit_head)
+        unit.connection.execute(make.values(id=1, number=0, hash=ROOT).on_conflict_do_nothing())
+        head = unit.connection.execute(_HEAD_LOCKED).one()
+    return head.number, head.hash
+
+
+def of_subject(unit: Unit, subject: str) -> list[tuple[int, Entry]]:
+    """Read what was done to one thing, oldest first."""
+    statement = sa.select(audit_entries).where(audit_entries.c.subject == subject).order_by(audit_entries.c.number)
+    return [(row.number, _entry(row)) for row in unit.connection.execute(statement)]
+
+
+def chain(unit: Unit) -> Iterator[tuple[int, Entry | None, str, str]]:
+    """Read the whole chain in order: number, entry (`None` if it cannot be read any more), the hash before it, its own."""
+    after = 0
+    while True:
+        statement = sa.select(audit_entries).where(audit_entries.c.number > after)
+        page = unit.connection.execute(statement.order_by(audit_entries.c.number).limit(PAGE)).all()
+        if not page:
+            return
+        for row in page:
+            try:
+                entry: Entry | None = _entry(row)
+            except ValueError:
+                entry = None
+            yield row.number, entry, row.before, row.hash
+        after = page[-1].number
+
+
+def head(unit: Unit) -> tuple[int, str]:
+    """Tell where the chain ends: the last number and its hash."""
+    row = unit.connection.execute(_HEAD).one_or_none()
+    return (row.number, row.hash) if row else (0, ROOT)
+
+
+def _entry(row: sa.Row[tuple[object, ...]]) -> Entry:
+    return Entry(row.at, row.actor, row.event, row.subject, json.loads(row.facts))

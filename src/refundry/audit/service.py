@@ -1,0 +1,41 @@
+"""Writing to the audit log, and proving that nobody changed it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from refundry.audit import repository
+from refundry.audit.model import ROOT, Entry, chained
+from refundry.infra.db import Database, Unit
+from refundry.kernel.actor import Actor
+
+NAME = "audit"
+
+
+def attach(database: Database) -> None:
+    """Let the entries of a unit be written together, just before its commit."""
+    database.at_commit(NAME, repository.append)
+
+
+def record(unit: Unit, actor: Actor, event: str, subject: str, facts: dict[str, Any]) -> None:
+    """Write down something that was done; it is kept with the unit, or not at all."""
+    unit.collect(NAME, Entry(unit.now, str(actor), event, subject, facts))
+
+
+def timeline(unit: Unit, subject: str) -> list[Entry]:
+    """Tell what was done to one thing, oldest first."""
+    return [entry for _, entry in repository.of_subject(unit, subject)]
+
+
+def first_fault(unit: Unit) -> str | None:
+    """Verify the chain: `None` when every entry hangs on the one before it, else what is wrong with which entry."""
+    expected, before = 1, ROOT
+    for number, entry, hangs_on, own in repository.chain(unit):
+        if number != expected:
+            return f"entry {expected} is missing"
+        if entry is None or hangs_on != before or chained(entry.line(number, hangs_on)) != own:
+            return f"entry {number} was changed"
+        expected, before = number + 1, own
+    if repository.head(unit) != (expected - 1, before):
+        return f"entries after {expected - 1} were cut off"
+    return None

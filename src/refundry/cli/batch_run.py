@@ -1,0 +1,316 @@
+"""Paying a batch with a person, or a script, watching."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, assert_never
+
+from refundry.batches import service as batches
+from refundry.batches.model import Batch, BatchState
+from refundry.bootstrap import read_file
+from refundry.cli import batch_told, output, session
+from refundry.cli.progress import Progress, Seen
+from refundry.cli.work import Work, working
+from refundry.connectors.base import AmountKind, FileOpened, ParsedRow, ReadOptions, amount_asked
+from refundry.infra.db import Unit
+from refundry.kernel.errors import RefundryError, UsageError
+from refundry.refunds import service as refunds
+from refundry.refunds.model import HeldReason, State
+from refundry.worker.executor import REFUND
+
+LOOK_SECONDS = 0.5
+# Counting a large batch takes a while itself: at most this share of the time goes into it.
+LOOKING_SHARE = 0.1
+IN_DOUBT_MAX = 1000
+
+
+class Again(StrEnum):
+    """Why a batch goes on."""
+
+    RESUME = "resume"
+    RETRY = "retry"
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """How long a command waits for a batch.
+
+    Args:
+        patience_seconds: It ends when all that is left waits for longer than this.
+        none: It does not wait at all.
+    """
+
+    patience_seconds: float
+    none: bool = False
+
+
+class NotConfirmed(UsageError):  # noqa: N818
+    """The totals were shown, and nobody has said yes.
+
+    Args:
+        message: What to do.
+        asked: The totals, for `--json`.
+    """
+
+    code = "not_confirmed"
+
+    def __init__(self, message: str, asked: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.asked = asked
+
+    def told(self) -> dict[str, object]:
+        """Tell it with the totals."""
+        return {**super().told(), **self.asked}
+
+
+def pay_file(
+    path: Path,
+    *,
+    yes: bool,
+    blank_amount_full: bool,
+    allow_fraudulent: bool,
+    allow_repeat: frozenset[int],
+    wait: Wait,
+    as_json: bool,
+) -> int:
+    """Take a file in, and pay it."""
+    settings = session.settings()
+    _ = settings.key
+    file = read_file(path, options=ReadOptions(blank_amount_full=blank_amount_full, allow_fraudulent=allow_fraudulent))
+    beyond = [row for row in sorted(allow_repeat) if row > file.row_count]
+    if beyond:
+        raise UsageError(
+            f"--allow-repeat {beyond[0]}: {file.name} has {output.counted(file.row_count, 'row')}",
+            option="--allow-repeat",
+            row=beyond[0],
+        )
+    if not yes:
+        raise _unconfirmed(file)
+    # The options are part of what was accepted: the same bytes mean something else with other ones.
+    options = ",".join(
+        name for name, on in (("allow-fraudulent", allow_fraudulent), ("blank-amount-full", blank_amount_full)) if on
+    )
+
+    async def pay() -> int:
+        async with working(settings) as work:
+            batch, new = await work.desk.writer.put(
+                lambda unit: batches.accept(unit, work.desk.account.name, file, options, session.person())
+            )
+            output.say(
+                f"{_taken(batch)} {'was taken in' if new else 'is here already, and goes on'}: batch {batch.id[:8]}"
+            )
+            return await _followed(work, batch, allow_repeat, wait, as_json=as_json)
+
+    return asyncio.run(pay())
+
+
+def _taken(batch: Batch) -> str:
+    return f"{batch.name} ({output.counted(batch.row_count, 'row')})"
+
+
+def _unconfirmed(file: FileOpened) -> NotConfirmed:
+    """Show what a file asks for, as far as it says so itself, and refuse to pay it yet."""
+    asked: Counter[str] = Counter()
+    unreadable = full = unpriced = 0
+    for row in file.rows():
+        if not isinstance(row, ParsedRow):
+            unreadable += 1
+        elif any(amount.kind is AmountKind.FULL for amount in row.amounts):
+            full += 1
+        elif row.currency is None:
+            unpriced += 1
+        else:
+            try:
+                money = amount_asked(row.amounts, row.currency)
+            except RefundryError:
+                unreadable += 1
+                continue
+            asked[row.currency] += money.minor_units if money else 0
+    output.say(f"{file.name}: {output.counted(file.row_count, 'row')}")
+    output.say(
+        f"  asks for {output.amounts(asked)}" + (f", and for {output.counted(full, 'full refund')}" if full else "")
+    )
+    if unpriced:
+        output.say(f"  {output.counted(unpriced, 'row')} with an amount in the currency of the charge")
+    if unreadable:
+        output.say(f"  {output.counted(unreadable, 'row')} cannot be read, and will be refused")
+    if file.unknown_columns:
+        output.say(f"  columns that mean nothing here, and are kept for the report: {', '.join(file.unknown_columns)}")
+    told = {
+        "rows": file.row_count,
+        "amounts": dict(asked),
+        "full": full,
+        "without_currency": unpriced,
+        "unreadable": unreadable,
+    }
+    return NotConfirmed("nothing was taken in and nothing was paid: add --yes to pay this file", told)
+
+
+def go_on(prefix: str, again: Again, *, wait: Wait, as_json: bool) -> int:
+    """Resume a paused batch, or have its refused rows decided anew, and pay it."""
+    settings = session.settings()
+
+    def steer(unit: Unit) -> tuple[Batch, int]:
+        batch = batches.need(unit, prefix)
+        match again:
+            case Again.RESUME:
+                return batch, batches.resume(unit, batch, session.person())
+            case Again.RETRY:
+                return batch, batches.retry(unit, batch, session.person())
+            case _:
+                assert_never(again)
+
+    with session.local() as local:
+        # Known to be there before anything is started; the steering itself is one commit, below.
+        with local.database.reading() as unit:
+            batches.need(unit, prefix)
+        if wait.none:
+            with local.database.unit() as unit:
+                batch, count = steer(unit)
+            return _left(local, batch, again, count, as_json=as_json)
+
+    async def pay() -> int:
+        async with working(settings) as work:
+            batch, count = await work.desk.writer.put(steer)
+            output.say(_said(again, count))
+            return await _followed(work, batch, frozenset(), wait, as_json=as_json)
+
+    return asyncio.run(pay())
+
+
+def _said(again: Again, count: int) -> str:
+    match again:
+        case Again.RESUME:
+            return f"resumed: {output.counted(count, 'refund request')} may be paid again"
+        case Again.RETRY:
+            return f"to be decided anew: {output.counted(count, 'refund request')}"
+        case _:
+            assert_never(again)
+
+
+def _left(local: session.Local, batch: Batch, again: Again, count: int, *, as_json: bool) -> int:
+    with local.database.reading() as unit:
+        batch = batches.need(unit, batch.id)
+        totals = batches.totals(unit, batch)
+    if as_json:
+        output.as_json(batch_told.facts(batch, totals))
+    output.say(_said(again, count))
+    return batch_told.exit_code(totals)
+
+
+async def _followed(work: Work, batch: Batch, allow_repeat: frozenset[int], wait: Wait, *, as_json: bool) -> int:
+    """Follow a batch to its end, and tell it; tells the exit code."""
+    began = work.desk.clock.boot_seconds()
+    seen = await (_glance(work, batch) if wait.none else paid(work, batch, allow_repeat, wait.patience_seconds))
+    batch = await work.read(lambda unit: batches.need(unit, batch.id))
+    why = await work.read(lambda unit: batch_told.examples(unit, batch, seen.totals))
+    if as_json:
+        output.as_json(batch_told.facts(batch, seen.totals, of_run(work, began)))
+    else:
+        batch_told.words(batch, seen.totals, why, session.where(batch.account, work.desk.settings))
+    if seen.held:
+        output.say(
+            f"error: {seen.held} [key_refused]: nothing more is paid until the key works; then run the same command again"
+        )
+    if seen.in_doubt and seen.next_look_seconds is not None:
+        output.say(
+            f"{output.counted(seen.in_doubt, 'row')} in doubt: sent, and no answer that can be trusted. The next look is in "
+            f"{output.span(seen.next_look_seconds)}; the same command, or `refundry serve`, makes it."
+        )
+    batch_told.advice(batch, seen.totals)
+    if work.interrupted:
+        output.say("interrupted: the same command goes on where this one stopped")
+        return output.INTERRUPTED
+    return batch_told.exit_code(seen.totals)
+
+
+def of_run(work: Work, began: float) -> dict[str, Any]:
+    """Tell what a run itself has done, for `--json`."""
+    pacer = work.desk.pacer
+    seconds = round(work.desk.clock.boot_seconds() - began, 3)
+    return {"stripe_calls": pacer.taken_count, "rate_limited": pacer.limited_count, "seconds": seconds}
+
+
+async def paid(work: Work, batch: Batch, allow_repeat: frozenset[int], patience: float) -> Seen:
+    """Wait until a batch is over, or waits for longer than wanted, or is stopped; shows progress meanwhile."""
+    clock = work.desk.clock
+    title = f"{batch.name}: {session.place(work.desk.settings)}"
+    with Progress(title, clock) as progress:
+        while True:
+            began = clock.boot_seconds()
+            seen = await _glance(work, batch)
+            progress.show(seen)
+            if seen.held or work.interrupted:
+                break
+            if not seen.totals.moving:
+                if not allow_repeat or not await _allowed(work, batch, allow_repeat):
+                    break
+                allow_repeat = frozenset()
+            elif await _sleeps(work, patience):
+                break
+            took = clock.boot_seconds() - began
+            await work.rest(max(LOOK_SECONDS, took / LOOKING_SHARE))
+        if work.interrupted:
+            # What was on its way is awaited, and then counted.
+            await work.task
+            seen = await _glance(work, batch)
+            progress.show(seen)
+        return seen
+
+
+async def _glance(work: Work, batch: Batch) -> Seen:
+    """See how far a batch is."""
+    desk = work.desk
+
+    def look(unit: Unit) -> Seen:
+        now = batches.find(unit, batch.id)
+        submitting = refunds.page(unit, batch.account, [State.SUBMITTING], after=0, most=IN_DOUBT_MAX)
+        later = [request.due_at - unit.now for _, request in submitting if request.due_at > unit.now]
+        return Seen(
+            totals=batches.totals(unit, batch),
+            planning=now is not None and now.state is BatchState.ACCEPTED,
+            watching=work.worker.watching,
+            in_doubt=len(later),
+            next_look_seconds=min(later, default=None),
+            limit=desk.pacer.rate_of(REFUND),
+            limited=desk.pacer.limited_count,
+        )
+
+    return replace(await work.read(look), held=await work.held())
+
+
+async def _sleeps(work: Work, patience: float) -> bool:
+    """Tell whether nothing of the account falls due within the time that the person wants to wait."""
+
+    def soonest(unit: Unit) -> float | None:
+        due = refunds.next_due(unit, work.desk.account.name)
+        return None if due is None else due - unit.now
+
+    left = await work.read(soonest)
+    return left is not None and left > patience
+
+
+async def _allowed(work: Work, batch: Batch, rows: frozenset[int]) -> bool:
+    """Let rows go that are held as possible repeats and were allowed by number; tells whether any was."""
+
+    def held(unit: Unit) -> list[int]:
+        return [
+            line.row.number
+            for line in batches.lines(unit, batch)
+            if line.row.number in rows and line.request is not None and line.request.hold is not None
+            and line.request.hold.reason is HeldReason.POSSIBLE_REPEAT
+        ]  # fmt: skip
+
+    numbers = await work.read(held)
+
+    def allow(unit: Unit) -> None:
+        for number in numbers:
+            batches.allow_repeat(unit, batch, number, session.person())
+
+    if numbers:
+        await work.desk.writer.put(allow)
+    return bool(numbers)

@@ -1,0 +1,85 @@
+"""Steering a batch that another process may be paying: every verb is one commit, and the paying process sees it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from refundry.batches import service as batches
+from refundry.batches.model import Batch, BatchState, Standing, Totals
+from refundry.cli import batch_told, output, session
+from refundry.infra.db import Unit
+
+
+def show_all(*, as_json: bool) -> int:
+    """Show the batches, the newest first."""
+    with session.local() as local, local.database.reading() as unit:
+        told = [(batch, batches.totals(unit, batch)) for batch in batches.every(unit, local.name, list(BatchState))]
+    if as_json:
+        output.as_json(
+            {"batches": [batch_told.facts(batch, totals) | {"created_at": batch.created_at} for batch, totals in told]}
+        )
+        return output.DONE
+    if not told:
+        output.line("There are no batches yet: `refundry batch run FILE` shows what a file asks for.")
+        return output.DONE
+    rows = [
+        [
+            batch.id[:8], f"{output.moment(batch.created_at)[:16]}", batch_told.stands(batch, totals), output.number(totals.rows),
+            output.number(totals.standings[Standing.PAID]), output.number(totals.rows - totals.standings[Standing.PAID]),
+            output.amounts(totals.paid), batch.name,
+        ]
+        for batch, totals in told
+    ]  # fmt: skip
+    output.table(
+        ["id", "taken in (UTC)", "state", "rows", "paid", "not paid", "amount paid", "file"], rows, right=(3, 4, 5, 6)
+    )
+    return output.DONE
+
+
+def status(prefix: str, *, as_json: bool) -> int:
+    """Count a batch."""
+    with session.local() as local, local.database.reading() as unit:
+        batch = batches.need(unit, prefix)
+        return _told(local, unit, batch, as_json=as_json)
+
+
+def pause(prefix: str, *, as_json: bool) -> int:
+    """Stop a batch."""
+    return _steered(
+        prefix,
+        lambda unit, batch: batches.pause(unit, batch, session.person()),
+        "paused: {} will not be sent; what was on its way is awaited",
+        as_json=as_json,
+    )
+
+
+def withdraw(prefix: str, why: str, *, as_json: bool) -> int:
+    """Take back what was not sent."""
+    return _steered(
+        prefix,
+        lambda unit, batch: batches.withdraw(unit, batch, session.person(), why),
+        "withdrawn: {}; what Stripe has already stays",
+        as_json=as_json,
+    )
+
+
+def _steered(prefix: str, verb: Callable[[Unit, Batch], int], words: str, *, as_json: bool) -> int:
+    with session.local() as local:
+        with local.database.unit() as unit:
+            count = verb(unit, batches.need(unit, prefix))
+        output.say(words.format(output.counted(count, "refund request")))
+        with local.database.reading() as unit:
+            _told(local, unit, batches.need(unit, prefix), as_json=as_json)
+    return output.DONE
+
+
+def _told(local: session.Local, unit: Unit, batch: Batch, *, as_json: bool) -> int:
+    totals: Totals = batches.totals(unit, batch)
+    if as_json:
+        output.as_json(batch_told.facts(batch, totals))
+    else:
+        batch_told.words(
+            batch, totals, batch_told.examples(unit, batch, totals), session.where(batch.account, local.settings)
+        )
+        batch_told.advice(batch, totals)
+    return batch_told.exit_code(totals)

@@ -1,0 +1,121 @@
+"""The program: its commands, and how every one of them ends. What a user can cause ends in a sentence, never in a traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from typer.exceptions import Abort, TyperException
+
+import refundry
+from refundry.cli import batch, db, demo, doctor, output, refund, serve, sim
+from refundry.kernel.errors import RefundryError, UsageError
+
+app = typer.Typer(
+    name="refundry",
+    help="The refund desk for Stripe: requests checked, paid exactly once, followed, and provable.",
+    epilog="example: refundry demo --once",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(refund.app, name="refund")
+app.add_typer(batch.app, name="batch")
+app.command("demo", epilog="example: refundry demo --once --rows 200")(demo.demo)
+app.add_typer(sim.app, name="sim")
+app.command("serve", epilog="example: refundry serve --port 8080")(serve.serve)
+app.command("worker", epilog="example: REFUNDRY_DATABASE_URL=postgresql://… refundry worker")(serve.worker)
+app.add_typer(db.app, name="db")
+app.command("doctor", epilog="example: refundry doctor --json")(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001  # typer's way of handing over a flag
+    if wanted:
+        output.line(f"refundry {refundry.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Tell the version, and end.")
+    ] = False,
+) -> None:
+    pass
+
+
+def run() -> NoReturn:
+    """Run the program and end the process with its exit code."""
+    # A polite kill ends like Ctrl-C: what was started is ended too, and the exit code says that it was interrupted.
+    signal.signal(signal.SIGTERM, _interrupt)
+    code = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `head` does; there is nobody to tell, also not at the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; tells the exit code: 0 all done, 1 failed, 2 wrong usage, setting or input, 3 done in part, 130 interrupted."""
+    as_json = "--json" in arguments
+    try:
+        told = app(list(arguments), standalone_mode=False)
+    except RefundryError as error:
+        output.fail(error, as_json=as_json)
+        return output.USAGE if isinstance(error, UsageError) else output.FAILED
+    except TyperException as error:
+        output.fail(UsageError(_usage(error)), as_json=as_json)
+        return output.USAGE
+    except (KeyboardInterrupt, Abort):
+        output.say("interrupted")
+        return output.INTERRUPTED
+    except BrokenPipeError:
+        return output.FAILED
+    except Exception as error:  # noqa: BLE001  # the last place where anything can be told
+        output.fail(_unexpected(error), as_json=as_json)
+        return output.FAILED
+    return told if isinstance(told, int) else output.DONE
+
+
+def _usage(error: TyperException) -> str:
+    text = error.format_message().rstrip(".")
+    return f"{text[:1].lower()}{text[1:]}: add --help to see what there is"
+
+
+def _unexpected(error: Exception) -> RefundryError:
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}:
+        where = f" ({error.filename})" if error.filename else ""
+        return RefundryError(
+            f"the disk is full{where}: free some space and run the same command again; nothing that was accepted is lost",
+            code="disk_full",
+        )
+    if _debugging():
+        output.say("".join(traceback.format_exception(error)).rstrip())
+    return RefundryError(
+        f"something that was not foreseen: {type(error).__name__}: {error}. What was accepted is kept, and the same command goes on "
+        "with it; REFUNDRY_LOG_LEVEL=debug shows where it happened",
+        code="unexpected",
+    )
+
+
+def _debugging() -> bool:
+    from refundry.infra import settings
+
+    try:
+        return settings.read().log_level == "debug"
+    except RefundryError:
+        return False

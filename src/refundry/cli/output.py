@@ -1,0 +1,113 @@
+"""How commands speak: results on stdout, the rest on stderr; amounts for people through `kernel.money`, as integers in `--json`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from refundry.kernel.errors import RefundryError
+from refundry.kernel.money import Money
+
+DONE, FAILED, USAGE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
+
+# Longer lines are hard to read, however wide the terminal is.
+WIDTH_MAX = 110
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of words.")]
+
+
+def line(text: str = "") -> None:
+    """Write a line of the result."""
+    sys.stdout.write(text + "\n")
+
+
+def say(text: str = "") -> None:
+    """Write a line beside the result: progress, advice."""
+    # Both may lead to one terminal or one log, where the order matters.
+    sys.stdout.flush()
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def wrapped(text: str, *, indent: int = 0, hanging: int | None = None) -> str:
+    """Break a long text between words where a person reads it in a terminal; files and pipes get it as one line.
+
+    Args:
+        text: One paragraph.
+        indent: Spaces before its first line.
+        hanging: Spaces before the others; as the first without.
+    """
+    first = " " * indent
+    if not sys.stdout.isatty():
+        return first + text
+    rest = " " * (indent if hanging is None else hanging)
+    width = min(shutil.get_terminal_size().columns, WIDTH_MAX)
+    return textwrap.fill(
+        text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def as_json(result: Mapping[str, Any]) -> None:
+    """Write the result as one JSON object."""
+    line(json.dumps(result, ensure_ascii=False))
+
+
+def fail(error: RefundryError, *, as_json: bool) -> None:
+    """Tell an error: its sentence and its code; with `--json` as one object on stdout too."""
+    say(f"error: {error.message} [{error.code}]")
+    if as_json:
+        line(json.dumps({"error": error.told()}, ensure_ascii=False))
+
+
+def number(count: int) -> str:
+    """Write a count: `1,719`."""
+    return f"{count:,}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a count with its noun: `1 row`, `1,719 rows`."""
+    return f"{number(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def money(minor_units: int, currency: str) -> str:
+    """Write an amount: `172,336.09 GBP`."""
+    text = str(Money(minor_units, currency))
+    whole, point, rest = text.partition(".") if "." in text else (text.partition(" ")[0], "", text.partition(" ")[2])
+    return f"{int(whole):,}{point}{rest}" if point else f"{int(whole):,} {rest}"
+
+
+def amounts(by_currency: Mapping[str, int]) -> str:
+    """Write sums of several currencies: `12.00 EUR and 172,336.09 GBP`; `nothing`, if there are none."""
+    told = [money(minor, currency) for currency, minor in sorted(by_currency.items())]
+    return " and ".join(told) if told else "nothing"
+
+
+def span(seconds: float) -> str:
+    """Write a time span: `0:41`, `9:40`, `1:02:03`."""
+    whole = max(int(seconds), 0)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def moment(at: float) -> str:
+    """Write a time: `2026-11-24 10:43:17 UTC`."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """Write a plain table; columns in `right` are right-aligned (amounts, counts)."""
+    lines = [list(head), *(list(row) for row in rows)]
+    widths = [max(len(cells[at]) for cells in lines) for at in range(len(head))]
+    for cells in lines:
+        padded = [
+            cell.rjust(width) if at in right else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        line("  ".join(padded).rstrip())

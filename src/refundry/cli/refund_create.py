@@ -1,0 +1,330 @@
+"""One refund, from the question to Stripe's answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from refundry import bootstrap
+from refundry.audit import service as audit
+from refundry.batches import service as batches
+from refundry.batches.model import Verdict, Wanted
+from refundry.bootstrap import Desk
+from refundry.charges import service as charges
+from refundry.charges.model import Charge
+from refundry.cli import output, refund_told, session
+from refundry.cli.work import Work, working
+from refundry.connectors.base import AmountKind, AmountText, Reference, ReferenceKind, amount_asked, check_written
+from refundry.gateways.base import GatewayError, Lane, Trouble
+from refundry.infra.db import Unit
+from refundry.infra.settings import Settings
+from refundry.kernel.errors import AmountInvalid, CurrencyUnknown, UsageError
+from refundry.kernel.money import exponent
+from refundry.policies.model import Decision
+from refundry.policies.model import Verdict as Judgement
+from refundry.refunds import service as refunds
+from refundry.refunds.model import REOPENABLE, RefundRequest, State
+from refundry.refunds.service import Receipt
+from refundry.worker.planner import Planner
+
+REASONS = ("duplicate", "fraudulent", "requested_by_customer")
+TEXT_MAX = 500
+KEY_MAX = 200
+LOOK_SECONDS = 0.2
+# A person is told that an answer is late once, not every moment.
+TELL_AFTER_SECONDS = 3.0
+WORKED_ON = (State.RECEIVED, State.APPROVED, State.SUBMITTING)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was typed.
+
+    Args:
+        references: By kind (`ReferenceKind`); one of them.
+        amounts: By kind (`AmountKind`); one of them.
+    """
+
+    references: Mapping[str, str | None]
+    amounts: Mapping[str, str | None]
+    currency: str | None
+    reason: str
+    ticket: str | None
+    key: str | None
+    allow_repeat: bool
+    allow_inquiry: bool
+    allow_fraudulent: bool
+    cancel_uncaptured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A charge was found, and the request that was made of it."""
+
+    charge: Charge
+    request: RefundRequest
+
+
+def create(asked: Asked, *, dry_run: bool, patience_seconds: float, as_json: bool) -> int:
+    """Ask for one refund, and follow it until it is over, or waits for something."""
+    settings = session.settings()
+    _ = settings.key
+    wanted = wanted_of(asked)
+
+    async def run() -> int:
+        if dry_run:
+            async with bootstrap.desk(settings) as desk:
+                return await _foreseen(desk, asked, wanted, as_json=as_json)
+        async with working(settings) as work:
+            return await _created(work, asked, wanted, patience_seconds, as_json=as_json)
+
+    return asyncio.run(run())
+
+
+# What was typed
+
+
+def wanted_of(asked: Asked) -> Wanted:
+    """See that what was typed can be understood.
+
+    Raises:
+        UsageError: It cannot; nothing was looked up.
+    """
+    kind, value = _one(asked.references, "--charge, --payment-intent or --order")
+    amount = AmountText(*_amount(asked.amounts))
+    currency = asked.currency.strip().lower() if asked.currency else None
+    try:
+        check_written(amount)
+        if currency is not None:
+            exponent(currency)
+            amount_asked([amount], currency)
+    except (AmountInvalid, CurrencyUnknown) as error:
+        raise UsageError(error.message, code=error.code) from error
+    if asked.reason not in REASONS:
+        raise UsageError(
+            f"--reason {asked.reason:.40} is not one of Stripe's: {', '.join(REASONS)}", code="reason_unknown"
+        )
+    if asked.reason == "fraudulent" and not asked.allow_fraudulent:
+        raise UsageError(
+            "the reason fraudulent puts the customer on your block lists at Stripe: add --allow-fraudulent if that is meant",
+            code="reason_fraudulent",
+        )
+    return Wanted(
+        references=(Reference(ReferenceKind(kind), _text(value, "--order", TEXT_MAX)),),
+        amounts=(amount,),
+        ticket_id=_text(asked.ticket, "--ticket", TEXT_MAX) if asked.ticket is not None else None,
+        request_key=_text(asked.key, "--key", KEY_MAX) if asked.key is not None else None,
+        reason=asked.reason,
+        currency=currency,
+        metadata={},
+    )
+
+
+def _one(given: Mapping[str, str | None], names: str) -> tuple[str, str]:
+    said = [(kind, text) for kind, text in given.items() if text is not None]
+    if len(said) != 1:
+        raise UsageError(f"give one of {names}, and {'only one' if said else 'one is missing'}", code="usage")
+    return said[0]
+
+
+def _amount(given: Mapping[str, str | None]) -> tuple[AmountKind, str]:
+    kind, text = _one(given, "--full, --amount or --amount-minor")
+    return AmountKind(kind), text.strip()
+
+
+def _text(text: str, option: str, most: int) -> str:
+    kept = text.strip()
+    if not kept or len(kept) > most or not kept.isprintable():
+        raise UsageError(
+            f"{option} should have 1 to {most} characters that can be seen",
+            code="text_too_long" if len(kept) > most else "usage",
+        )
+    return kept
+
+
+# Looking and deciding
+
+
+async def _found(desk: Desk, asked: Asked, wanted: Wanted) -> Found:
+    """Find the charge and look at it: all its refunds, its disputes.
+
+    Raises:
+        UsageError: There is no charge, or more than one, or the amount is none in its currency.
+    """
+    planner = Planner(
+        desk.account.name,
+        desk.account.mode,
+        gateway=desk.gateway,
+        database=desk.database,
+        writer=desk.writer,
+        clock=desk.clock,
+        order_key=desk.settings.stripe.order_key,
+        lane=Lane.DESK,
+    )
+    missing = await planner.find(wanted.references)
+    judged = await desk.writer.put(
+        lambda unit: batches.resolve(unit, desk.account.name, wanted, missing, desk.account.mode)
+    )
+    if isinstance(judged, Verdict):
+        raise UsageError(judged.text, code=judged.code)
+    look = await desk.gateway.look(judged.content.charge, Lane.DESK)
+    look = replace(look, began_at=look.began_at + desk.database.offset)
+    order_key = desk.settings.stripe.order_key
+
+    def mirrored(unit: Unit) -> Charge | None:
+        charges.mirror(unit, desk.account.name, [look], order_key)
+        return charges.find(unit, judged.content.charge)
+
+    charge = await desk.writer.put(mirrored)
+    if charge is None:
+        raise GatewayError(Trouble.NOT_FOUND, f"{judged.content.charge} has just gone from our mirror: try again")
+    request = replace(judged, lane=Lane.DESK, allow_repeat=asked.allow_repeat, allow_inquiry=asked.allow_inquiry)
+    return Found(charge, request)
+
+
+async def _foreseen(desk: Desk, asked: Asked, wanted: Wanted, *, as_json: bool) -> int:
+    """Tell what would be decided; nothing is kept but what was seen."""
+    found = await _found(desk, asked, wanted)
+    age = desk.settings.pay.age_max_days
+    decision: Decision = await desk.writer.put(
+        lambda unit: refunds.foresee(unit, found.request, known=True, age_max_days=age)
+    )
+    pays = decision.verdict is Judgement.APPROVE
+    if as_json:
+        told = refund_told.facts(found.request)
+        told |= {"dry_run": True, "decision": decision.verdict.value, "code": decision.code, "why": decision.text}
+        output.as_json(told | {"amount": decision.amount_minor})
+    else:
+        output.line(_seen(found.charge, desk.settings))
+        output.line(
+            f"would pay {output.money(decision.amount_minor, found.charge.currency)}"
+            if pays
+            else f"would not pay: {decision.text}"
+        )
+        output.say("dry run: nothing was asked for, and nothing was paid")
+    return output.DONE if pays else output.PARTLY
+
+
+def _seen(charge: Charge, settings: Settings) -> str:
+    order = f", order {charge.order_id}" if charge.order_id else ""
+    captured = output.money(charge.captured_minor, charge.currency)
+    given = output.money(charge.given_back_minor, charge.currency)
+    return f"{charge.id}{order}: {captured} captured, {given} given back before ({session.where(charge.account, settings)})"
+
+
+# Paying
+
+
+async def _created(work: Work, asked: Asked, wanted: Wanted, patience: float, *, as_json: bool) -> int:
+    desk = work.desk
+    found = await _found(desk, asked, wanted)
+    output.say(_seen(found.charge, desk.settings))
+    if asked.cancel_uncaptured and not found.charge.captured and found.charge.status != "failed":
+        return await _canceled(desk, found.charge, as_json=as_json)
+    request, new = await desk.writer.put(lambda unit: _received(unit, found.request, asked))
+    if not new:
+        output.say(f"this refund was asked for before: refund request {request.id}")
+    output.say(f"refund request {request.id}: {refund_told.amount(request)}, {request.content.reason}")
+    request, held = await _over(work, request.id, patience)
+    if as_json:
+        output.as_json(refund_told.facts(request))
+    else:
+        output.line(output.wrapped(refund_told.sentence(request)))
+    if held:
+        output.say(f"error: {held} [key_refused]: nothing is paid until the key works; then run the same command again")
+    if work.interrupted and request.state in WORKED_ON:
+        output.say("interrupted: the request is kept; the same command, or any process that works, goes on with it")
+        return output.INTERRUPTED
+    return refund_told.exit_code(request)
+
+
+def _received(unit: Unit, wanted: RefundRequest, asked: Asked) -> tuple[RefundRequest, bool]:
+    """Take the request in, or find the one that is the same.
+
+    Raises:
+        UsageError: `same_key_other_content`; `possible_repeat`, where neither ticket nor key tells it from one that was paid.
+    """
+    actor = session.person()
+    (got,) = refunds.receive(unit, [wanted], actor)
+    kept = got.request
+    if got.receipt is Receipt.CONFLICT:
+        content = kept.content
+        told = f"{refund_told.amount(kept)} of {content.charge}, {content.reason}"
+        raise UsageError(
+            f"refund request {kept.id} has the same ticket or key and asks for something else ({told}): nothing was changed; give this "
+            "one a --key of its own if it is another refund",
+            code="same_key_other_content",
+            request=kept.id,
+        )
+    if got.receipt is Receipt.NEW:
+        return kept, True
+    if kept.state in REOPENABLE:
+        # Asked for again by a person, after it was refused or withdrawn: it is decided anew.
+        return refunds.reopen(
+            unit, kept.id, actor, allow_repeat=asked.allow_repeat, allow_inquiry=asked.allow_inquiry
+        ), False
+    if asked.allow_repeat:
+        return refunds.allow_repeat(unit, kept.id, actor), False
+    if asked.ticket is None and asked.key is None and kept.state not in WORKED_ON:
+        raise UsageError(
+            f"refund request {kept.id} already asks for the same amount of this charge, and is {kept.state}: give --ticket or --key if "
+            f"this is another refund (`refundry refund show {kept.id}` shows it)",
+            code="possible_repeat",
+            request=kept.id,
+        )
+    return kept, False
+
+
+async def _over(work: Work, request_id: str, patience: float) -> tuple[RefundRequest, str]:
+    """Wait until a request is over or held, or sleeps for longer than wanted; tells it, and why its account is held."""
+    began, told = work.desk.clock.boot_seconds(), False
+    while True:
+        request, now = await work.read(lambda unit: (refunds.need(unit, request_id), unit.now))
+        held = await work.held()
+        later = request.due_at - now
+        if request.state not in WORKED_ON or request.hold is not None or held or work.interrupted or later > patience:
+            break
+        if not told and work.desk.clock.boot_seconds() - began > TELL_AFTER_SECONDS:
+            told = True
+            output.say(_waits(work, request, later))
+        await work.rest(LOOK_SECONDS)
+    if work.interrupted:
+        await work.task
+        request = await work.read(lambda unit: refunds.need(unit, request_id))
+    return request, held
+
+
+def _waits(work: Work, request: RefundRequest, later: float) -> str:
+    if work.worker.watching:
+        return "another process is paying on this database; this one waits for it"
+    if request.state is State.SUBMITTING and later > 0:
+        return f"no answer yet that can be trusted; the next look is in {output.span(later)}"
+    return "working …"
+
+
+async def _canceled(desk: Desk, charge: Charge, *, as_json: bool) -> int:
+    """Release a payment that is only authorised: there is nothing to refund."""
+    if charge.payment_intent is None:
+        raise UsageError(
+            f"{charge.id} is only authorised and has no payment intent that could be canceled: it is released by itself, or in Stripe's "
+            "dashboard",
+            code="charge_uncaptured",
+            charge=charge.id,
+        )
+    # The same key for the same payment: asked for twice, it is canceled once.
+    await desk.gateway.cancel_payment_intent(charge.payment_intent, f"cancel.{charge.payment_intent}")
+    facts = {"charge": charge.id, "payment_intent": charge.payment_intent}
+    await desk.writer.put(
+        lambda unit: audit.record(unit, session.person(), "payment_intent.canceled", charge.id, dict(facts))
+    )
+    if as_json:
+        output.as_json(
+            {**facts, "state": "payment_canceled", "amount": charge.amount_minor, "currency": charge.currency}
+        )
+    else:
+        released = output.money(charge.amount_minor, charge.currency)
+        output.line(
+            f"canceled: the payment {charge.payment_intent} was only authorised; {released} are released, nothing had been paid"
+        )
+    return output.DONE

@@ -1,0 +1,86 @@
+"""How a refund request is told: as `--json` has it, and honestly in one sentence."""
+
+from __future__ import annotations
+
+from typing import Any, assert_never
+
+from refundry.batches.model import Standing, standing_of
+from refundry.cli import output
+from refundry.refunds.model import HeldReason, RefundRequest, State
+
+HELD = {
+    HeldReason.DISPUTE: "the charge is disputed",
+    HeldReason.POSSIBLE_REPEAT: "it may be a repeat of another refund",
+    HeldReason.POLICY_DELAY: "the policy wants a delay",
+    HeldReason.LOW_BALANCE: "the balance at Stripe is too low; it is tried again by itself",
+    HeldReason.SCHEDULE: "its time has not come",
+    HeldReason.STOPPED: "its batch is paused",
+    HeldReason.KEY_REFUSED: "Stripe refuses the key",
+    HeldReason.SIBLING: "another refund of the charge has to end first",
+}
+
+
+def facts(request: RefundRequest) -> dict[str, Any]:
+    """Write one for `--json`; amounts in minor units, 0 before the decision."""
+    content = request.content
+    return {
+        "request_id": request.id,
+        "account": request.account,
+        "request_key": request.request_key,
+        "charge": content.charge,
+        "asked": content.asked,
+        "amount": request.amount_minor,
+        "currency": content.currency,
+        "reason": content.reason,
+        "ticket_id": content.ticket_id,
+        "state": request.state.value,
+        "outcome": standing_of(request.state).value,
+        "held": request.hold.reason.value if request.hold else None,
+        "code": request.reason_code,
+        "why": request.reason_text,
+        "refund": request.refund,
+        "attempts": request.attempt,
+        "replaces": request.replaces,
+    }
+
+
+def amount(request: RefundRequest) -> str:
+    """Write the decided amount, or what is asked for."""
+    minor = request.amount_minor or request.content.asked_minor
+    return "all that is left" if minor is None else output.money(minor, request.content.currency)
+
+
+def sentence(request: RefundRequest) -> str:  # noqa: PLR0911  # one for each state
+    """Say where one stands. "Pending" is said only of what Stripe has."""
+    what = f"{amount(request)} of {request.content.charge}"
+    why = request.reason_text
+    if request.hold is not None:
+        return f"waiting: {what}: {HELD[request.hold.reason]}" + (f" ({why})" if why else "")
+    match request.state:
+        case State.SETTLED:
+            return f"paid: {what}; Stripe says succeeded ({request.refund})"
+        case State.PENDING:
+            return f"paid: {what}; Stripe has it, and it is pending there ({request.refund})"
+        case State.REQUIRES_ACTION:
+            return f"waiting: {what}: Stripe waits for the customer to act ({request.refund})"
+        case State.FAILED | State.CANCELED:
+            return f"failed: {what} was {request.state} at Stripe, and did not arrive ({request.refund})"
+        case State.REJECTED:
+            return f"refused: {why or request.reason_code}"
+        case State.DECLINED:
+            return f"refused by Stripe: {what}: {why or request.reason_code}"
+        case State.WITHDRAWN:
+            return f"withdrawn: {what}" + (f": {why}" if why else "")
+        case State.OUTCOME_UNKNOWN:
+            return f"unknown: {what} was sent, and nobody can say whether it was paid: {why or 'look at the charge in Stripe'}"
+        case State.SUBMITTING:
+            return f"in doubt: {what} was sent, and there is no answer yet that can be trusted; it is looked for, not sent blindly again"
+        case State.RECEIVED | State.APPROVED | State.AWAITING_APPROVAL:
+            return f"waiting: {what} was not sent yet"
+        case _:
+            assert_never(request.state)
+
+
+def exit_code(request: RefundRequest) -> int:
+    """Tell the exit code: paid, or not."""
+    return output.DONE if standing_of(request.state) is Standing.PAID else output.PARTLY

@@ -1,0 +1,138 @@
+"""The report of a batch: one row per input row, all its own columns first, then what became of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from refundry.batches import service as batches
+from refundry.batches.model import Batch, Standing
+from refundry.batches.service import Line
+from refundry.cli import output, session
+from refundry.connectors.base import report_cell
+from refundry.infra.db import Unit
+from refundry.kernel.errors import UsageError
+from refundry.kernel.money import decimal
+
+OURS = (
+    "row", "outcome", "state", "code", "why", "amount", "amount_minor", "currency", "charge", "refund", "request", "ticket",
+)  # fmt: skip
+PREFIX = "refundry_"
+
+
+def write(prefix: str, to: Path | None, form: str | None) -> int:
+    """Write the report, to a file as a whole or not at all.
+
+    Raises:
+        UsageError: `format_unknown`, `output_unwritable`.
+    """
+    chosen = form or ("json" if to is not None and to.suffix == ".json" else "csv")
+    if chosen not in {"csv", "json"}:
+        raise UsageError(
+            f"--format {chosen} is not possible: write csv or json", code="format_unknown", option="--format"
+        )
+    with session.local() as local, local.database.reading() as unit:
+        batch = batches.need(unit, prefix)
+        if to is None:
+            _written(sys.stdout, unit, batch, chosen)
+            return output.DONE
+        _replace(to, unit, batch, chosen)
+        output.say(f"{output.counted(batch.row_count, 'row')} written to {to}")
+    return output.DONE
+
+
+def _replace(to: Path, unit: Unit, batch: Batch, form: str) -> None:
+    """Write beside the file, and take its place once all of it is on the disk."""
+    beside = to.with_name(f".{to.name}.{os.getpid()}")
+    try:
+        try:
+            with beside.open("w", encoding="utf-8", newline="") as stream:
+                _written(stream, unit, batch, form)
+                stream.flush()
+                os.fsync(stream.fileno())
+            beside.replace(to)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{to} cannot be written ({error.strerror}): name a file in a folder that can be written, on a disk with room; the "
+            "batch is as it was",
+            code="output_unwritable",
+            file=str(to),
+        ) from error
+
+
+def _written(stream: TextIO, unit: Unit, batch: Batch, form: str) -> None:
+    lines = batches.lines(unit, batch)
+    if form == "csv":
+        _as_csv(stream, batch, lines)
+        return
+    # One object, and written row by row: the memory that is needed does not grow with the batch.
+    stream.write(
+        json.dumps({"batch_id": batch.id, "file": batch.name, "row_count": batch.row_count})[:-1] + ', "rows": ['
+    )
+    stream.writelines(
+        ("," if at else "") + "\n" + json.dumps({**_outcome(line), "input": dict(line.row.raw)}, ensure_ascii=False)
+        for at, line in enumerate(lines)
+    )
+    stream.write("\n]}\n")
+
+
+def _as_csv(stream: TextIO, batch: Batch, lines: Iterator[Line]) -> None:
+    names = list(batch.columns)
+    for name in OURS:
+        own = PREFIX + name
+        while own in names:
+            # A report that is handed in again keeps its old outcome beside the new one.
+            own += "_"
+        names.append(own)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([report_cell(name) for name in names])
+    for line in lines:
+        told = _outcome(line)
+        cells = [line.row.raw.get(column, "") for column in batch.columns] + [_cell(told[name]) for name in OURS]
+        writer.writerow([report_cell(cell) for cell in cells])
+        stream.write(buffer.getvalue())
+        buffer.seek(0)
+        buffer.truncate()
+    stream.write(buffer.getvalue())
+
+
+def _cell(value: Any) -> str:  # noqa: ANN401  # text, number or nothing
+    return "" if value is None else str(value)
+
+
+def _outcome(line: Line) -> dict[str, Any]:
+    """Say what became of a row. An amount stands only where a request of the row's own has one."""
+    request, verdict = line.request, line.row.verdict
+    own = request is not None and verdict is not None and not verdict.code
+    minor = (
+        (request.amount_minor or request.content.asked_minor)
+        if own and request
+        else verdict.asked_minor
+        if verdict
+        else None
+    )
+    currency = request.content.currency if request else verdict.currency if verdict else None
+    paid = line.standing is Standing.PAID
+    return {
+        "row": line.row.number,
+        "outcome": line.standing.value,
+        "state": request.state.value if own and request else None,
+        "code": "" if paid and line.code == (request.state.value if request else "") else line.code,
+        "why": line.text,
+        "amount": decimal(minor, currency) if minor is not None and currency else None,
+        "amount_minor": minor,
+        "currency": currency,
+        "charge": request.content.charge if request else None,
+        "refund": request.refund if own and request else None,
+        "request": verdict.request if verdict else None,
+        "ticket": line.row.wanted.ticket_id if line.row.wanted else None,
+    }

@@ -1,0 +1,104 @@
+"""A command that works: it opens everything, executes or watches until it may, and ends well on Ctrl-C and on a polite kill."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from refundry import bootstrap
+from refundry.accounts import service as accounts
+from refundry.bootstrap import Desk
+from refundry.cli import output
+from refundry.infra.db import Unit
+from refundry.infra.settings import Settings
+from refundry.worker.main import Worker
+
+Result = TypeVar("Result")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Called before the process leaves at once, on the second Ctrl-C.
+last_words: list[Callable[[], None]] = []
+
+
+@dataclass(slots=True)
+class Work:
+    """A command at work.
+
+    Args:
+        desk: Everything that is open.
+        worker: Executes, or watches.
+        stop: Set, when no more is to be begun.
+        task: The worker's run; once it is done, it has failed or was stopped.
+        interrupted: A person, or a polite kill, wants it to end.
+    """
+
+    desk: Desk
+    worker: Worker
+    stop: asyncio.Event
+    task: asyncio.Task[None]
+    interrupted: bool = False
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def interrupt(self) -> None:
+        """Begin nothing more; the second time, leave at once."""
+        if self.interrupted:
+            for word in last_words:
+                word()
+            # What is on its way stands in the database as in doubt, and the next run looks: nothing is lost.
+            os._exit(output.INTERRUPTED)
+        self.interrupted = True
+        self.woken.set()
+        self.stop.set()
+        output.say("stopping: nothing more is begun, what is on its way is finished (again: leave at once)")
+
+    async def read(self, work: Callable[[Unit], Result]) -> Result:
+        """Read the database, beside the event loop."""
+
+        def reading() -> Result:
+            with self.desk.database.reading() as unit:
+                return work(unit)
+
+        return await asyncio.to_thread(reading)
+
+    async def rest(self, seconds: float) -> None:
+        """Wait until the next look, or until interrupted.
+
+        Raises:
+            Exception: What has ended the worker.
+        """
+        waker = asyncio.create_task(self.woken.wait())
+        await asyncio.wait({waker, self.task}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        waker.cancel()
+        if self.task.done() and not self.interrupted:
+            await self.task
+
+    async def held(self) -> str:
+        """Tell why the account is held; an empty string, if it is not. A hold from before our own start is not believed."""
+        if not self.worker.executing.is_set():
+            return ""
+        return await self.read(lambda unit: accounts.held_text(unit, self.desk.account.name))
+
+
+@asynccontextmanager
+async def working(settings: Settings) -> AsyncIterator[Work]:
+    """Open everything and work until the block ends; what is on its way then is finished first."""
+    async with bootstrap.desk(settings) as desk:
+        stop = asyncio.Event()
+        worker = Worker(desk, bootstrap.lock_of(settings))
+        work = Work(desk, worker, stop, asyncio.create_task(worker.run(until=stop), name="worker"))
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, work.interrupt)
+        try:
+            yield work
+        finally:
+            stop.set()
+            # An error of the worker's own was told by `rest`; here it may only hide what ended the block.
+            with suppress(Exception):
+                await work.task
+            for number in SIGNALS:
+                loop.remove_signal_handler(number)

@@ -1,0 +1,265 @@
+"""The ports to other systems, and the words they share with features: what a file of refunds says, before any charge is looked up.
+
+Text stays text here. An amount becomes money only together with a currency, which often only the charge knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol, assert_never
+
+from refundry.kernel import money
+from refundry.kernel.errors import AmountInvalid, UsageError
+from refundry.kernel.money import Money
+
+# What makes a spreadsheet read a cell as a formula, after OWASP's page on CSV injection; the last four are the full-width forms.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "＝", "＋", "－", "＠")  # noqa: RUF001  # they are meant
+SHOWN_MAX = 40
+
+
+class FileRefused(UsageError):  # noqa: N818  # the design's word
+    """A file is refused as a whole: nothing of it was taken in.
+
+    Its `ids` have `file`, and where it can be told `line` (physical, from 1) and `column` (the header's name).
+    """
+
+    code = "file_refused"
+
+
+class ReferenceKind(StrEnum):
+    """By what a row names its charge; in the order in which the first one given names the obligation."""
+
+    CHARGE_ID = "charge_id"
+    PAYMENT_INTENT = "payment_intent"
+    ORDER_ID = "order_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One name of a charge, as written, without the space around it."""
+
+    kind: ReferenceKind
+    value: str
+
+
+class AmountKind(StrEnum):
+    """How an amount is written: a decimal in major units, an integer in minor units, or the word `full`."""
+
+    MAJOR = "major"
+    MINOR = "minor"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class AmountText:
+    """An amount as written, without the space around it. Of `full`, the text is empty where an empty cell was said to mean it."""
+
+    kind: AmountKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRow:
+    """A row that can be understood; whether it can be paid is for others to say.
+
+    Args:
+        number: 1 for the first row under the header.
+        line: The physical line on which it begins, the header's being 1 in most files.
+        raw: Every cell as it stands in the file, by column.
+        references: At least one, in the order of `ReferenceKind`, whatever the order of columns. Whoever resolves them sees whether
+            they agree.
+        amounts: At least one. Several agree as far as can be told without a currency; `amount_asked` tells with one.
+        request_key: As written; `None` if empty.
+        reason: One of Stripe's three.
+        currency: Lower case, one of Stripe's; `None` if the charge's is to be taken.
+        metadata: By key without `metadata.`; empty cells are left out, since at Stripe an empty value removes a key (stripe-facts 4.3).
+    """
+
+    number: int
+    line: int
+    raw: dict[str, str]
+    references: tuple[Reference, ...]
+    amounts: tuple[AmountText, ...]
+    ticket_id: str | None
+    request_key: str | None
+    reason: str
+    currency: str | None
+    metadata: dict[str, str]
+    refund_application_fee: bool | None
+    reverse_transfer: bool | None
+
+    @property
+    def reference(self) -> Reference:
+        """Tell the reference that stands in request keys: the first by kind."""
+        return self.references[0]
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRow:
+    """A row that cannot be understood.
+
+    Args:
+        number: 1 for the first row under the header.
+        line: The physical line on which it begins.
+        raw: Every cell as it stands in the file, by column.
+        code: Stable.
+        message: What is wrong and what to do, for a support agent.
+        column: The header's name, if one column is to blame.
+    """
+
+    number: int
+    line: int
+    raw: dict[str, str]
+    code: str
+    message: str
+    column: str | None = None
+
+
+Row = ParsedRow | RefusedRow
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What the person who hands in a file has allowed.
+
+    Args:
+        blank_amount_full: An empty amount means `full`.
+        allow_fraudulent: The reason `fraudulent` may be used, which block-lists the customer's card and address (stripe-facts 3.1).
+    """
+
+    blank_amount_full: bool = False
+    allow_fraudulent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FileOpened:
+    """A file that was read once from end to end and is sound: every row has the header's cells.
+
+    Args:
+        name: Without its folder.
+        sha256: Of its bytes, in hexadecimal digits.
+        size_bytes: Its size.
+        columns: The header.
+        unknown_columns: Those that mean nothing to us; their cells are kept in `raw`.
+        row_count: How many rows `rows` gives.
+        stream: Reads the rows anew.
+    """
+
+    name: str
+    sha256: str
+    size_bytes: int
+    columns: tuple[str, ...]
+    unknown_columns: tuple[str, ...]
+    row_count: int
+    stream: Callable[[], Iterator[Row]] = field(repr=False, compare=False)
+
+    def rows(self) -> Iterator[Row]:
+        """Read the rows, one at a time, from the file itself; may be called again.
+
+        Nothing may be accepted before the last row was given: only then is it known that they all belong to `sha256`.
+
+        Raises:
+            FileRefused: Code `file_changed`, at the start or at the end: the file is not the one that was opened.
+        """
+        return self.stream()
+
+
+class FileReader(Protocol):
+    """Reads files of refunds, of whatever format."""
+
+    def read(self, path: Path, *, options: ReadOptions) -> FileOpened:
+        """Open a file and see that it is sound as a whole.
+
+        Raises:
+            FileRefused: With a code for each reason; docs/features/files.md lists them.
+        """
+        ...
+
+    def digest(self, path: Path) -> str:
+        """Tell the SHA-256 of a file's bytes, in hexadecimal digits."""
+        ...
+
+
+def check_written(amount: AmountText) -> None:
+    """See that an amount is one in some currency.
+
+    Raises:
+        AmountInvalid: `amount_unreadable`, `amount_not_positive`.
+    """
+    match amount.kind:
+        case AmountKind.FULL:
+            return
+        case AmountKind.MAJOR:
+            pattern, example = (
+                money.DECIMAL,
+                "write it in major units with a point and without a currency sign, as in 12.34",
+            )
+        case AmountKind.MINOR:
+            pattern, example = money.INTEGER, "write a whole number of minor units, as in 1234 for 12.34"
+        case _:
+            assert_never(amount.kind)
+    shown = amount.text[:SHOWN_MAX]
+    if not pattern.fullmatch(amount.text.removeprefix("-").lstrip()):
+        raise AmountInvalid(f"'{shown}' is not an amount: {example}", code="amount_unreadable")
+    if amount.text.startswith("-") or not amount.text.strip("0."):
+        raise AmountInvalid(
+            f"the amount is {shown}, but a refund gives something back: write it above zero, without a sign",
+            code="amount_not_positive",
+        )
+
+
+def amount_of(amount: AmountText, currency: str) -> Money | None:
+    """Read an amount in a currency (lower case).
+
+    Returns:
+        The amount, or `None` for the word `full`.
+
+    Raises:
+        AmountInvalid: `amount_unreadable`, `amount_not_positive`, `amount_too_precise`, `amount_too_large`.
+        CurrencyUnknown: The currency is not Stripe's.
+    """
+    check_written(amount)
+    match amount.kind:
+        case AmountKind.FULL:
+            return None
+        case AmountKind.MAJOR:
+            return money.from_major(amount.text, currency)
+        case AmountKind.MINOR:
+            return money.from_minor(amount.text, currency)
+        case _:
+            assert_never(amount.kind)
+
+
+def amount_asked(amounts: Sequence[AmountText], currency: str) -> Money | None:
+    """Read the amount that all of a row's amounts say.
+
+    Returns:
+        The amount, or `None` for the word `full`.
+
+    Raises:
+        AmountInvalid: As `amount_of`, and `amounts_disagree`.
+        CurrencyUnknown: The currency is not Stripe's.
+    """
+    first, *others = amounts
+    asked = amount_of(first, currency)
+    for other in others:
+        if amount_of(other, currency) != asked:
+            raise AmountInvalid(
+                f"'{first.text[:SHOWN_MAX]}' ({first.kind}) and '{other.text[:SHOWN_MAX]}' ({other.kind}) are not the same "
+                f"amount in {currency.upper()}: leave one of them empty, or make them equal",
+                code="amounts_disagree",
+            )
+    return asked
+
+
+def report_cell(text: str) -> str:
+    """Write foreign text into a cell of a CSV report, so that no spreadsheet takes it for a formula.
+
+    A text that begins like one, also after spaces, gets an apostrophe before it, as OWASP advises; other text stays. A report as JSON
+    keeps the text as it is.
+    """
+    risky = text.startswith(FORMULA_STARTS) or text.lstrip().startswith(FORMULA_STARTS)
+    return f"'{text}" if risky else text

@@ -1,0 +1,228 @@
+"""One row of a file of refunds, from its cells, of whatever format: understood, or refused with the column to blame."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from refundry.connectors.base import (
+    SHOWN_MAX,
+    AmountKind,
+    AmountText,
+    ParsedRow,
+    ReadOptions,
+    Reference,
+    ReferenceKind,
+    RefusedRow,
+    Row,
+    amount_asked,
+    check_written,
+)
+from refundry.connectors.files.columns import AMOUNTS, METADATA_KEYS_MAX, METADATA_VALUE_CHARACTERS_MAX, Header
+from refundry.kernel import money
+from refundry.kernel.errors import AmountInvalid, CurrencyUnknown, RefundryError
+
+FULL = "full"
+REASONS = ("duplicate", "fraudulent", "requested_by_customer")
+REASON_BLANK = "requested_by_customer"
+FRAUDULENT = "fraudulent"
+# Stripe's ids are letters and digits after the prefix, up to 255 characters (stripe-facts 3.3); a client secret has more underscores.
+SHAPES = {
+    ReferenceKind.CHARGE_ID: (re.compile(r"(?:ch|py)_[A-Za-z0-9]{1,252}"), "ch_ or py_"),
+    ReferenceKind.PAYMENT_INTENT: (re.compile(r"pi_[A-Za-z0-9]{1,252}"), "pi_"),
+}
+# A ticket and an order stand in Stripe's metadata, whose values have so many characters (stripe-facts 4.3).
+TICKET_CHARACTERS_MAX = 500
+ORDER_CHARACTERS_MAX = 500
+# With its prefix it fits any column and any log line.
+REQUEST_KEY_CHARACTERS_MAX = 200
+
+
+class CellRefused(RefundryError):  # noqa: N818  # the design's word
+    """A cell that cannot be understood; `column` is its column, if one is to blame."""
+
+    code = "cell_refused"
+
+    def __init__(self, code: str, message: str, column: str | None = None) -> None:
+        """Keep the parts."""
+        super().__init__(message, code=code)
+        self.column = column
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """The cells of one row."""
+
+    raw: dict[str, str]
+
+    def text(self, column: str) -> str:
+        """Tell a cell without the space around it; empty, if the file has no such column."""
+        return self.raw.get(column, "").strip()
+
+    def name(self, column: str, characters_max: int) -> str | None:
+        """Tell a cell that names something; `None`, if it is empty.
+
+        What cannot be seen is refused, since two names that look alike must be one name, or a refund could be paid twice.
+        """
+        text = self.text(column)
+        if len(text) > characters_max:
+            message = f"{column} has {len(text)} characters, at most {characters_max} are possible: shorten it"
+            raise CellRefused("text_too_long", message, column)
+        if not text.isprintable():
+            message = f"{column} holds a character that cannot be seen: {text[:SHOWN_MAX]!a}; type it anew"
+            raise CellRefused("text_unprintable", message, column)
+        return text or None
+
+
+def row_of(header: Header, raw: dict[str, str], *, number: int, line: int, options: ReadOptions) -> Row:
+    """Read a row.
+
+    Args:
+        header: The file's.
+        raw: A cell for each of its names.
+        number: 1 for the first row under the header.
+        line: The physical line on which it begins.
+        options: What is allowed.
+    """
+    try:
+        return _parsed(header, Cells(raw), number, line, options)
+    except CellRefused as refused:
+        return RefusedRow(number, line, raw, refused.code, refused.message, refused.column)
+
+
+def _parsed(header: Header, cells: Cells, number: int, line: int, options: ReadOptions) -> ParsedRow:
+    if not any(cells.text(name) for name in header.names):
+        raise CellRefused("row_empty", "every cell of the row is empty: remove the row")
+    currency = _currency(cells)
+    return ParsedRow(
+        number=number,
+        line=line,
+        raw=cells.raw,
+        references=_references(cells),
+        amounts=_amounts(cells, currency, options),
+        ticket_id=cells.name("ticket_id", TICKET_CHARACTERS_MAX),
+        request_key=cells.name("request_key", REQUEST_KEY_CHARACTERS_MAX),
+        reason=_reason(cells, options),
+        currency=currency,
+        metadata=_metadata(header, cells),
+        refund_application_fee=_flag(cells, "refund_application_fee"),
+        reverse_transfer=_flag(cells, "reverse_transfer"),
+    )
+
+
+def _references(cells: Cells) -> tuple[Reference, ...]:
+    given = []
+    for kind in ReferenceKind:
+        value = cells.name(kind, ORDER_CHARACTERS_MAX)
+        if value is not None:
+            _check_shape(kind, value)
+            given.append(Reference(kind, value))
+    if not given:
+        raise CellRefused(
+            "no_charge_named",
+            "the row does not say which charge to refund: fill in charge_id, payment_intent or order_id",
+        )
+    return tuple(given)
+
+
+def _check_shape(kind: ReferenceKind, value: str) -> None:
+    if kind not in SHAPES:
+        return
+    pattern, prefix = SHAPES[kind]
+    if not pattern.fullmatch(value):
+        message = f"'{value[:SHOWN_MAX]}' is not a {kind}: it begins with {prefix}, and letters and digits follow"
+        raise CellRefused(f"{kind}_invalid", message, kind)
+
+
+def _amounts(cells: Cells, currency: str | None, options: ReadOptions) -> tuple[AmountText, ...]:
+    written = {
+        column: AmountText(AmountKind.FULL if text.casefold() == FULL else kind, text)
+        for column, kind in AMOUNTS.items()
+        if (text := cells.text(column))
+    }
+    if not written and options.blank_amount_full:
+        return (AmountText(AmountKind.FULL, ""),)
+    if not written:
+        raise CellRefused("amount_missing", "the amount is empty: write one, or the word full for all that is left")
+    for column, amount in written.items():
+        try:
+            check_written(amount)
+            if currency is not None:
+                amount_asked((amount,), currency)
+        except AmountInvalid as error:
+            raise CellRefused(error.code, f"{column}: {error.message}", column) from error
+    amounts = tuple(written.values())
+    _check_agreement(amounts, currency)
+    return amounts
+
+
+def _check_agreement(amounts: tuple[AmountText, ...], currency: str | None) -> None:
+    """See that all say the same, as far as can be told: only a currency tells whether 12.34 is 1234."""
+    if currency is not None:
+        try:
+            amount_asked(amounts, currency)
+        except AmountInvalid as error:
+            raise CellRefused(error.code, error.message) from error
+        return
+    kinds = {amount.kind for amount in amounts}
+    minors = {amount.text.lstrip("0") for amount in amounts if amount.kind is AmountKind.MINOR}
+    if (AmountKind.FULL in kinds and len(kinds) > 1) or len(minors) > 1:
+        said = " and ".join(f"'{amount.text[:SHOWN_MAX]}'" for amount in amounts)
+        raise CellRefused(
+            "amounts_disagree", f"the amounts {said} are not the same: leave one of them empty, or make them equal"
+        )
+
+
+def _currency(cells: Cells) -> str | None:
+    text = cells.text("currency").lower()
+    if not text:
+        return None
+    try:
+        money.exponent(text[:SHOWN_MAX])
+    except CurrencyUnknown as error:
+        raise CellRefused(error.code, error.message, "currency") from error
+    return text
+
+
+def _reason(cells: Cells, options: ReadOptions) -> str:
+    reason = cells.text("reason").lower() or REASON_BLANK
+    if reason not in REASONS:
+        message = f"'{reason[:SHOWN_MAX]}' is not one of Stripe's reasons, {', '.join(REASONS)}: leave it empty, or use metadata.reason"
+        raise CellRefused("reason_unknown", message, "reason")
+    if reason == FRAUDULENT and not options.allow_fraudulent:
+        message = (
+            "the reason fraudulent also puts the customer's card and e-mail address on your block lists at Stripe: "
+            "use another one, or allow it with --allow-fraudulent"
+        )
+        raise CellRefused("reason_fraudulent", message, "reason")
+    return reason
+
+
+def _metadata(header: Header, cells: Cells) -> dict[str, str]:
+    metadata = {key: text for column, key in header.metadata.items() if (text := _metadata_value(cells, column))}
+    if len(metadata) > METADATA_KEYS_MAX:
+        message = (
+            f"{len(metadata)} cells of metadata are filled, at most {METADATA_KEYS_MAX} are possible: leave some empty"
+        )
+        raise CellRefused("metadata_too_many", message)
+    return metadata
+
+
+def _metadata_value(cells: Cells, column: str) -> str:
+    text = cells.text(column)
+    if len(text) > METADATA_VALUE_CHARACTERS_MAX:
+        message = f"{column} has {len(text)} characters, Stripe takes {METADATA_VALUE_CHARACTERS_MAX}: shorten it"
+        raise CellRefused("text_too_long", message, column)
+    if any(letter < " " or "\x7f" <= letter <= "\x9f" for letter in text):
+        message = f"{column} holds a line break or another control character: {text[:SHOWN_MAX]!a}"
+        raise CellRefused("text_unprintable", message, column)
+    return text
+
+
+def _flag(cells: Cells, column: str) -> bool | None:
+    text = cells.text(column).lower()
+    if text not in {"", "true", "false"}:
+        raise CellRefused(
+            "flag_unreadable", f"{column} is '{text[:SHOWN_MAX]}': write true or false, or leave it empty", column
+        )
+    return None if not text else text == "true"

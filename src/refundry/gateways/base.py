@@ -1,0 +1,211 @@
+"""The port to a payment processor, in our own types. Reads raise `GatewayError`; sending a refund answers an `Outcome`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from refundry.kernel.errors import RefundryError
+from refundry.kernel.outcome import Outcome, SeenRefund
+
+
+class Lane(StrEnum):
+    """Who waits: a person at the desk, before a bulk run."""
+
+    DESK = "desk"
+    BULK = "bulk"
+
+
+class Trouble(StrEnum):
+    """What kept a read from answering."""
+
+    NOT_FOUND = "not_found"
+    KEY_REFUSED = "key_refused"
+    FORBIDDEN = "forbidden"
+    RATE_LIMITED = "rate_limited"
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+
+
+class GatewayError(RefundryError):
+    """A read that got no answer, or a no.
+
+    Args:
+        trouble: Which kind.
+        message: For a person.
+        stripe_code: Stripe's own code, if it gave one.
+    """
+
+    code = "stripe_read_failed"
+
+    def __init__(self, trouble: Trouble, message: str, *, stripe_code: str | None = None) -> None:
+        """Keep the parts; the code is `stripe_` and the trouble."""
+        super().__init__(message, code=f"stripe_{trouble}")
+        self.trouble = trouble
+        self.stripe_code = stripe_code
+
+    @property
+    def passing(self) -> bool:
+        """Tell whether asking again later may help without a person."""
+        return self.trouble in {Trouble.RATE_LIMITED, Trouble.UNREACHABLE}
+
+
+@dataclass(frozen=True, slots=True)
+class SeenAccount:
+    """The account that a key opens."""
+
+    id: str
+    livemode: bool
+    country: str | None = None
+    default_currency: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SeenDispute:
+    """A dispute as Stripe showed it; `refundable` is its `is_charge_refundable` (stripe-facts 6)."""
+
+    id: str
+    status: str
+    amount_minor: int
+    refundable: bool
+
+    @property
+    def inquiry(self) -> bool:
+        """Tell whether it is an open inquiry: not yet a chargeback."""
+        return self.status in {"warning_needs_response", "warning_under_review"}
+
+
+@dataclass(frozen=True, slots=True)
+class SeenCharge:
+    """A charge as Stripe showed it; amounts in minor units of `currency`, times in epoch seconds UTC."""
+
+    id: str
+    payment_intent: str | None
+    currency: str
+    amount_minor: int
+    captured_minor: int
+    refunded_minor: int
+    status: str
+    captured: bool
+    disputed: bool
+    livemode: bool
+    created_at: float
+    destination: str | None = None
+    application_fee: bool = False
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A charge with all its refunds (every page) and its disputes.
+
+    Args:
+        began_at: When the first of its reads was sent, by our clock, in epoch seconds: what changed later may be missing.
+    """
+
+    charge: SeenCharge
+    refunds: tuple[SeenRefund, ...]
+    disputes: tuple[SeenDispute, ...]
+    began_at: float
+
+    @property
+    def explained(self) -> bool:
+        """Tell whether the listed refunds add up to what the charge says was refunded."""
+        alive = sum(refund.amount_minor for refund in self.refunds if not refund.over)
+        everything = sum(refund.amount_minor for refund in self.refunds)
+        # What a failed refund does to `amount_refunded` is not documented (stripe-facts 14): either sum explains it.
+        return self.charge.refunded_minor in {alive, everything}
+
+
+@dataclass(frozen=True, slots=True)
+class RefundBody:
+    """The exact parameters of `POST /v1/refunds`.
+
+    They are a pure function of the request's content, so that two installations send the same bytes.
+    """
+
+    charge: str
+    amount_minor: int
+    reason: str
+    metadata: dict[str, str]
+    refund_application_fee: bool | None = None
+    reverse_transfer: bool | None = None
+
+
+class PaymentGateway(Protocol):
+    """What Refundry needs from a payment processor. One gateway speaks for one account in one mode.
+
+    Every method raises `GatewayError`, but for `send`, whose every ending is an `Outcome`.
+    """
+
+    async def account(self) -> SeenAccount:
+        """Tell whose key this is."""
+        ...
+
+    async def look(self, charge: str, lane: Lane) -> Look:
+        """Read a charge, all its refunds and its disputes."""
+        ...
+
+    async def charge_of(self, payment_intent: str, lane: Lane) -> str | None:
+        """Tell the latest charge of a payment intent; `None`, if it has none."""
+        ...
+
+    def charges(self, since: float, until: float) -> AsyncIterator[Sequence[Look]]:
+        """List the charges that were created in a time window (epoch seconds, both ends included), page by page."""
+        ...
+
+    async def charges_of_order(self, order_id: str, lane: Lane) -> Sequence[SeenCharge]:
+        """Search for charges whose metadata name an order; up to a minute behind."""
+        ...
+
+    async def refund(self, refund: str, lane: Lane) -> SeenRefund:
+        """Read one refund."""
+        ...
+
+    async def balance(self) -> dict[str, int]:
+        """Tell what is available, in minor units per currency."""
+        ...
+
+    async def send(self, body: RefundBody, key: str) -> Outcome:
+        """Send a refund attempt under its idempotency key. The caller has taken a slot for it, and has written its intent."""
+        ...
+
+    async def cancel_refund(self, refund: str) -> SeenRefund:
+        """Cancel a refund that waits for its customer (`requires_action`)."""
+        ...
+
+    async def cancel_payment_intent(self, payment_intent: str, key: str) -> None:
+        """Release an authorised, uncaptured payment."""
+        ...
+
+    def stripe_now(self) -> float | None:
+        """Tell Stripe's time, in epoch seconds: its last `Date`, and what has passed since; `None` before the first answer."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        ...
+
+
+class Slots(Protocol):
+    """Where a gateway takes its pace from; `infra/pace.py` in earnest.
+
+    Operations are named by Stripe's own templates, as in `GET /v1/charges/{charge}`: all ids share one limit.
+    """
+
+    async def take(self, operation: str, lane: Lane) -> float:
+        """Wait for a slot; tell when it was reserved, by the boot clock, for `limited`."""
+        ...
+
+    async def limited(self, operation: str, reason: str | None, taken_at: float) -> None:
+        """Hear of a 429 for a call that had a slot.
+
+        Args:
+            operation: The operation that was called.
+            reason: The value of `Stripe-Rate-Limited-Reason`, if there was one; or `lock_timeout`, which says that an
+                object was busy and nothing about the pace.
+            taken_at: What `take` told: a slot from before the last cut is no reason to cut again.
+        """
+        ...

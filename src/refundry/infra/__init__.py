@@ -1,0 +1,1 @@
+"""Technical means without business words: settings, the database, the group-commit writer, pace, the engine, logs, HTTP."""

@@ -1,0 +1,270 @@
+"""At Stripe's pace: send slots from budgets in the database, shared by all processes, evenly spaced (GCRA).
+
+Each account has one budget for all its calls and one for each operation, since Stripe limits both (stripe-facts 1). A slot is
+taken from both at once. A 429 cuts the budget that Stripe names; it creeps up again. A person's call may reserve further
+ahead than a bulk run, so it overtakes one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from refundry.gateways.base import Lane
+from refundry.infra.db import Unit, metadata
+from refundry.infra.writer import Writer
+from refundry.kernel.clock import Clock
+from refundry.kernel.errors import UsageError
+
+EVERYTHING = "*"
+# How far ahead of the present a lane may reserve, in seconds: a person waits at most for what bulk has reserved.
+HORIZON = {Lane.BULK: 0.10, Lane.DESK: 2.0}
+# Slots that are reserved in one step: more would come in bursts when another process shares the budget.
+STEP = {Lane.BULK: 3, Lane.DESK: 1}
+CUT = 0.75
+# After a cut the rate grows by this share of its ceiling per second; faster growth runs into the limit again and again.
+GROWTH = 0.02
+GROWTH_PAUSE = 1.0
+FLOOR = 0.05
+PAUSE_AFTER_CUT = 0.1
+
+budgets = sa.Table(
+    "pace_budgets",
+    metadata,
+    sa.Column("account", sa.Text, primary_key=True),
+    sa.Column("scope", sa.Text, primary_key=True),
+    sa.Column("rate", sa.Double, nullable=False),
+    sa.Column("rate_max", sa.Double, nullable=False),
+    sa.Column("next_at", sa.Double, nullable=False),
+    sa.Column("cut_at", sa.Double, nullable=False),
+    sa.Column("reserved_at", sa.Double, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Stripe's limits of one account, in calls per second; zero means none.
+
+    Args:
+        total: Of all calls.
+        endpoint: Of each operation.
+        operations: Of single operations, where Stripe has raised or lowered them.
+    """
+
+    total: float
+    endpoint: float
+    operations: dict[str, float] = field(default_factory=dict)
+
+
+# docs.stripe.com/rate-limits (stripe-facts 1).
+NAMED = {"live": Limits(100, 25), "sandbox": Limits(25, 25), "none": Limits(0, 0)}
+SEARCH = 20.0
+
+
+def parsed(text: str) -> Limits:
+    """Read `live`, `sandbox`, `none`, or `global=100,endpoint=25`.
+
+    Raises:
+        UsageError: `limits_wrong`.
+    """
+    if text in NAMED:
+        return NAMED[text]
+    told: dict[str, float] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(global|endpoint|(?:GET|POST) /\S+)\s*=\s*(\d+(?:\.\d+)?)\s*", part)
+        if match is None:
+            raise UsageError(
+                f"'{text}' are no limits: write live, sandbox, none, or global=100,endpoint=25",
+                code="limits_wrong",
+                setting="REFUNDRY_STRIPE__LIMITS",
+            )
+        told[match[1]] = float(match[2])
+    return Limits(told.pop("global", 0.0), told.pop("endpoint", 0.0), told)
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What a step reserved: `count` slots, the first `delay` seconds from now, one each `gap` seconds.
+
+    With `count` zero, nothing: ask again in `delay` seconds.
+    """
+
+    count: int
+    delay: float
+    gap: float
+
+
+class Pacer:
+    """Hands out the slots of one account, within this process.
+
+    Args:
+        limits: Stripe's, before head-room.
+        headroom: The share that is left to others.
+        writer: Saves the budgets.
+        clock: Tells how long to wait.
+    """
+
+    def __init__(self, limits: Limits, headroom: float, writer: Writer, clock: Clock) -> None:
+        """Begin with nobody waiting, and before the account is known: the call that asks for it takes no slot."""
+        self._account = ""
+        self._limits = limits
+        self._share = 1.0 - headroom
+        self._writer = writer
+        self._clock = clock
+        self._waiting: dict[str, dict[Lane, deque[asyncio.Future[None]]]] = {}
+        self._drains: dict[str, asyncio.Task[None]] = {}
+        self._steps: set[asyncio.Task[None]] = set()
+        self.limited_count = 0
+        self.taken_count = 0
+
+    def serve(self, account: str) -> None:
+        """Hand out the slots of this account (`acct_…|test`) from now on."""
+        self._account = account
+
+    def _ceiling(self, scope: str) -> float:
+        if scope == EVERYTHING:
+            return self._limits.total * self._share
+        own: float = SEARCH if scope.endswith("/search") and self._limits.endpoint else self._limits.endpoint
+        return self._limits.operations.get(scope, own) * self._share
+
+    def rate_of(self, operation: str) -> float:
+        """Tell how many calls of an operation this account may make per second; zero means any number."""
+        return min((rate for rate in (self._ceiling(operation), self._ceiling(EVERYTHING)) if rate), default=0.0)
+
+    async def take(self, operation: str, lane: Lane) -> float:
+        """Wait for a slot.
+
+        Args:
+            operation: `POST /v1/refunds`, `GET /v1/charges/{charge}`.
+            lane: Who waits.
+
+        Returns:
+            The boot clock's time at which the slot was had, for `limited`.
+        """
+        if self._account and self.rate_of(operation):
+            lanes = self._waiting.setdefault(operation, {lane: deque() for lane in Lane})
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            lanes[lane].append(turn)
+            drain = self._drains.get(operation)
+            if drain is None or drain.done():
+                self._drains[operation] = asyncio.get_running_loop().create_task(self._drain(operation, lanes))
+            await turn
+        self.taken_count += 1
+        return self._clock.boot_seconds()
+
+    async def _drain(self, operation: str, lanes: dict[Lane, deque[asyncio.Future[None]]]) -> None:
+        """Reserve for those who wait, persons first, until nobody does."""
+        try:
+            while any(lanes.values()):
+                lane = next(lane for lane in (Lane.DESK, Lane.BULK) if lanes[lane])
+                count = min(len(lanes[lane]), STEP[lane])
+                got = await self._writer.put(lambda unit, n=count, who=lane: self._reserve(unit, operation, n, who))  # type: ignore[misc]
+                turns = [lanes[lane].popleft() for _ in range(min(got.count, len(lanes[lane])))]
+                if turns:
+                    step = asyncio.get_running_loop().create_task(self._hand_out(turns, got))
+                    self._steps.add(step)
+                    step.add_done_callback(self._steps.discard)
+                # The next step is reserved when this one is nearly used up, not sooner: others share the budget.
+                await self._clock.sleep(max(got.delay if not turns else got.delay + got.gap * (len(turns) - 1), 0.0))
+        except Exception as error:  # noqa: BLE001  # whoever waits has to hear of it
+            for waiting in lanes.values():
+                while waiting:
+                    turn = waiting.popleft()
+                    if not turn.done():
+                        turn.set_exception(error)
+
+    async def _hand_out(self, turns: list[asyncio.Future[None]], got: Reservation) -> None:
+        try:
+            for at, turn in enumerate(turns):
+                await self._clock.sleep(got.gap if at else max(got.delay, 0.0))
+                if not turn.done():
+                    turn.set_result(None)
+        finally:
+            for turn in turns:
+                # Only if this was cancelled: nobody may wait for a slot that will not come.
+                turn.cancel()
+
+    def _reserve(self, unit: Unit, operation: str, count: int, lane: Lane) -> Reservation:
+        """Take slots from both budgets, or none: one short transaction, by the database's clock."""
+        found = self._rows(unit, operation)
+        ahead = max(row.next_at for row in found) - unit.now
+        if ahead > HORIZON[lane]:
+            return Reservation(0, ahead - HORIZON[lane] / 2, 0.0)
+        delay, gap = 0.0, 0.0
+        for row in found:
+            begin = max(row.next_at, unit.now)
+            grown = self._grown(row, unit.now)
+            delay, gap = max(delay, begin - unit.now), max(gap, 1 / grown)
+            statement = sa.update(budgets).where(budgets.c.account == self._account, budgets.c.scope == row.scope)
+            # Each budget moves by its own rate: dragging the account's along with a slow operation's would starve the others.
+            unit.connection.execute(statement.values(next_at=begin + count / grown, rate=grown, reserved_at=unit.now))
+        return Reservation(count, delay, gap)
+
+    def _rows(self, unit: Unit, operation: str) -> list[sa.Row[tuple[object, ...]]]:
+        scopes = [scope for scope in (EVERYTHING, operation) if self._ceiling(scope)]
+        mine = sa.select(budgets).where(budgets.c.account == self._account, budgets.c.scope.in_(scopes))
+        statement = mine.order_by(budgets.c.scope).with_for_update()
+        found = list(unit.connection.execute(statement).all())
+        if len(found) < len(scopes):
+            for scope in scopes:
+                if scope not in {row.scope for row in found}:
+                    self._open(unit, scope)
+            found = list(unit.connection.execute(statement).all())
+        return found
+
+    def _open(self, unit: Unit, scope: str) -> None:
+        rate = self._ceiling(scope)
+        values = {
+            "account": self._account, "scope": scope, "rate": rate, "rate_max": rate, "next_at": 0.0, "cut_at": 0.0,
+            "reserved_at": unit.now,
+        }  # fmt: skip
+        from sqlalchemy.dialects import postgresql, sqlite
+
+        make = postgresql.insert if unit.postgres else sqlite.insert
+        unit.connection.execute(make(budgets).values(values).on_conflict_do_nothing())
+
+    def _grown(self, row: sa.Row[tuple[object, ...]], now: float) -> float:
+        ceiling, rate = self._ceiling(str(row.scope)), float(row.rate)
+        if now - float(row.cut_at) < GROWTH_PAUSE:
+            return min(rate, ceiling)
+        return min(ceiling, rate + GROWTH * ceiling * min(1.0, max(0.0, now - float(row.reserved_at))))
+
+    async def limited(self, operation: str, reason: str | None, taken_at: float) -> None:
+        """A call got a 429: cut the budget that Stripe names.
+
+        Args:
+            operation: The call's.
+            reason: `Stripe-Rate-Limited-Reason`, or `None`; a lock timeout or a resource's own limit cuts nothing.
+            taken_at: When the call's slot was had: slots from before the last cut must not cut again.
+        """
+        self.limited_count += 1
+        if reason is None or not reason.startswith(("endpoint", "global")):
+            return
+        scope = EVERYTHING if reason.startswith("global") else operation
+        if not self._account or not self._ceiling(scope):
+            return
+        age = self._clock.boot_seconds() - taken_at
+        await self._writer.put(lambda unit: self._cut(unit, operation, scope, age))
+
+    def _cut(self, unit: Unit, operation: str, scope: str, age: float) -> None:
+        for row in self._rows(unit, operation):
+            if row.scope == scope and unit.now - age > row.cut_at:
+                rate = max(self._ceiling(scope) * FLOOR, float(row.rate) * CUT)
+                statement = sa.update(budgets).where(budgets.c.account == self._account, budgets.c.scope == scope)
+                later = max(float(row.next_at), unit.now + PAUSE_AFTER_CUT)
+                unit.connection.execute(statement.values(rate=rate, cut_at=unit.now, next_at=later))
+
+    async def close(self) -> None:
+        """Let nobody wait any longer: who still does is cancelled, and sends nothing."""
+        tasks = [*self._drains.values(), *self._steps]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for lanes in self._waiting.values():
+            for waiting in lanes.values():
+                while waiting:
+                    waiting.popleft().cancel()

@@ -1,0 +1,129 @@
+"""Group commit: many small pieces of work share one transaction, and each waits for its own durable commit.
+
+A commit costs a disk flush, so fifty coroutines that each commit alone wait for fifty flushes; together for one or two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from refundry.infra.db import Database, Unit
+from refundry.kernel.errors import InvariantViolated
+
+Result = TypeVar("Result")
+# Larger batches gain nothing more, and hold the write lock longer.
+BATCH_MAX = 256
+
+
+class Writer(Protocol):
+    """Whoever saves."""
+
+    async def put(self, work: Callable[[Unit], Result]) -> Result:
+        """Run a piece of work inside a unit, and return what it returned once that unit is committed.
+
+        Raises:
+            Exception: What the work raised, or what the commit raised; then nothing of it was kept.
+        """
+        ...
+
+    async def aside(self, work: Callable[[], Result]) -> Result:
+        """Run something that blocks, outside the event loop where there is one thread to spare, and without a unit."""
+        ...
+
+
+class InlineWriter:
+    """Commits each piece of work at once, in the caller's own thread: for commands that do one thing, and for simulations."""
+
+    def __init__(self, database: Database) -> None:
+        """Keep the database."""
+        self._database = database
+
+    async def put(self, work: Callable[[Unit], Result]) -> Result:
+        """Commit one piece of work."""
+        with self._database.unit() as unit:
+            return work(unit)
+
+    async def aside(self, work: Callable[[], Result]) -> Result:
+        """Run it here."""
+        return work()
+
+
+class GroupWriter:
+    """Commits what comes in together. One for each event loop; it ends with the process.
+
+    Args:
+        database: Where to.
+    """
+
+    def __init__(self, database: Database) -> None:
+        """Begin with nothing to write."""
+        self._database = database
+        self._waiting: list[tuple[Callable[[Unit], Any], asyncio.Future[Any]]] = []
+        self._woken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    def start(self) -> None:
+        """Begin to commit, in the running loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="writer")
+
+    async def stop(self) -> None:
+        """Commit what waits and what is being committed, then end; nothing can be put any more."""
+        self._stopping = True
+        self._woken.set()
+        if self._task is not None:
+            # Never cancelled: a commit goes on in its thread, and whoever waits for it has to hear of it.
+            await asyncio.shield(self._task)
+
+    async def put(self, work: Callable[[Unit], Result]) -> Result:
+        """Have a piece of work committed with its neighbours.
+
+        Raises:
+            InvariantViolated: The writer has stopped; nothing of the work was kept.
+        """
+        if self._stopping:
+            raise InvariantViolated("something was to be saved after the writer had stopped: nothing of it was kept")
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((work, future))
+        self._woken.set()
+        result: Result = await future
+        return result
+
+    async def aside(self, work: Callable[[], Result]) -> Result:
+        """Run it in a thread."""
+        return await asyncio.to_thread(work)
+
+    async def _run(self) -> None:
+        while self._waiting or not self._stopping:
+            await self._woken.wait()
+            batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
+            if not self._waiting:
+                self._woken.clear()
+            if batch:
+                await self._commit(batch)
+
+    async def _commit(self, batch: list[tuple[Callable[[Unit], Any], asyncio.Future[Any]]]) -> None:
+        try:
+            results = await asyncio.to_thread(self._together, [work for work, _ in batch])
+        except Exception as error:  # noqa: BLE001  # whatever it is, it goes to whoever asked
+            if len(batch) == 1:
+                _tell(batch[0][1], error)
+                return
+            # One poisoned piece must not fail its neighbours: each is tried alone.
+            for piece in batch:
+                await self._commit([piece])
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            if not future.done():
+                future.set_result(result)
+
+    def _together(self, works: list[Callable[[Unit], Any]]) -> list[Any]:
+        with self._database.unit() as unit:
+            return [work(unit) for work in works]
+
+
+def _tell(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,78 @@
+"""The database's versions: alembic inside the wheel. `upgrade` brings a database to this program's version."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+import refundry.accounts.tables
+import refundry.audit.tables
+import refundry.batches.tables
+import refundry.charges.tables
+import refundry.infra.pace
+import refundry.refunds.tables  # noqa: F401  # the tables enlist themselves
+from refundry.infra.db import Database, DatabaseUnusable, metadata
+
+# Of "refundry" in ASCII: two processes that start at once on one Postgres upgrade it one after the other.
+UPGRADE_LOCK = 0x72656675
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(files("refundry.migrations")))
+    return config
+
+
+def newest() -> str:
+    """Tell the version that this program needs."""
+    return str(ScriptDirectory.from_config(_config()).get_current_head())
+
+
+def version(database: Database) -> str | None:
+    """Tell a database's version; `None`, if it is empty."""
+    with database.reading() as unit:
+        return MigrationContext.configure(unit.connection).get_current_revision()
+
+
+def upgrade(database: Database) -> bool:
+    """Bring a database to this program's version, in one transaction; tells whether anything was to be done.
+
+    Raises:
+        DatabaseUnusable: `database_newer`: a newer program has used it; nothing was changed.
+    """
+    found = version(database)
+    if found == newest():
+        return False
+    if found is not None and found not in known():
+        raise DatabaseUnusable(
+            f"the database is of version {found}, which this program does not know: a newer Refundry has used it; start that one",
+            code="database_newer",
+        )
+    with database.unit() as unit:
+        if unit.postgres:
+            unit.connection.execute(text(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})"))
+        config = _config()
+        config.attributes["connection"] = unit.connection
+        command.upgrade(config, "head")
+    return True
+
+
+def known() -> set[str]:
+    """Tell all versions that this program knows."""
+    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+def differences(connection: Connection) -> list[object]:
+    """Tell where a database differs from the tables in the code; nothing, if they agree."""
+
+    def ours(thing: object, name: str | None, kind: str, reflected: bool, _: object) -> bool:  # noqa: FBT001  # alembic's own
+        return not (kind == "table" and reflected and name not in metadata.tables) and thing is not None
+
+    context = MigrationContext.configure(connection, opts={"include_object": ours, "compare_type": True})
+    return list(compare_metadata(context, metadata))

@@ -1,0 +1,195 @@
+"""Eligibility: may this refund be paid at all? Pure; the order of the checks is Stripe's where it is known (stripe-facts 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from refundry.charges.model import REQUEST_ID, TICKET_ID, Charge
+from refundry.kernel.errors import AmountInvalid
+from refundry.kernel.money import Money, checked
+from refundry.kernel.outcome import SeenRefund
+from refundry.policies.model import Decision, Facts, Verdict, Wait
+
+DAY = 86_400
+# How far back a refund by others with the same amount is taken for a possible repeat.
+REPEAT_DAYS = 30
+
+Check = Callable[[Facts, Charge], Decision | None]
+
+
+def decide(facts: Facts) -> Decision:
+    """Decide about a request from a fresh look at its charge."""
+    charge = facts.charge
+    if charge is None:
+        return _refuse(
+            "charge_unknown", "Stripe has no such charge in this account and mode: check the id, and whose it is"
+        )
+    for check in CHECKS:
+        if (decision := check(facts, charge)) is not None:
+            return decision
+    amount = _amount(facts, charge)
+    return Decision(Verdict.APPROVE, "eligible", f"{Money(amount, charge.currency)} can be refunded", amount)
+
+
+def _amount(facts: Facts, charge: Charge) -> int:
+    """Tell what is paid: the amount asked for, or all that is unrefunded and unreserved."""
+    if facts.asked_minor is not None:
+        return facts.asked_minor
+    return charge.unrefunded_minor - facts.reserved_minor
+
+
+def _refuse(code: str, text: str) -> Decision:
+    return Decision(Verdict.REFUSE, code, text)
+
+
+def _failed(_: Facts, charge: Charge) -> Decision | None:
+    if charge.status == "failed":
+        return _refuse("charge_failed", f"the payment {charge.id} failed: nothing was paid, nothing can be given back")
+    return None
+
+
+def _uncaptured(_: Facts, charge: Charge) -> Decision | None:
+    if charge.captured:
+        return None
+    return _refuse(
+        "charge_uncaptured",
+        f"{charge.id} is only authorised, not captured: cancel the payment intent instead (--cancel-uncaptured)",
+    )
+
+
+def _currency(facts: Facts, charge: Charge) -> Decision | None:
+    if facts.currency == charge.currency:
+        return None
+    return _refuse(
+        "currency_wrong",
+        f"asked for {facts.currency.upper()}, and {charge.id} was paid in {charge.currency.upper()}: "
+        "a refund is in the charge's currency",
+    )
+
+
+def _disputed(facts: Facts, charge: Charge) -> Decision | None:
+    """A chargeback takes the money itself; an inquiry ends with a full refund, and a partial one may be lost twice."""
+    for dispute in charge.disputes:
+        if not dispute.refundable:
+            return _refuse(
+                "charge_disputed",
+                f"{charge.id} has a chargeback ({dispute.id}, {dispute.status}): the bank takes the money itself, a refund "
+                "would pay it twice",
+            )
+        if dispute.inquiry and not facts.allow_inquiry:
+            return _refuse(
+                "charge_under_inquiry",
+                f"{charge.id} has an open inquiry ({dispute.id}): a full refund settles it; ask for it with --allow-inquiry",
+            )
+        if dispute.inquiry and facts.asked_minor not in {None, charge.unrefunded_minor}:
+            return _refuse(
+                "charge_under_inquiry",
+                f"{charge.id} has an open inquiry ({dispute.id}): only a full refund settles it, a partial one may be lost "
+                "twice",
+            )
+    if charge.disputed and not charge.disputes:
+        # Stripe says that there is a dispute and we have not seen which: never pay into the dark.
+        return _refuse("charge_disputed", f"{charge.id} is disputed, and Stripe did not show how: look at it in Stripe")
+    return None
+
+
+def _refunded(_: Facts, charge: Charge) -> Decision | None:
+    if charge.unrefunded_minor > 0:
+        return None
+    return _refuse("charge_already_refunded", f"{charge.id} has been refunded in full: nothing is left to give back")
+
+
+def _readable(facts: Facts, charge: Charge) -> Decision | None:
+    if facts.asked_minor is None:
+        return None
+    try:
+        checked(facts.asked_minor, charge.currency)
+    except AmountInvalid as error:
+        return _refuse(error.code, error.message)
+    return None
+
+
+def _too_old(facts: Facts, charge: Charge) -> Decision | None:
+    if not facts.age_max_days or facts.now - charge.created_at <= facts.age_max_days * DAY:
+        return None
+    days = int((facts.now - charge.created_at) // DAY)
+    return _refuse(
+        "charge_too_old",
+        f"{charge.id} is {days} days old, more than the {facts.age_max_days} that are allowed (REFUNDRY_PAY__AGE_MAX_DAYS)",
+    )
+
+
+def _beyond(facts: Facts, charge: Charge) -> Decision | None:
+    if facts.asked_minor is None or facts.asked_minor <= charge.unrefunded_minor:
+        return None
+    asked, left = Money(facts.asked_minor, charge.currency), Money(charge.unrefunded_minor, charge.currency)
+    return _refuse("amount_exceeds_refundable", f"asked for {asked}, {left} is left on {charge.id}: lower the amount")
+
+
+def _repeat(facts: Facts, charge: Charge) -> Decision | None:
+    """A refund that somebody else made may be the one that is asked for here; ours never are."""
+    if facts.allow_repeat:
+        return None
+    for refund in charge.refunds:
+        if REQUEST_ID in refund.metadata or refund.over:
+            continue
+        if _same(facts, charge, refund):
+            what = Money(refund.amount_minor, charge.currency)
+            return Decision(
+                Verdict.HOLD,
+                "possible_repeat",
+                f"{refund.id} has already given back {what} on {charge.id}, and it was not made here: allow it with "
+                "--allow-repeat, or withdraw it",
+                wait=Wait.POSSIBLE_REPEAT,
+            )
+    return None
+
+
+def _twin(facts: Facts, charge: Charge) -> Decision | None:
+    """The same ticket may have come by two sources that name the charge differently; only its own key tells two refunds apart."""
+    if facts.twin is None or facts.allow_repeat:
+        return None
+    return Decision(
+        Verdict.HOLD,
+        "possible_repeat",
+        f"request {facts.twin} gives back the same amount of {charge.id} for the same ticket: allow it with --allow-repeat, or "
+        "withdraw it",
+        wait=Wait.POSSIBLE_REPEAT,
+    )
+
+
+def _same(facts: Facts, charge: Charge, refund: SeenRefund) -> bool:
+    if facts.ticket_id is not None and refund.metadata.get(TICKET_ID) == facts.ticket_id:
+        return True
+    recent = facts.now - refund.created_at <= REPEAT_DAYS * DAY
+    wanted = charge.unrefunded_minor if facts.asked_minor is None else facts.asked_minor
+    return recent and refund.amount_minor in {wanted, charge.captured_minor}
+
+
+def _reserved(facts: Facts, charge: Charge) -> Decision | None:
+    """Short only because of what other requests have claimed: wait until they are over, it may be enough then."""
+    left = charge.unrefunded_minor - facts.reserved_minor
+    wanted = 1 if facts.asked_minor is None else facts.asked_minor
+    if wanted <= left:
+        return None
+    return Decision(
+        Verdict.HOLD,
+        "sibling",
+        f"other requests have claimed {Money(facts.reserved_minor, charge.currency)} of {charge.id}: waiting for them",
+        wait=Wait.SIBLING,
+    )
+
+
+CHECKS: tuple[Check, ...] = (
+    _failed,
+    _uncaptured,
+    _currency,
+    _disputed,
+    _refunded,
+    _readable,
+    _too_old,
+    _beyond,
+    _repeat,
+    _twin,
+    _reserved,
+)

@@ -1,0 +1,597 @@
+"""The use cases of a refund request. Each verb works inside an open unit: load, decide by a pure function, save, record.
+
+Nothing here talks to Stripe. The executor (`worker/executor.py`) sends, and tells what came of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from refundry.audit import service as audit
+from refundry.charges import service as charges
+from refundry.charges.model import REQUEST_ID
+from refundry.gateways.base import Lane
+from refundry.infra.db import Unit
+from refundry.kernel.actor import SYSTEM, Actor
+from refundry.kernel.errors import InvariantViolated, RefundryError
+from refundry.kernel.outcome import Accepted, Declined, NotTaken, Outcome, SeenRefund, Unknown
+from refundry.policies.model import Decision, Facts, Verdict, Wait
+from refundry.policies.rules import decide
+from refundry.refunds import repository
+from refundry.refunds.model import (
+    REOPENABLE,
+    UNPAID,
+    Attempt,
+    Change,
+    Closed,
+    Fact,
+    Found,
+    GaveUp,
+    HeldReason,
+    Hold,
+    Judged,
+    Looked,
+    Postponed,
+    RefundRequest,
+    Reopened,
+    Send,
+    Sent,
+    State,
+    Submitted,
+    Withdrawn,
+    apply,
+    body_of,
+)
+from refundry.refunds.repository import Claimed
+from refundry.refunds.rules import Plan, Step
+
+# How long a request waits for its siblings before it is looked at again, in seconds.
+SIBLING_WAIT = 60.0
+LOW_BALANCE_WAIT = 900.0
+# A refund that we do not understand is looked at again this much later, in seconds; a person has to act before.
+BREAK_WAIT = 3600.0
+# A look that was made for this very send is good enough, however short `look_max_age` is.
+LOOK_GRACE = 30.0
+
+
+class RequestUnknown(RefundryError):  # noqa: N818
+    """There is no such refund request."""
+
+    code = "request_unknown"
+
+
+class StateForbids(RefundryError):  # noqa: N818
+    """The request's state does not allow what was asked."""
+
+    code = "state_forbids"
+
+
+class Receipt(StrEnum):
+    """What became of a request that was handed in."""
+
+    NEW = "new"
+    SAME = "same"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A request as it is kept, and whether it was new."""
+
+    receipt: Receipt
+    request: RefundRequest
+
+
+def receive(unit: Unit, wanted: Sequence[RefundRequest], actor: Actor) -> list[Received]:
+    """Take requests in. The same key with the same content is the same request; with other content it is a conflict.
+
+    Returns:
+        One for each that was handed in, in order; on a conflict the request that holds the key.
+    """
+    unique: dict[str, RefundRequest] = {}
+    for request in wanted:
+        unique.setdefault(request.id, request)
+    fresh = repository.insert(unit, list(unique.values()))
+    kept = repository.many(unit, unique)
+    for request_id in unique:
+        if request_id in fresh:
+            request = kept[request_id]
+            _record(unit, actor, "refund_request.received", request, {"key": request.request_key})
+    out, seen = [], set()
+    for request in wanted:
+        held = kept[request.id]
+        same = held.content.fingerprint == request.content.fingerprint
+        new = request.id in fresh and request.id not in seen
+        seen.add(request.id)
+        out.append(Received(Receipt.NEW if new and same else Receipt.SAME if same else Receipt.CONFLICT, held))
+    return out
+
+
+# What a worker does
+
+
+def claim(unit: Unit, account: str, lane: Lane, lease: str, *, seconds: float, most: int) -> list[Claimed]:
+    """Take due requests under a lease."""
+    return repository.claim(unit, account, lane, lease, until=unit.now + seconds, most=most)
+
+
+def renew(unit: Unit, lease: str, seconds: float) -> None:
+    """Hold on to what was claimed."""
+    repository.renew(unit, lease, unit.now + seconds)
+
+
+def judge(unit: Unit, claimed: Claimed, *, known: bool, age_max_days: int) -> Claimed | None:
+    """Decide about a claimed request from our mirror, and reserve its amount in the same commit.
+
+    Args:
+        unit: The open unit.
+        claimed: What the worker holds.
+        known: Whether Stripe knows the charge.
+        age_max_days: See `PaySettings`.
+
+    Returns:
+        The approved request, still held; `None` if it was not approved, or is somebody else's now.
+    """
+    request = claimed.request
+    if known and _adopted_from_mirror(unit, claimed):
+        return None
+    decision = _decided(unit, request, known=known, age_max_days=age_max_days)
+    unchanged = (
+        request.state is State.APPROVED
+        and decision.verdict is Verdict.APPROVE
+        and decision.amount_minor == request.amount_minor == request.reserved_minor
+    )
+    if unchanged:
+        return claimed
+    go_on = decision.verdict is Verdict.APPROVE
+    after = _step(unit, claimed, _judged(decision, unit.now), keep_lease=go_on, facts=_told(decision))
+    return after if go_on else None
+
+
+def adopt(unit: Unit, claimed: Claimed, seen: Iterable[SeenRefund]) -> bool:
+    """Take in those of the refunds that carry the request's id; the request is given back if there are any.
+
+    A lost database, another installation, or a send whose answer was lost has made them: the request is paid already.
+    """
+    ours = [refund for refund in seen if refund.metadata.get(REQUEST_ID) == claimed.request.id]
+    # Those that came back last, so that the one whose money is out pays the request.
+    for refund in sorted(ours, key=lambda refund: refund.over):
+        found(unit, claimed.request.account, refund)
+    if ours:
+        release(unit, claimed)
+    return bool(ours)
+
+
+def _adopted_from_mirror(unit: Unit, claimed: Claimed) -> bool:
+    charge = charges.find(unit, claimed.request.content.charge)
+    return charge is not None and adopt(unit, claimed, charge.refunds)
+
+
+def look_needed(unit: Unit, request: RefundRequest, max_age: float) -> bool:
+    """Tell whether the mirror of a request's charge is too old, or was overtaken, to decide or pay by it.
+
+    Args:
+        unit: The open unit.
+        request: The request.
+        max_age: The oldest look that is good enough, in seconds.
+    """
+    charge = charges.find(unit, request.content.charge)
+    if charge is None or charge.stale or charge.looked_at is None:
+        return True
+    return not 0 <= unit.now - charge.looked_at <= max_age
+
+
+def _decided(unit: Unit, request: RefundRequest, *, known: bool, age_max_days: int, first: bool = False) -> Decision:
+    content = request.content
+    charges.hold_still(unit, content.charge)
+    charge = charges.find(unit, content.charge) if known else None
+    facts = Facts(
+        charge=charge,
+        request=request.id,
+        asked_minor=content.asked_minor,
+        currency=content.currency,
+        ticket_id=content.ticket_id,
+        reserved_minor=0 if first else repository.reserved(unit, content.charge, but=request.id),
+        allow_repeat=request.allow_repeat,
+        allow_inquiry=request.allow_inquiry,
+        now=unit.now,
+        age_max_days=age_max_days,
+        twin=None if request.request_key.startswith("key:") else repository.twin(unit, request),
+    )
+    decision = decide(facts)
+    if request.content.asked_minor is None and request.amount_minor and decision.verdict is Verdict.APPROVE:
+        # `full` was resolved once: more that is left now is not paid, less is.
+        decision = replace(decision, amount_minor=min(decision.amount_minor, request.amount_minor))
+    return decision
+
+
+def _judged(decision: Decision, now: float) -> Judged:
+    hold = None
+    if decision.wait is Wait.SIBLING:
+        hold = Hold(HeldReason.SIBLING, now + SIBLING_WAIT)
+    elif decision.wait is Wait.POSSIBLE_REPEAT:
+        hold = Hold(HeldReason.POSSIBLE_REPEAT)
+    return Judged(decision.verdict, decision.code, decision.text, decision.amount_minor, hold)
+
+
+def _told(decision: Decision) -> dict[str, object]:
+    return {"verdict": decision.verdict.value, "policy": decision.policy, "why": decision.text}
+
+
+def last_attempt(unit: Unit, request: RefundRequest) -> Attempt | None:
+    """Read the last attempt of a request."""
+    return repository.attempt(unit, request.id, request.attempt) if request.attempt else None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """An attempt whose intent is on disk: it may be sent now, once.
+
+    Args:
+        claimed: The request, `submitting`.
+        attempt: The attempt; its last send is this one.
+    """
+
+    claimed: Claimed
+    attempt: Attempt
+
+
+def submit(
+    unit: Unit, claimed: Claimed, *, at: float, stripe_at: float | None, look_max_age: float, age_max_days: int
+) -> Intent | None:
+    """Write the intent to send: the attempt, its exact parameters and this send, before any call.
+
+    An approved request is decided once more, in the same unit: what was seen of its charge since may have changed the answer.
+
+    Args:
+        unit: The open unit.
+        claimed: An approved request, or one whose last attempt is to be sent again or followed by the next.
+        at: Our clock's time.
+        stripe_at: Stripe's time, as far as it is known.
+        look_max_age: See `PaySettings`; a look of a moment ago is always good enough.
+        age_max_days: See `PaySettings`.
+
+    Returns:
+        What to send; `None` if the request is somebody else's now, or is held or refused, or its charge has to be looked at
+        again, or another request of the charge is on its way: then nothing may be sent.
+    """
+    charges.hold_still(unit, claimed.request.content.charge)
+    if repository.on_the_way(unit, claimed.request.content.charge, but=claimed.request.id):
+        return None
+    approved: Claimed | None = claimed
+    if claimed.request.state is State.APPROVED:
+        if look_needed(unit, claimed.request, max(look_max_age, LOOK_GRACE)):
+            return None
+        approved = judge(unit, claimed, known=True, age_max_days=age_max_days)
+    if approved is None:
+        return None
+    last = last_attempt(unit, approved.request)
+    attempt = _to_send(approved.request, last, Send(at, unit.now, stripe_at))
+    held = _step(unit, approved, Submitted(attempt), keep_lease=True, facts={"attempt": attempt.number})
+    return Intent(held, attempt) if held else None
+
+
+def _to_send(request: RefundRequest, last: Attempt | None, send: Send) -> Attempt:
+    """Tell which attempt is sent: the last one again, or the next."""
+    if last is not None and not last.spent and (last.in_doubt or last.body == body_of(request)):
+        return replace(last, sends=(*last.sends, send), looks=())
+    if last is not None and last.in_doubt and not last.absent:
+        raise InvariantViolated(
+            f"attempt {last.number} of {request.id} is in doubt: a new key would risk a second refund",
+            request=request.id,
+        )
+    return Attempt(request.id, (last.number if last else 0) + 1, body_of(request), (send,))
+
+
+def record(unit: Unit, intent: Intent, outcome: Outcome, due_at: float) -> Claimed | None:
+    """Keep what came of a send. A refund that Stripe made is kept whoever holds the request by now.
+
+    Returns:
+        The request, still held, where this worker has more to do (a refusal to look after); else `None`.
+    """
+    attempt = _answered(intent.attempt, outcome)
+    fact = Sent(attempt, outcome, due_at)
+    facts = {"attempt": attempt.number, "outcome": attempt.sends[-1].outcome, "stripe_request": outcome.answer.request}
+    go_on = isinstance(outcome, Declined)
+    before = intent.claimed.request
+    # The charge first, as everywhere: a webhook about this same refund may be taken in at this moment.
+    charges.hold_still(unit, before.content.charge)
+    change = _applied(before, fact, unit.now)
+    if change is not None and repository.update(unit, before, change.after, intent.claimed.lease, keep_lease=go_on):
+        _keep(unit, SYSTEM, before, change, facts)
+        return replace(intent.claimed, request=change.after) if go_on else None
+    _note(unit, attempt)
+    if isinstance(outcome, Accepted):
+        found(unit, before.account, outcome.refund)
+    return None
+
+
+def _answered(attempt: Attempt, outcome: Outcome) -> Attempt:
+    match outcome:
+        case Accepted():
+            name, code = "accepted", ""
+        case Declined(code=code):
+            name = "declined"
+        case NotTaken(why=why):
+            name, code = "not_taken", why.value
+        case Unknown(code=code):
+            name = "unknown"
+    done = replace(attempt.sends[-1], outcome=name, code=code, answer=outcome.answer)
+    return replace(attempt, sends=(*attempt.sends[:-1], done))
+
+
+def _note(unit: Unit, attempt: Attempt) -> None:
+    """Write the answer to a send beside it, though the request is in other hands by now."""
+    kept = repository.attempt(unit, attempt.request, attempt.number)
+    place = len(attempt.sends) - 1
+    if kept is None or len(kept.sends) <= place or kept.sends[place].outcome is not None:
+        return
+    sends = (*kept.sends[:place], attempt.sends[place], *kept.sends[place + 1 :])
+    repository.save_attempt(unit, replace(kept, sends=sends))
+
+
+def resolve(unit: Unit, claimed: Claimed, plan: Plan) -> Claimed | None:
+    """Take the next step with an attempt in doubt, after a complete look without our refund.
+
+    Returns:
+        The request, still held, where the attempt is to be sent again or followed by the next; else `None`.
+    """
+    facts = {"attempt": plan.attempt.number, "step": plan.step.value, "why": plan.text}
+    # The charge before the request, as everywhere, so that two units never wait for each other.
+    charges.hold_still(unit, claimed.request.content.charge)
+    match plan.step:
+        case Step.RESEND:
+            return claimed
+        case Step.WAIT:
+            _end(unit, claimed, Looked(plan.attempt, unit.now + plan.wait_seconds), facts=facts)
+            return None
+        case Step.GIVE_UP:
+            _end(unit, claimed, GaveUp(plan.text), facts=facts)
+            return None
+        case Step.CLOSE:
+            refusal = plan.attempt.refusal
+            code, text = (refusal.code, refusal.answer.message) if refusal else ("declined", "")
+            _end(unit, claimed, Closed(plan.attempt, code, text), facts=facts)
+            return None
+        case Step.NEXT_ATTEMPT:
+            return _step(unit, claimed, Looked(plan.attempt, unit.now), keep_lease=True, facts=facts)
+
+
+def judge_again(unit: Unit, claimed: Claimed, attempt: Attempt, *, known: bool, age_max_days: int) -> Claimed | None:
+    """Decide whether the next attempt may follow one that is proven absent; the amount stays what is reserved.
+
+    What its siblings have claimed does not count here: they cannot be sent before it is over, and are decided again then. A wait
+    for a person ends it, since a request on its way cannot be held: reopened with that person's word, it goes on.
+
+    Returns:
+        The request, still held, if it may; `None` if it is over.
+    """
+    request = claimed.request
+    decision = _decided(unit, request, known=known, age_max_days=age_max_days, first=True)
+    approved = decision.verdict is Verdict.APPROVE
+    if approved and decision.amount_minor >= request.reserved_minor:
+        return claimed
+    code = "amount_exceeds_refundable" if approved else decision.code
+    _end(unit, claimed, Closed(attempt, code, decision.text), facts=_told(decision))
+    return None
+
+
+def postpone(unit: Unit, claimed: Claimed, due_at: float, why: str) -> None:
+    """Give a request back, to be looked at again later, in whatever version it is by now."""
+    request = repository.find(unit, claimed.request.id, hold=True)
+    change = apply(request, Postponed(due_at)) if request is not None else None
+    if request is not None and change is not None:
+        if repository.update(unit, request, change.after, claimed.lease, keep_lease=False):
+            _keep(unit, SYSTEM, request, change, {"why": why})
+        return
+    release(unit, claimed)
+
+
+def release(unit: Unit, claimed: Claimed) -> None:
+    """Give a request back as it is, if it is still ours."""
+    repository.free(unit, claimed.request.id, claimed.lease)
+
+
+def end_leases(unit: Unit, account: str) -> int:
+    """Give back what dead processes held. Only for whoever knows that no other process executes; tells how many.
+
+    What they had sent is in doubt like after any crash, and is looked for before anything else is done about it.
+    """
+    return repository.free_all(unit, account)
+
+
+def found(unit: Unit, account: str, refund: SeenRefund) -> bool:
+    """Take in a refund of Stripe's; if it carries the id of a request of ours, move that.
+
+    Returns:
+        Whether a request of ours stands for it now.
+    """
+    charges.take_refund(unit, account, refund, unit.now)
+    request_id = refund.metadata.get(REQUEST_ID)
+    request = repository.find(unit, request_id, hold=True) if request_id else None
+    if request is None:
+        return False
+    change = _applied(request, Found(refund), unit.now)
+    if change is not None:
+        if not repository.update(unit, request, change.after, None, keep_lease=False):
+            raise InvariantViolated(f"request {request.id} changed inside a unit that holds it", request=request.id)
+        _keep(unit, SYSTEM, request, change, {"refund": refund.id, "status": refund.status})
+    return True
+
+
+def _applied(request: RefundRequest, fact: Fact, now: float) -> Change | None:
+    """Apply a fact about a refund; where it cannot be understood, nobody looks again at once, it would be the same."""
+    change = apply(request, fact)
+    if change is None or change.break_ is None or change.after.state not in UNPAID | {State.SUBMITTING}:
+        return change
+    return replace(change, after=replace(change.after, due_at=now + BREAK_WAIT))
+
+
+def _step(unit: Unit, claimed: Claimed, fact: Fact, *, keep_lease: bool, facts: Mapping[str, object]) -> Claimed | None:
+    """Apply a fact to a request that a worker holds; `None` if it is somebody else's by now, or the fact came too late."""
+    change = apply(claimed.request, fact)
+    if change is None:
+        return None
+    if not repository.update(unit, claimed.request, change.after, claimed.lease, keep_lease=keep_lease):
+        return None
+    _keep(unit, SYSTEM, claimed.request, change, facts)
+    return replace(claimed, request=change.after)
+
+
+def _end(unit: Unit, claimed: Claimed, fact: Fact, *, facts: Mapping[str, object]) -> None:
+    """Apply a fact, and give the request back."""
+    _step(unit, claimed, fact, keep_lease=False, facts=facts)
+
+
+def _keep(unit: Unit, actor: Actor, before: RefundRequest, change: Change, facts: Mapping[str, object]) -> None:
+    """Write what a change brings with it, in the unit of the change."""
+    if change.attempt is not None:
+        # A first send is not on disk yet.
+        first = before.state is State.APPROVED and len(change.attempt.sends) == 1
+        repository.save_attempt(unit, change.attempt if first else _with_late_answers(unit, change.attempt))
+    if change.refund is not None:
+        charges.take_refund(unit, before.account, change.refund, unit.now)
+    if change.break_ is not None:
+        repository.open_break(unit, before.id, change.break_)
+        facts = {**facts, "break": change.break_.code, "text": change.break_.text}
+    told = {"from": before.state.value, "to": change.after.state.value, "code": change.after.reason_code}
+    _record(unit, actor, change.event, change.after, {**told, **facts})
+
+
+def _with_late_answers(unit: Unit, attempt: Attempt) -> Attempt:
+    """Keep what `_note` has written since this attempt was read: an answer is never forgotten."""
+    kept = None
+    if any(send.outcome is None for send in attempt.sends):
+        kept = repository.attempt(unit, attempt.request, attempt.number)
+    if kept is None:
+        return attempt
+    told = [late if ours.outcome is None else ours for ours, late in zip(attempt.sends, kept.sends, strict=False)]
+    return replace(attempt, sends=(*told, *attempt.sends[len(told) :]))
+
+
+def _record(unit: Unit, actor: Actor, event: str, request: RefundRequest, facts: Mapping[str, object]) -> None:
+    amount = {"amount_minor": request.amount_minor, "currency": request.content.currency, "version": request.version}
+    audit.record(unit, actor, event, request.id, {**amount, **facts})
+
+
+# What a person does
+
+
+def withdraw(unit: Unit, request_id: str, actor: Actor, why: str) -> RefundRequest:
+    """Take a request back that was not sent yet.
+
+    Raises:
+        RequestUnknown: There is none.
+        StateForbids: It is on its way, or over.
+    """
+    request = _held(unit, request_id)
+    if request.state not in UNPAID:
+        raise StateForbids(
+            f"request {request_id} is {request.state}: only what was not sent yet can be withdrawn", request=request_id
+        )
+    return _by_person(unit, request, Withdrawn(why), actor)
+
+
+def reopen(
+    unit: Unit, request_id: str, actor: Actor, *, allow_repeat: bool = False, allow_inquiry: bool = False
+) -> RefundRequest:
+    """Have a request looked at again that was declined, rejected or withdrawn.
+
+    Raises:
+        RequestUnknown: There is none.
+        StateForbids: It is not over, or Stripe had taken it.
+    """
+    request = _held(unit, request_id)
+    if request.state not in REOPENABLE:
+        raise StateForbids(
+            f"request {request_id} is {request.state}: only declined, rejected and withdrawn ones can be tried again",
+            request=request_id,
+        )
+    return _by_person(unit, request, Reopened(allow_repeat, allow_inquiry), actor)
+
+
+def allow_repeat(unit: Unit, request_id: str, actor: Actor) -> RefundRequest:
+    """Say that a request held as a possible repeat is none."""
+    request = _held(unit, request_id)
+    if request.state in REOPENABLE:
+        return reopen(unit, request_id, actor, allow_repeat=True)
+    if request.hold is None or request.hold.reason is not HeldReason.POSSIBLE_REPEAT:
+        return request
+    freed = replace(request, hold=None, allow_repeat=True, version=request.version + 1, due_at=unit.now)
+    repository.update(unit, request, freed, None, keep_lease=False)
+    _record(unit, actor, "refund_request.repeat_allowed", freed, {})
+    return freed
+
+
+def _by_person(unit: Unit, request: RefundRequest, fact: Fact, actor: Actor) -> RefundRequest:
+    change = apply(request, fact)
+    if change is None or not repository.update(unit, request, change.after, None, keep_lease=False):
+        raise StateForbids(f"request {request.id} has just changed: look again", request=request.id)
+    _keep(unit, actor, request, change, {})
+    return change.after
+
+
+def stop(unit: Unit, ids: Iterable[str], actor: Actor) -> int:
+    """Hold those of the requests that would go on by themselves, until they are let go on; tells how many.
+
+    A request on its way is not called back: its outcome is awaited.
+    """
+    count = 0
+    for request in repository.many(unit, ids, hold=True).values():
+        if request.state in UNPAID and (request.hold is None or request.hold.until is not None):
+            held = replace(request, hold=Hold(HeldReason.STOPPED), version=request.version + 1)
+            repository.update(unit, request, held, None, keep_lease=False)
+            _record(unit, actor, "refund_request.stopped", held, {})
+            count += 1
+    return count
+
+
+def go_on(unit: Unit, ids: Iterable[str], actor: Actor) -> int:
+    """Let stopped requests go on; tells how many."""
+    count = 0
+    for request in repository.many(unit, ids, hold=True).values():
+        if request.hold is not None and request.hold.reason is HeldReason.STOPPED:
+            freed = replace(request, hold=None, version=request.version + 1, due_at=unit.now)
+            repository.update(unit, request, freed, None, keep_lease=False)
+            _record(unit, actor, "refund_request.resumed", freed, {})
+            count += 1
+    return count
+
+
+def need(unit: Unit, request_id: str) -> RefundRequest:
+    """Read a request.
+
+    Raises:
+        RequestUnknown: There is none.
+    """
+    return _needed(repository.find(unit, request_id), request_id)
+
+
+def _held(unit: Unit, request_id: str) -> RefundRequest:
+    """Read a request that is about to be changed; others wait until this unit is over."""
+    return _needed(repository.find(unit, request_id, hold=True), request_id)
+
+
+def _needed(request: RefundRequest | None, request_id: str) -> RefundRequest:
+    if request is None:
+        raise RequestUnknown(f"there is no refund request {request_id}", request=request_id)
+    return request
+
+
+find = repository.find
+# What would be decided about a request, for those who only want to know.
+foresee = _decided
+many = repository.many
+attempts = repository.attempts
+page = repository.page
+due_lanes = repository.due_lanes
+next_due = repository.next_due
+open_breaks = repository.open_breaks
+__all__ = [
+    "Claimed", "Intent", "Receipt", "Received", "RequestUnknown", "StateForbids", "adopt", "allow_repeat", "attempts", "claim",
+    "due_lanes", "end_leases", "find", "foresee", "found", "go_on", "judge", "judge_again", "last_attempt", "look_needed", "many", "need", "next_due",
+    "open_breaks", "page", "postpone", "receive", "record", "release", "renew", "reopen", "resolve", "stop", "submit",
+    "withdraw",
+]  # fmt: skip

@@ -1,0 +1,45 @@
+"""The web application: `/health` for whoever restarts processes, `/metrics` for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from refundry.web.metrics import DeskCollector, Numbers
+
+WELL, UNWELL = 200, 503
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the process can do its work, with what was looked at."""
+
+    ok: bool
+    facts: dict[str, object]
+
+
+def app_of(health: Callable[[], Health], numbers: Callable[[], Numbers]) -> Starlette:
+    """Make the application.
+
+    Args:
+        health: Looks whether all is well; called for each request, in a thread.
+        numbers: Counts, likewise.
+    """
+    # A registry of our own: the library's global one would give the numbers of every desk that a test opens.
+    registry = CollectorRegistry()
+    registry.register(DeskCollector(numbers))
+
+    def tell_health(_: Request) -> Response:
+        seen = health()
+        return JSONResponse({"ok": seen.ok, **seen.facts}, WELL if seen.ok else UNWELL)
+
+    def tell_metrics(_: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return Starlette(routes=[Route("/health", tell_health), Route("/metrics", tell_metrics)])

@@ -1,0 +1,318 @@
+"""The executor: claims due refund requests by lease, looks, decides, writes the intent, sends, and records what came of it.
+
+Every decision is made by the services, inside a unit; this module only orders the steps and awaits the network, and no step
+awaits the network while a unit is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from refundry.accounts import service as accounts
+from refundry.charges import service as charges
+from refundry.charges.model import REQUEST_ID
+from refundry.gateways.base import GatewayError, Lane, Look, PaymentGateway, Trouble
+from refundry.infra.db import Database, DatabaseUnusable, Unit
+from refundry.infra.logs import logger
+from refundry.infra.pace import Pacer
+from refundry.infra.settings import PaySettings
+from refundry.infra.writer import Writer
+from refundry.kernel.clock import Clock
+from refundry.kernel.errors import InvariantViolated
+from refundry.kernel.ids import Ids
+from refundry.kernel.outcome import Answer, Declined, NotTaken, NotTakenWhy, Outcome, SeenRefund, Unknown
+from refundry.refunds import rules
+from refundry.refunds import service as refunds
+from refundry.refunds.model import Attempt, State
+from refundry.refunds.service import LOW_BALANCE_WAIT, Claimed, Intent
+
+Result = TypeVar("Result")
+REFUND = "POST /v1/refunds"
+LEASE_SECONDS = 20.0
+RENEW_SECONDS = 5.0
+# After a read that failed, a request is looked at again this much later.
+READ_WAIT = 5.0
+LIMITED_WAIT = 0.5
+# What kept an intent from being written is over after about this long; without a wait the same look would be made again and again.
+AGAIN_WAIT = 1.0
+# A fault of ours stops one request; it is looked at again after this long, and is loud until then.
+FAULT_WAIT = 300.0
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a run has done, for progress."""
+
+    claimed: int = 0
+    sent: int = 0
+    looks: int = 0
+    adopted: int = 0
+    limited: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+
+
+class Executor:
+    """Pays what is due on one account.
+
+    Args:
+        account: `acct_…|test`.
+        gateway: Stripe, for that account.
+        pacer: Its send slots.
+        database: For what only reads.
+        writer: For what is saved.
+        clock: Time.
+        ids: Makes lease tokens.
+        pay: The settings of paying.
+        order_key: The metadata key of the order id.
+    """
+
+    def __init__(
+        self,
+        account: str,
+        *,
+        gateway: PaymentGateway,
+        pacer: Pacer,
+        database: Database,
+        writer: Writer,
+        clock: Clock,
+        ids: Ids,
+        pay: PaySettings,
+        order_key: str,
+    ) -> None:
+        """Keep the parts."""
+        self.account = account
+        self._gateway = gateway
+        self._pacer = pacer
+        self._database = database
+        self._writer = writer
+        self._clock = clock
+        self._ids = ids
+        self._pay = pay
+        self._order_key = order_key
+        self.counts = Counts()
+        self._log = logger().bind(account=account)
+
+    async def drain(self, lane: Lane, *, until: Callable[[], bool]) -> int:
+        """Claim and pay slice after slice, until nothing is due or `until` says to stop; tells how many were claimed.
+
+        A request that is being paid is always finished: stopping means claiming no more.
+        """
+        lease, running, total = self._ids.new(), set[asyncio.Task[None]](), 0
+        renewal = asyncio.get_running_loop().create_task(self._renew(lease))
+        try:
+            while not until():
+                room = self._pay.flight_max - len(running)
+                claimed = await self._claim(lane, lease, min(room, self._pay.slice)) if room > 0 else []
+                total += len(claimed)
+                self.counts.claimed += len(claimed)
+                running |= {asyncio.get_running_loop().create_task(self._paid(one)) for one in claimed}
+                if not running:
+                    return total
+                if not claimed or len(running) >= self._pay.flight_max:
+                    _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            return total
+        finally:
+            if running:
+                await asyncio.wait(running)
+            renewal.cancel()
+            await asyncio.gather(renewal, return_exceptions=True)
+
+    async def _claim(self, lane: Lane, lease: str, most: int) -> list[Claimed]:
+        def work(unit: Unit) -> list[Claimed]:
+            if accounts.held_text(unit, self.account):
+                return []
+            return refunds.claim(unit, self.account, lane, lease, seconds=LEASE_SECONDS, most=most)
+
+        return await self._writer.put(work)
+
+    async def _renew(self, lease: str) -> None:
+        while True:
+            await self._clock.sleep(RENEW_SECONDS)
+            await self._writer.put(lambda unit: refunds.renew(unit, lease, LEASE_SECONDS))
+
+    async def _paid(self, claimed: Claimed) -> None:
+        """Work on one request; whatever goes wrong concerns this one alone."""
+        request = claimed.request
+        log = self._log.bind(request=request.id, charge=request.content.charge)
+        try:
+            await self._work(claimed)
+        except GatewayError as error:
+            log.warning("read.failed", code=error.code, why=error.message)
+            await self._after_read_failure(claimed, error)
+        except InvariantViolated as error:
+            log.exception("invariant.violated", code=error.code)
+            await self._put_off(claimed, FAULT_WAIT, error.message)
+        except asyncio.CancelledError:
+            raise
+        except DatabaseUnusable as error:
+            # Nothing can be written about it now. The lease ends by itself, and what stays broken ends the sweeper too.
+            log.info("request.interrupted", code=error.code, why=error.message)
+        except Exception as error:
+            log.exception("request.interrupted")
+            await self._put_off(claimed, READ_WAIT, f"interrupted by {type(error).__name__}")
+
+    async def _after_read_failure(self, claimed: Claimed, error: GatewayError) -> None:
+        if error.trouble in {Trouble.KEY_REFUSED, Trouble.FORBIDDEN}:
+            await self._hold_account(error.message)
+        await self._put_off(claimed, READ_WAIT, error.message)
+
+    async def _put_off(self, claimed: Claimed, seconds: float, why: str) -> None:
+        await self._writer.put(lambda unit: _postponed(unit, claimed, seconds, why))
+
+    async def _hold_account(self, why: str) -> None:
+        if await self._writer.put(lambda unit: accounts.hold(unit, self.account, why)):
+            self._log.error("account.held", why=why)
+
+    async def _work(self, claimed: Claimed) -> None:
+        if claimed.request.state is State.SUBMITTING:
+            await self._resolve(claimed)
+            return
+        fresh: Claimed | None = claimed
+        if claimed.request.state is State.RECEIVED:
+            fresh = await self._decided(claimed)
+        if fresh is None:
+            return
+        slot = await self._pacer.take(REFUND, claimed.request.lane)
+        # The slot was waited for: what was seen before may be old by now.
+        fresh = await self._decided(fresh) if await self._look_needed(fresh) else fresh
+        if fresh is not None:
+            await self._send(fresh, slot)
+
+    async def _decided(self, claimed: Claimed) -> Claimed | None:
+        """Look, unless the last look is fresh, and decide; the request if it is approved and still ours, else `None`."""
+        known, age = True, self._pay.age_max_days
+        if await self._look_needed(claimed):
+            look = await self._look(claimed)
+            if look is not None and await self._adopted(claimed, look.refunds):
+                return None
+            known = look is not None
+        return await self._writer.put(lambda unit: refunds.judge(unit, claimed, known=known, age_max_days=age))
+
+    async def _look_needed(self, claimed: Claimed) -> bool:
+        return await self._read(lambda unit: refunds.look_needed(unit, claimed.request, self._pay.look_max_age))
+
+    async def _read(self, work: Callable[[Unit], Result]) -> Result:
+        """Read without writing: on SQLite it waits for no writer."""
+
+        def reading() -> Result:
+            with self._database.reading() as unit:
+                return work(unit)
+
+        return await self._writer.aside(reading)
+
+    async def _look(self, claimed: Claimed) -> Look | None:
+        """Read the charge at Stripe and mirror it; `None`, if Stripe does not know it."""
+        self.counts.looks += 1
+        try:
+            look = await self._gateway.look(claimed.request.content.charge, claimed.request.lane)
+        except GatewayError as error:
+            if error.trouble is Trouble.NOT_FOUND:
+                return None
+            raise
+        look = replace(look, began_at=look.began_at + self._database.offset)
+        await self._writer.put(lambda unit: charges.mirror(unit, self.account, [look], self._order_key))
+        return look
+
+    async def _adopted(self, claimed: Claimed, seen: tuple[SeenRefund, ...]) -> bool:
+        """Take in a refund that carries our id, if there is one."""
+        if not any(refund.metadata.get(REQUEST_ID) == claimed.request.id for refund in seen):
+            return False
+        self.counts.adopted += 1
+        return await self._writer.put(lambda unit: refunds.adopt(unit, claimed, seen))
+
+    async def _send(self, claimed: Claimed, slot: float) -> None:
+        """Write the intent, send, record."""
+        at, stripe_at = self._clock.now(), self._gateway.stripe_now()
+        began = self._clock.boot_seconds()
+        pay = self._pay
+        intent = await self._writer.put(
+            lambda unit: refunds.submit(
+                unit, claimed, at=at, stripe_at=stripe_at, look_max_age=pay.look_max_age, age_max_days=pay.age_max_days
+            )
+        )
+        if intent is None:
+            await self._put_off(claimed, AGAIN_WAIT, "its charge has to be looked at again, or a sibling is on its way")
+            return
+        if self._clock.boot_seconds() - began > rules.SEND_WITHIN:
+            # This process slept: somebody else may hold the request by now.
+            outcome: Outcome = NotTaken(NotTakenWhy.UNSENT, Answer(message="too late to be sent, nothing was"))
+        else:
+            self.counts.sent += 1
+            outcome = await self._gateway.send(intent.attempt.body, intent.attempt.key)
+        await self._recorded(intent, outcome, slot)
+
+    async def _recorded(self, intent: Intent, outcome: Outcome, slot: float) -> None:
+        name = type(outcome).__name__
+        self.counts.outcomes[name] = self.counts.outcomes.get(name, 0) + 1
+        wait = _wait(intent.attempt, outcome)
+
+        def work(unit: Unit) -> Claimed | None:
+            return refunds.record(unit, intent, outcome, unit.now + wait)
+
+        left = await self._writer.put(work)
+        if isinstance(outcome, NotTaken):
+            await self._not_taken(outcome, slot)
+        elif isinstance(outcome, Unknown):
+            self._log.warning(
+                "outcome.unknown", request=intent.attempt.request, code=outcome.code, why=outcome.answer.message
+            )
+        elif isinstance(outcome, Declined) and left is not None:
+            await self._resolve(left)
+
+    async def _not_taken(self, outcome: NotTaken, slot: float) -> None:
+        if outcome.why is NotTakenWhy.RATE_LIMITED:
+            self.counts.limited += 1
+            await self._pacer.limited(REFUND, outcome.limiter, slot)
+        elif outcome.why is NotTakenWhy.KEY_REFUSED:
+            await self._hold_account(outcome.answer.message)
+
+    async def _resolve(self, claimed: Claimed) -> None:
+        """Go on with an attempt whose outcome is not known, or whose refusal is not yet looked after."""
+        attempt = await self._read(lambda unit: refunds.last_attempt(unit, claimed.request))
+        if attempt is None:
+            raise InvariantViolated(f"request {claimed.request.id} is submitting without an attempt")
+        look = await self._look(claimed)
+        if look is None:
+            await self._put_off(claimed, READ_WAIT, "Stripe does not know the charge of an attempt in doubt")
+            return
+        if await self._adopted(claimed, look.refunds):
+            return
+        held = await self._planned(claimed, attempt, look)
+        if held is None:
+            return
+        slot = await self._pacer.take(REFUND, held.request.lane)
+        await self._send(held, slot)
+
+    async def _planned(self, claimed: Claimed, attempt: Attempt, look: Look) -> Claimed | None:
+        """Take the next step with an attempt in doubt; the request, if it is to be sent now."""
+        patience = rules.Patience(self._pay.absence_wait, self._pay.absence_gap)
+        stripe, ours = self._gateway.stripe_now(), self._clock.now()
+        looked_at = stripe if stripe is not None else ours
+
+        def work(unit: Unit) -> Claimed | None:
+            plan = rules.plan(
+                attempt, rules.Clocks(ours, unit.now, stripe), looked_at=looked_at, explained=look.explained,
+                patience=patience,
+            )  # fmt: skip
+            held = refunds.resolve(unit, claimed, plan)
+            if held is None or plan.step is not rules.Step.NEXT_ATTEMPT:
+                return held
+            return refunds.judge_again(unit, held, plan.attempt, known=True, age_max_days=self._pay.age_max_days)
+
+        return await self._writer.put(work)
+
+
+def _postponed(unit: Unit, claimed: Claimed, seconds: float, why: str) -> None:
+    refunds.postpone(unit, claimed, unit.now + seconds, why)
+
+
+def _wait(attempt: Attempt, outcome: Outcome) -> float:
+    """Tell after how many seconds a request is looked at again, if its send did not end it."""
+    if isinstance(outcome, NotTaken):
+        if outcome.why is NotTakenWhy.LOW_BALANCE:
+            return LOW_BALANCE_WAIT
+        return max(outcome.retry_after_seconds or 0.0, LIMITED_WAIT)
+    return 0.0 if isinstance(outcome, Declined) else rules.back_off(len(attempt.sends))

@@ -1,0 +1,85 @@
+"""The demo pays a real shop's credit notes, proves it by Stripe's books, and leaves no process behind."""
+
+import re
+import signal
+import socket
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import Installation, ended, wait_for
+
+pytestmark = pytest.mark.e2e
+
+ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)")
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def line_with(process: subprocess.Popen[str], text: str) -> str:
+    """Read what the demo says, up to the line with a text."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if text in line:
+            return line
+    raise AssertionError(f"the demo ended with {process.wait()} before it said {text!r}")
+
+
+def port_in(line: str) -> int:
+    found = ADDRESS.search(line)
+    assert found is not None, line
+    return int(found[1])
+
+
+def test_the_whole_sample_is_paid_once_and_the_books_agree_to_the_penny(tmp_path: Path) -> None:
+    # Settings that lead elsewhere must not be followed: the demo has a key and a database of its own.
+    installed = Installation(tmp_path / "state", None, {"STRIPE_SECRET_KEY": "sk_live_real", "REFUNDRY_MODE": "live"})
+    done = installed.run("demo", "--once", "--json")
+    told = done.json
+    assert done.code == 0, done.err
+    assert (told["rows"], told["paid"], told["waiting"]) == (1719, 1719, 0)
+    assert told["amounts"] == {"gbp": {"requested": 17_233_609, "paid": 17_233_609}}
+    assert told["simulator"] is True
+    assert told["books"]["agree"] is True
+    assert (told["books"]["refunds"], told["books"]["amounts"]) == (1719, {"gbp": 17_233_609})
+    second = told["second_file"]
+    assert (second["rows"], second["refused"], second["paid"]) == (1331, 1331, 0)
+    assert sum(second["reasons"].values()) == 1331
+    assert not (tmp_path / "state").exists()
+    assert not answers(port_in(done.err))
+
+
+def test_a_demo_that_stays_answers_ends_politely_and_goes_on_the_next_time(tmp_path: Path) -> None:
+    installed = Installation(tmp_path / "state", None)
+    first = installed.start("demo", "--rows", "20", "--port", "0")
+    simulator = port_in(line_with(first, "refund_requests.csv"))
+    health = port_in(line_with(first, "/health"))
+    with urllib.request.urlopen(f"http://127.0.0.1:{health}/health") as answer:
+        assert answer.status == 200
+    with urllib.request.urlopen(f"http://127.0.0.1:{health}/metrics") as answer:
+        assert "refundry_send_outcomes_total{" in answer.read().decode()
+    first.send_signal(signal.SIGTERM)
+    done = ended(first)
+    assert done.code == 130, done.err
+    assert "20 rows: 20 paid" in done.out
+    assert "agree with ours to the penny" in done.out
+    assert not answers(simulator)
+
+    again = installed.start("demo", "--rows", "20", "--port", "0")
+    simulator = port_in(line_with(again, "refund_requests.csv"))
+    line_with(again, "/health")
+    again.kill()
+    out, _ = again.communicate()
+    assert "20 rows: 20 paid" in out
+    # Nothing was paid twice: the books of the simulator, which it kept, have no more than the first time.
+    assert "Books: 20 refunds" in out
+    # Killed without a word, it takes the simulator along all the same.
+    wait_for("the end of the simulator", lambda: not answers(simulator))

@@ -1,0 +1,60 @@
+"""A run can be interrupted, paused from elsewhere, and gone on with; nothing is lost and nothing is paid twice."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import Installation, Shop, ended, wait_for
+
+pytestmark = pytest.mark.e2e
+
+RATE = 10
+
+
+@pytest.fixture
+def slow(installed: Installation) -> Installation:
+    """At ten refunds a second, a run of sixty can be caught in the middle."""
+    installed.more["REFUNDRY_STRIPE__LIMITS"] = f"global=1000,endpoint=1000,POST /v1/refunds={RATE}"
+    installed.more["REFUNDRY_STRIPE__HEADROOM"] = "0"
+    return installed
+
+
+def begun(shop: Shop, process: subprocess.Popen[str], count: int) -> None:
+    wait_for(f"refund {count}", lambda: shop.refunds() >= count or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
+
+
+def test_interrupted_then_paused_then_resumed_it_is_all_paid_once(
+    shop: Shop, slow: Installation, tmp_path: Path
+) -> None:
+    refunds = str(shop.file(tmp_path / "refunds.csv"))
+    run = slow.start("batch", "run", refunds, "--yes", "--json")
+    begun(shop, run, 3)
+    run.send_signal(signal.SIGINT)
+    stopped = ended(run)
+    assert stopped.code == 130, stopped.err
+    assert 3 <= stopped.json["paid"] < 60
+    # What was on its way was awaited: nothing is left in doubt.
+    assert stopped.json["paid"] == shop.refunds()
+
+    again = slow.start("batch", "run", refunds, "--yes", "--json")
+    begun(shop, again, stopped.json["paid"] + 2)
+    batch = stopped.json["batch_id"]
+    paused = slow.run("batch", "pause", batch[:8], "--json")
+    assert paused.code == 0, paused.err
+    at_pause = shop.refunds()
+    over = ended(again)
+    assert over.code == 3, over.err
+    assert over.json["reasons"] == {"stopped": 60 - over.json["paid"]}
+    assert over.json["state"] == "paused"
+    # Within a second of the command: what was sent already may still arrive.
+    assert shop.refunds() - at_pause <= RATE
+    assert shop.refunds() < 60
+
+    slow.more["REFUNDRY_STRIPE__LIMITS"] = "none"
+    resumed = slow.run("batch", "resume", batch[:8], "--json")
+    assert resumed.code == 0, resumed.err
+    assert resumed.json["paid"] == 60
+    shop.judge()

@@ -1,0 +1,76 @@
+"""Runs commands inside the test, against a simulator in a process of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refundry.cli.main import main
+from tests.support.server import Server
+
+Run = Callable[..., "Told"]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> Any:
+        return self.json["error"]
+
+
+@pytest.fixture(scope="module")
+def stripe() -> Iterator[Server]:
+    with Server(start=None) as server:
+        server.control("POST /_sim/settings", {"opening_balance": 10**12})
+        charges = [
+            {"order_id": f"o{at}", "amount_minor": 10_000, "currency": "gbp", "created": 1_780_000_000 + at}
+            for at in range(12)
+        ]
+        server.control("POST /_sim/load", {"charges": charges})
+        server.remember()
+        yield server
+
+
+@pytest.fixture
+def refundry(stripe: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run a command; further settings by name, `None` takes one away."""
+    stripe.forget()
+    usual = {
+        "STRIPE_SECRET_KEY": "sk_test_sim",
+        "REFUNDRY_STRIPE__API_BASE": stripe.url,
+        "REFUNDRY_STRIPE__LIMITS": "none",
+        "REFUNDRY_STATE_DIR": str(tmp_path / "state"),
+    }
+
+    def run(*arguments: str, **settings: str | None) -> Told:
+        with monkeypatch.context() as patch:
+            for name, value in {**usual, **settings}.items():
+                patch.delenv(name, raising=False) if value is None else patch.setenv(name, value)
+            capfd.readouterr()
+            code = main(arguments)
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err, err
+        return Told(code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def refunds_of(stripe: Server) -> Callable[[], int]:
+    """Count the refunds that Stripe has."""
+    return lambda: sum(len(line["refunds"]) for line in stripe.control("GET /_sim/audit")["charges"])

@@ -1,0 +1,222 @@
+"""Whatever is wrong with a key, a place, a database or a file: a sentence that names it, the right exit code, and nothing paid."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli.conftest import Run
+from tests.support.server import Server
+
+pytestmark = pytest.mark.integration
+
+GOOD = "ticket_id,order_id,amount,currency\nT-1,o1,10.00,gbp\n"
+
+
+def written(path: Path, text: str | bytes) -> str:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "exit_code", "named"),
+    [
+        ({"STRIPE_SECRET_KEY": None}, "stripe_key_missing", 2, "STRIPE_SECRET_KEY"),
+        ({"STRIPE_SECRET_KEY": "hello"}, "stripe_key_wrong", 2, "STRIPE_SECRET_KEY"),
+        ({"STRIPE_SECRET_KEY": "pk_test_1"}, "stripe_key_wrong", 2, "publishable"),
+        ({"STRIPE_SECRET_KEY": "sk_live_1"}, "stripe_key_of_other_mode", 2, "REFUNDRY_MODE"),
+        (
+            {"STRIPE_SECRET_KEY": "sk_live_1", "REFUNDRY_MODE": "live"},
+            "live_key_to_other_base",
+            2,
+            "REFUNDRY_STRIPE__API_BASE",
+        ),
+        ({"STRIPE_SECRET_KEY": "sk_test_nobodys"}, "stripe_key_refused", 1, "key"),
+        ({"REFUNDRY_STRIPE__API_BASE": "http://127.0.0.1:9"}, "stripe_unreachable", 1, "network"),
+        ({"REFUNDRY_STRIPE__ACCOUNT": "acct_other"}, "account_disagrees", 2, "acct_other"),
+        ({"REFUNDRY_STRIPE__HEADROOM": "2"}, "setting_wrong", 2, "REFUNDRY_STRIPE__HEADROOM"),
+        ({"REFUNDRY_STRIPE__LIMITS": "much"}, "limits_wrong", 2, "much"),
+        ({"REFUNDRY_DATABASE_URL": "mysql://x"}, "database_url_wrong", 2, "REFUNDRY_DATABASE_URL"),
+        ({"REFUNDRY_STATE_DIR": "/proc/refundry"}, "state_dir_unusable", 1, "REFUNDRY_STATE_DIR"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "_" in value else "",
+)
+def test_a_wrong_setting_is_named_and_nothing_is_paid(
+    refundry: Run,
+    refunds_of: Callable[[], int],
+    tmp_path: Path,
+    settings: dict[str, str | None],
+    code: str,
+    exit_code: int,
+    named: str,
+) -> None:
+    file = written(tmp_path / "refunds.csv", GOOD)
+    told = refundry("batch", "run", file, "--yes", "--json", **settings)
+    assert (told.code, told.error["code"]) == (exit_code, code), told.err
+    assert named in told.error["message"]
+    assert f"error: {told.error['message']} [{code}]" in told.err
+    assert refunds_of() == 0
+
+
+def test_a_state_directory_under_a_file_is_refused(refundry: Run, tmp_path: Path) -> None:
+    blocked = written(tmp_path / "file", "")
+    told = refundry("batch", "list", "--json", REFUNDRY_STATE_DIR=f"{blocked}/state")
+    assert (told.code, told.error["code"]) == (1, "state_dir_unusable")
+
+
+def test_a_revoked_key_is_refused(refundry: Run, stripe: Server, tmp_path: Path) -> None:
+    stripe.control("POST /_sim/keys", {"key": "sk_test_old"})
+    stripe.control("POST /_sim/keys/sk_test_old/expire", {})
+    told = refundry(
+        "batch", "run", written(tmp_path / "f.csv", GOOD), "--yes", "--json", STRIPE_SECRET_KEY="sk_test_old"
+    )
+    assert (told.code, told.error["code"]) == (1, "stripe_key_refused"), told.err
+
+
+def test_a_key_that_may_not_refund_ends_the_run_with_rows_waiting(
+    refundry: Run, refunds_of: Callable[[], int], stripe: Server, tmp_path: Path
+) -> None:
+    rights = ["account_read", "charge_read", "payment_intent_read", "dispute_read", "refund_read", "balance_read"]
+    stripe.control("POST /_sim/keys", {"key": "rk_test_reads", "permissions": rights})
+    file = written(tmp_path / "f.csv", GOOD)
+    told = refundry(
+        "batch",
+        "run",
+        file,
+        "--yes",
+        "--json",
+        STRIPE_SECRET_KEY="rk_test_reads",
+        REFUNDRY_STRIPE__ACCOUNT=stripe.account,
+    )
+    assert told.code == 3, told.err
+    assert (told.json["rows"], told.json["waiting"], told.json["paid"]) == (1, 1, 0)
+    assert "[key_refused]" in told.err
+    assert refunds_of() == 0
+    # With a key that may, the same command goes on.
+    assert refundry("batch", "run", file, "--yes", "--json").json["paid"] == 1
+    assert refunds_of() == 1
+
+
+def test_a_key_that_may_not_even_list_charges_ends_the_run(refundry: Run, stripe: Server, tmp_path: Path) -> None:
+    stripe.control("POST /_sim/keys", {"key": "rk_test_blind", "permissions": ["refund_write"]})
+    file = written(tmp_path / "f.csv", GOOD)
+    told = refundry(
+        "batch",
+        "run",
+        file,
+        "--yes",
+        "--json",
+        STRIPE_SECRET_KEY="rk_test_blind",
+        REFUNDRY_STRIPE__ACCOUNT=stripe.account,
+    )
+    assert told.code == 3, told.err
+    assert told.json["waiting"] == 1
+    assert "[key_refused]" in told.err
+
+
+def test_a_database_of_a_newer_version_is_left_alone(refundry: Run, tmp_path: Path) -> None:
+    assert refundry("db", "upgrade").code == 0
+    with sqlite3.connect(tmp_path / "state" / "refundry.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    told = refundry("batch", "list", "--json")
+    assert (told.code, told.error["code"]) == (1, "database_newer")
+    assert "9999" in told.error["message"]
+
+
+def test_a_database_of_another_account_is_refused(refundry: Run, tmp_path: Path) -> None:
+    file = written(tmp_path / "f.csv", GOOD)
+    with Server("--seed", "99", start=None) as other:
+        assert refundry("batch", "run", file, "--yes", REFUNDRY_STRIPE__API_BASE=other.url).code == 3
+    told = refundry("batch", "run", file, "--yes", "--json")
+    assert (told.code, told.error["code"]) == (2, "database_of_other_account"), told.err
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "named"),
+    [
+        (b"", "file_empty", "refunds.csv"),
+        (b"\x00\x01\x02\x00", "file_binary", "refunds.csv"),
+        (b"PK\x03\x04\x00", "file_format_unsupported", "refunds.csv"),
+        ("ticket_id,amount\nT-1,10.00\n", "no_reference_column", "refunds.csv"),
+        ("order_id,ticket_id\no1,T-1\n", "no_amount_column", "refunds.csv"),
+        ("order_id,Amount\no1,10.00\n", "column_misnamed", "Amount"),
+        ("order_id,amount\no1,10,00\n", "cells_surplus", "line 2"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.isidentifier() else "",
+)
+def test_a_broken_file_is_refused_as_a_whole(
+    refundry: Run, refunds_of: Callable[[], int], tmp_path: Path, content: str | bytes, code: str, named: str
+) -> None:
+    told = refundry("batch", "run", written(tmp_path / "refunds.csv", content), "--yes", "--json")
+    assert (told.code, told.error["code"]) == (2, code), told.err
+    assert named in told.error["message"]
+    assert refunds_of() == 0
+
+
+def test_without_yes_the_totals_are_shown_and_nothing_is_taken_in(
+    refundry: Run, refunds_of: Callable[[], int], tmp_path: Path
+) -> None:
+    file = written(tmp_path / "f.csv", GOOD + "T-2,o2,full,\nT-3,o3,abc,gbp\nT-4,o4,5.00,\n")
+    told = refundry("batch", "run", file, "--json")
+    assert (told.code, told.error["code"]) == (2, "not_confirmed")
+    assert "--yes" in told.error["message"]
+    counts = {name: told.error[name] for name in ("rows", "amounts", "full", "unreadable", "without_currency")}
+    assert counts == {"rows": 4, "amounts": {"gbp": 1000}, "full": 1, "unreadable": 1, "without_currency": 1}
+    assert refundry("batch", "list", "--json").json == {"batches": []}
+    assert refunds_of() == 0
+
+
+def test_rows_that_repeat_disagree_or_lead_nowhere_are_refused_and_the_others_paid(
+    refundry: Run, refunds_of: Callable[[], int], tmp_path: Path
+) -> None:
+    rows = [
+        "T-1,o1,10.00,gbp",
+        "T-1,o1,10.00,gbp",  # repeated
+        "T-1,o1,11.00,gbp",  # same key, other content
+        ",o2,5.00,gbp",
+        ",o2,5.00,gbp",  # a repeat that nothing tells apart
+        "T-6,nowhere,5.00,gbp",
+        "T-7,o3,500.00,gbp",  # beyond the charge
+        "T-8,o3,5.00,eur",
+    ]
+    file = written(tmp_path / "f.csv", "ticket_id,order_id,amount,currency\n" + "\n".join(rows) + "\n")
+    told = refundry("batch", "run", file, "--yes", "--json")
+    assert told.code == 3, told.err
+    assert (told.json["paid"], told.json["refused"]) == (2, 6)
+    assert told.json["reasons"] == {
+        "repeated_row": 1, "same_key_other_content": 1, "possible_repeat": 1, "order_unknown": 1,
+        "amount_exceeds_refundable": 1, "currency_wrong": 1,
+    }  # fmt: skip
+    assert refunds_of() == 2
+    report = refundry("batch", "report", told.json["batch_id"], "--json").json["rows"]
+    assert [row["outcome"] for row in report] == ["paid", "refused", "refused", "paid", *["refused"] * 4]
+    assert "row 1" in report[1]["why"]
+    # The same file again continues the same work: the same counts, nothing more.
+    again = refundry("batch", "run", file, "--yes", "--json")
+    assert (again.json["paid"], again.json["refused"], refunds_of()) == (2, 6, 2)
+
+
+def test_references_that_disagree_refuse_their_row(
+    refundry: Run, refunds_of: Callable[[], int], tmp_path: Path
+) -> None:
+    dry = ("refund", "create", "--full", "--reason", "duplicate", "--dry-run", "--json")
+    charge = refundry(*dry, "--order", "o5").json["charge"]
+    file = written(tmp_path / "f.csv", f"charge_id,order_id,amount,ticket_id\n{charge},o6,1.00,T-1\n")
+    told = refundry("batch", "run", file, "--yes", "--json")
+    assert told.json["reasons"] == {"references_disagree": 1}, told.err
+    assert refunds_of() == 0
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(refundry: Run, tmp_path: Path) -> None:
+    batch = refundry("batch", "run", written(tmp_path / "f.csv", GOOD), "--yes", "--json").json["batch_id"]
+    told = refundry("batch", "report", batch, "-o", str(tmp_path / "nowhere" / "report.csv"))
+    assert told.code == 2
+    assert "[output_unwritable]" in told.err
+    target = tmp_path / "report.csv"
+    assert refundry("batch", "report", batch, "-o", str(target)).code == 0
+    assert [path.name for path in tmp_path.glob(".report*")] == []
+    head, row = target.read_text().splitlines()
+    assert head.startswith("ticket_id,order_id,amount,currency,refundry_row,refundry_outcome,")
+    assert row.startswith("T-1,o1,10.00,gbp,1,paid,settled,")

@@ -1,0 +1,101 @@
+"""One refund at the desk: what was typed is checked, what will be paid is shown, and the outcome is told as it is."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.integration.cli.conftest import Run
+from tests.support.server import Server
+
+pytestmark = pytest.mark.integration
+
+CREATE = ("refund", "create", "--json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--full", "--reason", "duplicate"), "usage"),
+        (("--order", "o1", "--charge", "ch_1", "--full", "--reason", "duplicate"), "usage"),
+        (("--order", "o1", "--reason", "duplicate"), "usage"),
+        (("--order", "o1", "--full", "--amount", "1.00", "--reason", "duplicate"), "usage"),
+        (("--order", "o1", "--full"), "usage"),
+        (("--order", "o1", "--full", "--reason", "because"), "reason_unknown"),
+        (("--order", "o1", "--full", "--reason", "fraudulent"), "reason_fraudulent"),
+        (("--order", "o1", "--amount", "1,00", "--reason", "duplicate"), "amount_unreadable"),
+        (("--order", "o1", "--amount", "0", "--reason", "duplicate"), "amount_not_positive"),
+        (("--order", "o1", "--amount", "1.001", "--currency", "gbp", "--reason", "duplicate"), "amount_too_precise"),
+        (("--order", "o1", "--amount-minor", "1.5", "--reason", "duplicate"), "amount_unreadable"),
+        (("--order", "o1", "--full", "--currency", "xxx", "--reason", "duplicate"), "currency_unknown"),
+        (("--order", "o1", "--full", "--ticket", "", "--reason", "duplicate"), "usage"),
+        (("--order", "nowhere", "--full", "--reason", "duplicate"), "order_unknown"),
+        (("--charge", "ch_nowhere", "--full", "--reason", "duplicate"), "charge_unknown"),
+        (("--order", "o1", "--amount", "1.001", "--reason", "duplicate"), "amount_too_precise"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_its_code(
+    refundry: Run, refunds_of: Callable[[], int], arguments: tuple[str, ...], code: str
+) -> None:
+    told = refundry(*CREATE, *arguments)
+    assert (told.code, told.error["code"]) == (2, code), told.err
+    assert refunds_of() == 0
+
+
+def test_a_dry_run_decides_and_pays_nothing(refundry: Run, refunds_of: Callable[[], int]) -> None:
+    told = refundry(*CREATE, "--order", "o1", "--amount", "12.34", "--reason", "duplicate", "--dry-run")
+    assert (told.code, told.json["decision"], told.json["amount"]) == (0, "approve", 1234)
+    beyond = refundry(*CREATE, "--order", "o1", "--amount", "500", "--reason", "duplicate", "--dry-run")
+    assert (beyond.code, beyond.json["code"]) == (3, "amount_exceeds_refundable")
+    assert refundry("refund", "list", "--json").json["refunds"] == []
+    assert refunds_of() == 0
+
+
+def test_a_refund_is_paid_shown_and_cannot_be_called_back(refundry: Run, refunds_of: Callable[[], int]) -> None:
+    paid = refundry(*CREATE, "--order", "o1", "--full", "--reason", "duplicate", "--ticket", "T-1")
+    assert (paid.code, paid.json["outcome"], paid.json["amount"]) == (0, "paid", 10_000), paid.err
+    assert "100.00 GBP captured, 0.00 GBP given back before" in paid.err
+    request = paid.json["request_id"]
+    shown = refundry("refund", "show", request, "--json").json
+    assert shown["timeline"][0]["event"] == "refund_request.received"
+    assert shown["tries"][0]["sends"][0]["stripe_request"].startswith("req_")
+    for verb in ("withdraw", "cancel"):
+        refused = refundry("refund", verb, request, "--json")
+        assert (refused.code, refused.error["code"]) == (1, "state_forbids")
+    assert refunds_of() == 1
+    again = refundry(*CREATE, "--order", "o1", "--amount", "1.00", "--reason", "duplicate", "--ticket", "T-1")
+    assert (again.code, again.error["code"]) == (2, "same_key_other_content")
+    more = refundry(*CREATE, "--order", "o1", "--amount", "1.00", "--reason", "duplicate", "--ticket", "T-2")
+    assert (more.code, more.json["outcome"], more.json["code"]) == (3, "refused", "charge_already_refunded")
+    assert refunds_of() == 1
+
+
+def test_without_ticket_or_key_a_second_one_is_a_possible_repeat(refundry: Run, refunds_of: Callable[[], int]) -> None:
+    refund = (*CREATE, "--order", "o2", "--amount", "5.00", "--reason", "requested_by_customer")
+    assert refundry(*refund).code == 0
+    again = refundry(*refund)
+    assert (again.code, again.error["code"]) == (2, "possible_repeat")
+    assert refunds_of() == 1
+    assert refundry(*refund, "--key", "second").code == 0
+    assert refunds_of() == 2
+
+
+def test_a_refund_by_hand_holds_the_same_amount_until_it_is_allowed(
+    refundry: Run, refunds_of: Callable[[], int], stripe: Server
+) -> None:
+    charge = refundry(*CREATE, "--order", "o3", "--full", "--reason", "duplicate", "--dry-run").json["charge"]
+    stripe.control("POST /_sim/refunds", {"charge": charge, "amount": 500})
+    refund = (*CREATE, "--order", "o3", "--amount", "5.00", "--reason", "duplicate", "--ticket", "T-3")
+    held = refundry(*refund)
+    assert (held.code, held.json["held"]) == (3, "possible_repeat"), held.err
+    assert refunds_of() == 1
+    allowed = refundry(*refund, "--allow-repeat")
+    assert (allowed.code, allowed.json["outcome"]) == (0, "paid"), allowed.err
+    assert refunds_of() == 2
+
+
+def test_what_stripe_still_has_is_called_pending_and_a_wait_for_the_customer_can_be_canceled(
+    refundry: Run, stripe: Server
+) -> None:
+    stripe.control("POST /_sim/settlement", {"status": "pending"})
+    pending = refundry(*CREATE, "--order", "o4", "--full", "--reason", "duplicate")
+    assert (pending.code, pending.json["state"]) == (0, "pending"), pending.err

@@ -1,0 +1,270 @@
+"""At Stripe's pace, with a clock that is moved by hand: evenly, a person before a bulk run, one budget for all processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+import pytest_asyncio
+import sqlalchemy as sa
+
+from refundry.gateways.base import Lane
+from refundry.infra.db import Database
+from refundry.infra.pace import CUT, EVERYTHING, FLOOR, HORIZON, PAUSE_AFTER_CUT, STEP, Limits, Pacer, budgets
+from refundry.infra.writer import InlineWriter
+from tests.support.clock import HandClock
+
+pytestmark = pytest.mark.integration
+
+REFUND, LOOK = "POST /v1/refunds", "GET /v1/charges/{charge}"
+RATE = 20.0
+NO_HEADROOM = 0.0
+
+
+@dataclass
+class Callers:
+    """Those who wait for slots, and when they had them by the boot clock."""
+
+    database: Database
+    clock: HandClock
+    pacers: list[Pacer] = field(default_factory=list)
+    waiting: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def pacer(self, limits: Limits = Limits(0, RATE), headroom: float = NO_HEADROOM) -> Pacer:  # noqa: B008  # frozen
+        made = Pacer(limits, headroom, InlineWriter(self.database), self.clock)
+        made.serve("acct_1|test")
+        self.pacers.append(made)
+        return made
+
+    def call(self, pacer: Pacer, count: int, lane: Lane = Lane.BULK, operation: str = REFUND) -> list[float]:
+        """Let so many wait; the list fills with the times at which they had their slots."""
+        had: list[float] = []
+
+        async def one() -> None:
+            had.append(await pacer.take(operation, lane))
+
+        for _ in range(count):
+            task = asyncio.get_running_loop().create_task(one())
+            self.waiting.add(task)
+            task.add_done_callback(self.waiting.discard)
+        return had
+
+    def rates(self) -> dict[str, float]:
+        with self.database.reading() as unit:
+            found = unit.connection.execute(sa.select(budgets.c.scope, budgets.c.rate)).all()
+        return {row.scope: row.rate for row in found}
+
+
+@pytest_asyncio.fixture
+async def callers(database: Database, clock: HandClock) -> AsyncIterator[Callers]:
+    made = Callers(database, clock)
+    yield made
+    for pacer in made.pacers:
+        await pacer.close()
+    await asyncio.gather(*made.waiting, return_exceptions=True)
+
+
+def most_in(had: list[float], seconds: float) -> int:
+    """Tell the most slots that fell into any window of so many seconds."""
+    times = sorted(had)
+    return max(sum(begin <= at < begin + seconds - 1e-9 for at in times) for begin in times)
+
+
+async def test_slots_come_evenly_and_never_faster_than_the_rate(callers: Callers, clock: HandClock) -> None:
+    had = callers.call(callers.pacer(), 100)
+    await clock.run(5.0)
+    assert len(had) == 100
+    gaps = [later - earlier for earlier, later in zip(had, had[1:], strict=False)]
+    assert min(gaps) >= 1 / RATE - 1e-6
+    assert most_in(had, 1.0) == RATE
+
+
+async def test_slots_are_handed_out_in_the_order_they_were_asked_for(callers: Callers, clock: HandClock) -> None:
+    pacer, order = callers.pacer(), []
+
+    async def one(number: int) -> None:
+        await pacer.take(REFUND, Lane.BULK)
+        order.append(number)
+
+    tasks = [asyncio.get_running_loop().create_task(one(n)) for n in range(20)]
+    await clock.run(2.0)
+    await asyncio.gather(*tasks)
+    assert order == list(range(20))
+
+
+async def test_head_room_is_left_to_others(callers: Callers, clock: HandClock) -> None:
+    had = callers.call(callers.pacer(headroom=0.25), 200)
+    await clock.run(4.0)
+    assert len(had) == pytest.approx(4.0 * RATE * 0.75, abs=2)
+
+
+async def test_the_accounts_budget_counts_every_operation(callers: Callers, clock: HandClock) -> None:
+    pacer = callers.pacer(Limits(RATE, RATE))
+    had = callers.call(pacer, 100), callers.call(pacer, 100, operation=LOOK)
+    await clock.run(4.0)
+    assert most_in([*had[0], *had[1]], 1.0) <= RATE + 2 * STEP[Lane.BULK]
+    assert len(had[0]) + len(had[1]) == pytest.approx(4.0 * RATE, abs=2 * STEP[Lane.BULK])
+
+
+async def test_a_slow_operation_does_not_slow_the_others(callers: Callers, clock: HandClock) -> None:
+    pacer = callers.pacer(Limits(50, RATE, {REFUND: 2}))
+    slow, quick = callers.call(pacer, 100), callers.call(pacer, 200, operation=LOOK)
+    await clock.run(5.0)
+    assert len(slow) == pytest.approx(10, abs=3)
+    assert len(quick) == pytest.approx(5.0 * RATE, abs=5)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+async def test_a_person_overtakes_a_bulk_run(callers: Callers, clock: HandClock, count: int) -> None:
+    pacer = callers.pacer()
+    bulk = callers.call(pacer, 1000)
+    await clock.run(3.0)
+    asked = clock.boot_seconds()
+    desk = callers.call(pacer, count, Lane.DESK)
+    await clock.run(2.0)
+    assert len(desk) == count
+    # At most what bulk has reserved ahead, one of its steps, and the persons before.
+    assert max(desk) - asked <= HORIZON[Lane.BULK] + (STEP[Lane.BULK] + count) / RATE + 1e-6
+    await clock.run(1.0)
+    assert len(bulk) + count == pytest.approx(6.0 * RATE, abs=STEP[Lane.BULK] + 1)
+
+
+async def test_a_person_overtakes_another_process_too(callers: Callers, clock: HandClock) -> None:
+    callers.call(callers.pacer(), 1000)
+    await clock.run(3.0)
+    asked = clock.boot_seconds()
+    desk = callers.call(callers.pacer(), 1, Lane.DESK)
+    await clock.run(1.0)
+    assert desk
+    assert desk[0] - asked <= HORIZON[Lane.BULK] + (STEP[Lane.BULK] + 1) / RATE + 1e-6
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+async def test_all_processes_share_one_budget(callers: Callers, clock: HandClock, processes: int) -> None:
+    had = [callers.call(callers.pacer(), 500) for _ in range(processes)]
+    await clock.run(10.0)
+    everyone = [at for one in had for at in one]
+    assert len(everyone) == pytest.approx(10.0 * RATE, abs=processes * STEP[Lane.BULK])
+    assert most_in(everyone, 1.0) <= RATE + processes * STEP[Lane.BULK]
+    assert min(len(one) for one in had) > 0, "nobody is starved"
+
+
+async def test_accounts_do_not_share_a_budget(callers: Callers, clock: HandClock) -> None:
+    ours, theirs = callers.pacer(), callers.pacer()
+    theirs.serve("acct_2|test")
+    had = callers.call(ours, 100), callers.call(theirs, 100)
+    await clock.run(2.0)
+    assert [len(one) for one in had] == pytest.approx([2 * RATE, 2 * RATE], abs=STEP[Lane.BULK])
+
+
+async def test_a_rest_saves_nothing_up(callers: Callers, clock: HandClock) -> None:
+    pacer = callers.pacer()
+    callers.call(pacer, 5)
+    await clock.run(60.0)
+    had = callers.call(pacer, 100)
+    await clock.run(2.0)
+    assert most_in(had, 1.0) <= RATE
+
+
+# 429
+
+
+@pytest.mark.parametrize(
+    ("reason", "scope"),
+    [("endpoint-rate", REFUND), ("endpoint-concurrency", REFUND), ("global-rate", EVERYTHING), ("global-concurrency", EVERYTHING)],
+)
+async def test_a_429_cuts_the_budget_that_stripe_names(
+    callers: Callers, clock: HandClock, reason: str, scope: str
+) -> None:
+    pacer = callers.pacer(Limits(RATE, RATE))
+    had = callers.call(pacer, 1)
+    await clock.run(0.5)
+    await pacer.limited(REFUND, reason, had[0])
+    assert callers.rates() == {name: RATE * (CUT if name == scope else 1) for name in (EVERYTHING, REFUND)}
+    assert pacer.limited_count == 1
+
+
+async def test_many_429s_of_one_moment_cut_once(callers: Callers, clock: HandClock) -> None:
+    pacer = callers.pacer()
+    had = callers.call(pacer, 10)
+    await clock.run(1.0)
+    for taken_at in had:
+        await pacer.limited(REFUND, "endpoint-rate", taken_at)
+    assert callers.rates()[REFUND] == RATE * CUT
+    assert pacer.limited_count == 10
+
+
+async def test_a_429_for_a_slot_from_after_the_cut_cuts_again(callers: Callers, clock: HandClock) -> None:
+    pacer = callers.pacer()
+    for cuts in (1, 2, 3):
+        had = callers.call(pacer, 1)
+        await clock.run(0.5)
+        await pacer.limited(REFUND, "endpoint-rate", had[0])
+        assert callers.rates()[REFUND] == pytest.approx(RATE * CUT**cuts)
+
+
+async def test_another_processes_429_cuts_for_everyone(callers: Callers, clock: HandClock) -> None:
+    ours, theirs = callers.pacer(), callers.pacer()
+    had = callers.call(theirs, 1)
+    await clock.run(0.5)
+    await theirs.limited(REFUND, "endpoint-rate", had[0])
+    later = callers.call(ours, 100)
+    await clock.run(1.0)
+    assert len(later) <= RATE * CUT + 1
+
+
+async def test_after_a_cut_nobody_sends_for_a_moment(callers: Callers, clock: HandClock) -> None:
+    pacer = callers.pacer()
+    had = callers.call(pacer, 1)
+    await clock.run(0.5)
+    cut_at = clock.boot_seconds()
+    await pacer.limited(REFUND, "endpoint-rate", had[0])
+    later = callers.call(pacer, 3)
+    await clock.run(2.0)
+    assert min(later) >= cut_at + PAUSE_AFTER_CUT - 1e-6
+
+
+async def test_the_rate_never_falls_below_its_floor(callers: Callers, clock: HandClock) -> None:
+    pacer = callers.pacer()
+    for _ in range(40):
+        had = callers.call(pacer, 1, Lane.DESK)
+        await clock.run(2.0)
+        await pacer.limited(REFUND, "endpoint-rate", had[0])
+    assert callers.rates()[REFUND] >= RATE * FLOOR - 1e-9
+
+
+async def test_a_cut_rate_creeps_up_again_to_its_ceiling(callers: Callers, clock: HandClock) -> None:
+    pacer = callers.pacer()
+    had = callers.call(pacer, 1)
+    await clock.run(0.5)
+    await pacer.limited(REFUND, "endpoint-rate", had[0])
+    callers.call(pacer, 5000)
+    await clock.run(1.0)
+    assert callers.rates()[REFUND] == pytest.approx(RATE * CUT, rel=0.03)
+    await clock.run(5.0)
+    half_way = callers.rates()[REFUND]
+    assert RATE * CUT < half_way < RATE
+    await clock.run(15.0)
+    assert callers.rates()[REFUND] == RATE
+
+
+async def test_lower_limits_hold_at_once(callers: Callers, clock: HandClock) -> None:
+    callers.call(callers.pacer(), 1)
+    await clock.run(1.0)
+    had = callers.call(callers.pacer(Limits(0, 5)), 100)
+    await clock.run(4.0)
+    assert len(had) == pytest.approx(20, abs=STEP[Lane.BULK])
+
+
+async def test_closing_lets_nobody_wait_for_a_slot_that_will_not_come(callers: Callers, clock: HandClock) -> None:
+    pacer = callers.pacer()
+    callers.call(pacer, 50)
+    await clock.run(0.2)
+    waiting = set(callers.waiting)
+    assert waiting
+    await pacer.close()
+    done, pending = await asyncio.wait(waiting, timeout=20)
+    assert not pending
+    assert all(task.cancelled() for task in done)

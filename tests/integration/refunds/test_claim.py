@@ -1,0 +1,247 @@
+"""Claims: who works on what, until when, and in which order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from refundry.gateways.base import Lane
+from refundry.refunds import repository
+from refundry.refunds import service as refunds
+from refundry.refunds.model import HeldReason, Hold, RefundRequest, State
+from refundry.refunds.service import Claimed
+from tests.support.builders import ACCOUNT, content, refund_request, unknown
+from tests.support.hand import ADA, LEASE_SECONDS, Hand
+
+pytestmark = pytest.mark.integration
+
+
+def of(charge: str, key: str, **changes: object) -> RefundRequest:
+    return refund_request(key, asked=content(charge=charge), **changes)
+
+
+def ids(claimed: list[Claimed]) -> list[str]:
+    return [one.request.request_key for one in claimed]
+
+
+def put(hand: Hand, request: RefundRequest, **changes: object) -> RefundRequest:
+    """Bring a kept request into any state, past the services."""
+    before = hand.find(request)
+    after = replace(before, version=before.version + 1, **changes)  # type: ignore[arg-type]
+    assert hand.unit(lambda unit: repository.update(unit, before, after, None, keep_lease=False))
+    return after
+
+
+def test_what_is_due_is_taken_in_the_order_it_came(hand: Hand) -> None:
+    hand.receive(*(of(f"ch_{n}", f"key:{n}") for n in range(5)))
+    assert ids(hand.claim(most=3)) == ["key:0", "key:1", "key:2"]
+    assert ids(hand.claim(most=3)) == ["key:3", "key:4"]
+    assert hand.claim() == []
+
+
+def test_a_claim_takes_a_new_version_so_that_older_reads_are_void(hand: Hand) -> None:
+    (received,) = hand.receive(refund_request())
+    claimed = hand.claimed_one()
+    assert claimed.request.version == received.request.version + 1
+    assert hand.find(claimed) == claimed.request
+
+
+def test_never_more_than_asked_for_are_taken(hand: Hand) -> None:
+    hand.receive(*(of(f"ch_{n}", f"key:{n}") for n in range(200)))
+    assert [len(hand.claim(most=most)) for most in (1, 7, 50, 0)] == [1, 7, 50, 0]
+
+
+def test_one_of_each_charge_is_taken_the_first_that_came(hand: Hand) -> None:
+    hand.receive(of("ch_1", "key:1"), of("ch_1", "key:2"), of("ch_2", "key:3"), of("ch_1", "key:4"))
+    assert ids(hand.claim()) == ["key:1", "key:3"]
+    assert hand.claim() == []
+
+
+def test_the_next_of_a_charge_follows_when_the_first_is_over(hand: Hand) -> None:
+    hand.receive(of("ch_1", "key:1"), of("ch_1", "key:2"))
+    hand.judge(hand.claimed_one(), known=False)
+    assert ids(hand.claim()) == ["key:2"]
+
+
+@pytest.mark.parametrize("state", [State.SUBMITTING, State.OUTCOME_UNKNOWN])
+def test_a_sibling_on_its_way_keeps_all_others_of_the_charge_waiting(hand: Hand, state: State) -> None:
+    hand.receive(of("ch_1", "key:1"), of("ch_1", "key:2"), of("ch_1", "key:3"))
+    put(hand, of("ch_1", "key:2"), state=state, due_at=hand.clock.now() + 900)
+    assert hand.claim() == []
+
+
+def test_a_later_sibling_that_is_over_keeps_nobody_waiting(hand: Hand) -> None:
+    hand.receive(of("ch_1", "key:1"), of("ch_1", "key:2"))
+    put(hand, of("ch_1", "key:2"), state=State.SETTLED)
+    assert ids(hand.claim()) == ["key:1"]
+
+
+def test_an_earlier_sibling_that_is_due_later_still_comes_first(hand: Hand) -> None:
+    hand.receive(of("ch_1", "key:1", due_at=hand.clock.now() + 60), of("ch_1", "key:2"))
+    assert hand.claim() == []
+    hand.clock.move(61)
+    assert ids(hand.claim()) == ["key:1"]
+
+
+def test_a_held_request_is_not_taken_and_lets_its_siblings_pass(hand: Hand) -> None:
+    hand.receive(of("ch_1", "key:1"), of("ch_1", "key:2"))
+    put(hand, of("ch_1", "key:1"), hold=Hold(HeldReason.POSSIBLE_REPEAT))
+    assert ids(hand.claim()) == ["key:2"]
+
+
+def test_a_hold_that_has_passed_is_taken_off_by_the_claim(hand: Hand) -> None:
+    hand.receive(of("ch_1", "key:1"))
+    put(hand, of("ch_1", "key:1"), hold=Hold(HeldReason.LOW_BALANCE, hand.clock.now() + 900))
+    assert hand.claim() == []
+    hand.clock.move(899)
+    assert hand.claim() == []
+    hand.clock.move(1)
+    (claimed,) = hand.claim()
+    assert claimed.request.hold is None
+    assert hand.find(claimed).hold is None
+
+
+def test_a_request_whose_hold_has_passed_comes_before_its_later_siblings(hand: Hand) -> None:
+    hand.receive(of("ch_1", "key:1"), of("ch_1", "key:2"))
+    put(hand, of("ch_1", "key:1"), hold=Hold(HeldReason.SIBLING, hand.clock.now() - 1))
+    assert ids(hand.claim()) == ["key:1"]
+
+
+@pytest.mark.parametrize("state", [s for s in State if s not in {State.RECEIVED, State.APPROVED, State.SUBMITTING}])
+def test_what_has_nothing_to_be_done_is_not_taken(hand: Hand, state: State) -> None:
+    hand.receive(of("ch_1", "key:1"))
+    put(hand, of("ch_1", "key:1"), state=state)
+    assert hand.claim() == []
+
+
+def test_lanes_and_accounts_are_kept_apart(hand: Hand) -> None:
+    theirs = replace(of("ch_9", "key:9"), account="acct_2|test")
+    hand.receive(of("ch_1", "key:1", lane=Lane.DESK), of("ch_2", "key:2"), theirs)
+    with hand.database.reading() as unit:
+        assert set(refunds.due_lanes(unit, unit.now)) == {
+            (ACCOUNT, Lane.DESK), (ACCOUNT, Lane.BULK), ("acct_2|test", Lane.BULK)}  # fmt: skip
+    assert ids(hand.claim(lane=Lane.DESK)) == ["key:1"]
+    assert ids(hand.claim(lane=Lane.BULK)) == ["key:2"]
+
+
+# Leases
+
+
+def test_what_another_holds_is_not_taken_until_its_lease_has_ended(hand: Hand, other: Hand) -> None:
+    hand.receive(of("ch_1", "key:1"))
+    assert len(hand.claim()) == 1
+    assert other.claim() == []
+    hand.clock.move(LEASE_SECONDS - 1)
+    assert other.claim() == []
+    hand.clock.move(1)
+    assert ids(other.claim()) == ["key:1"]
+
+
+def test_a_renewed_lease_goes_on(hand: Hand, other: Hand) -> None:
+    hand.receive(of("ch_1", "key:1"))
+    hand.claim()
+    hand.clock.move(LEASE_SECONDS - 1)
+    hand.unit(lambda unit: refunds.renew(unit, hand.lease, LEASE_SECONDS))
+    hand.clock.move(LEASE_SECONDS - 1)
+    assert other.claim() == []
+
+
+def test_a_lease_that_has_ended_cannot_be_renewed(hand: Hand, other: Hand) -> None:
+    hand.receive(of("ch_1", "key:1"))
+    hand.claim()
+    hand.clock.move(LEASE_SECONDS)
+    hand.unit(lambda unit: refunds.renew(unit, hand.lease, LEASE_SECONDS))
+    assert ids(other.claim()) == ["key:1"]
+
+
+def test_what_is_given_back_is_taken_by_the_next(hand: Hand, other: Hand) -> None:
+    hand.receive(of("ch_1", "key:1"))
+    claimed = hand.claimed_one()
+    hand.unit(lambda unit: refunds.release(unit, claimed))
+    assert ids(other.claim()) == ["key:1"]
+
+
+def test_nobody_gives_back_what_another_holds_by_now(hand: Hand, other: Hand) -> None:
+    hand.receive(of("ch_1", "key:1"))
+    stale = hand.claimed_one()
+    hand.clock.move(LEASE_SECONDS)
+    other.claim()
+    hand.unit(lambda unit: refunds.release(unit, stale))
+    hand.unit(lambda unit: refunds.postpone(unit, stale, unit.now + 900, "late"))
+    assert hand.claim() == []
+    assert hand.find(stale).due_at == 0.0
+
+
+def test_ending_all_leases_frees_what_the_dead_held(hand: Hand, other: Hand) -> None:
+    hand.receive(of("ch_1", "key:1"), of("ch_2", "key:2"))
+    hand.claim()
+    assert hand.unit(lambda unit: refunds.end_leases(unit, ACCOUNT)) == 2
+    assert len(other.claim()) == 2
+
+
+def test_a_dead_workers_send_is_taken_up_as_it_stands(hand: Hand, other: Hand) -> None:
+    intent = hand.intended(refund_request())
+    hand.clock.move(LEASE_SECONDS + 1)
+    (claimed,) = other.claim()
+    assert claimed.request.state is State.SUBMITTING
+    (attempt,) = other.attempts(claimed.request)
+    assert attempt == intent.attempt
+    assert attempt.in_doubt
+
+
+# What is due
+
+
+def test_what_is_due_is_told_by_lane_and_nothing_that_somebody_holds(hand: Hand) -> None:
+    def due() -> list[tuple[str, Lane]]:
+        with hand.database.reading() as unit:
+            return refunds.due_lanes(unit, unit.now)
+
+    hand.receive(of("ch_1", "key:1"))
+    assert due() == [(ACCOUNT, Lane.BULK)]
+    hand.claim()
+    assert due() == []
+    hand.clock.move(LEASE_SECONDS)
+    assert due() == [(ACCOUNT, Lane.BULK)]
+
+
+def test_what_waits_for_a_sibling_on_its_way_is_not_told_as_due(hand: Hand) -> None:
+    hand.receive(of("ch_1", "key:1"), of("ch_1", "key:2"))
+    put(hand, of("ch_1", "key:1"), state=State.OUTCOME_UNKNOWN)
+    with hand.database.reading() as unit:
+        assert refunds.due_lanes(unit, unit.now) == [], "a wake-up would find nothing, again and again"
+
+
+def test_the_next_due_time_counts_leases_and_holds(hand: Hand) -> None:
+    def next_due() -> float | None:
+        with hand.database.reading() as unit:
+            return refunds.next_due(unit, ACCOUNT)
+
+    assert next_due() is None
+    hand.receive(of("ch_1", "key:1", due_at=hand.clock.now() + 30))
+    assert next_due() == pytest.approx(hand.clock.now() + 30, abs=0.1)
+    hand.clock.move(30)
+    hand.claim()
+    assert next_due() == pytest.approx(hand.clock.now() + LEASE_SECONDS, abs=0.1)
+
+
+def test_a_postponed_request_is_due_again_when_it_was_said(hand: Hand) -> None:
+    intent = hand.intended(refund_request())
+    hand.record(intent, unknown(), wait=8)
+    assert hand.claim() == []
+    hand.clock.move(8)
+    claimed = hand.claimed_one()
+    hand.unit(lambda unit: refunds.postpone(unit, claimed, unit.now + 5, "Stripe cannot be reached"))
+    assert hand.claim() == []
+    assert hand.timeline(claimed.request.id)[-1].facts["why"] == "Stripe cannot be reached"
+    hand.clock.move(5)
+    assert len(hand.claim()) == 1
+
+
+def test_a_postponed_request_that_was_withdrawn_meanwhile_stays_withdrawn(hand: Hand) -> None:
+    hand.receive(refund_request())
+    claimed = hand.claimed_one()
+    hand.unit(lambda unit: refunds.withdraw(unit, claimed.request.id, ADA, "no longer"))
+    hand.unit(lambda unit: refunds.postpone(unit, claimed, unit.now + 5, "late"))
+    assert hand.find(claimed).state is State.WITHDRAWN

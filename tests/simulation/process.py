@@ -1,0 +1,328 @@
+"""A process of the product in virtual time: the real executor, planner, services and gateway, in surroundings that can die.
+
+Everything that a process does to the outside goes through its `Life`: each read and write of the database, each call to
+Stripe, each wait. There it can be stopped or killed between any two steps; what is killed never takes another step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from random import Random  # noqa: TID251  # drawn from the seed that was handed in
+from typing import Any, TypeVar
+
+import stripe
+
+from refundry import bootstrap
+from refundry.accounts import service as accounts
+from refundry.audit import service as audit
+from refundry.batches import service as batches
+from refundry.batches.model import BatchState
+from refundry.gateways.base import GatewayError, Lane
+from refundry.gateways.stripe.client import StripeGateway
+from refundry.infra.db import Database, Unit
+from refundry.infra.pace import Limits, Pacer, parsed
+from refundry.infra.settings import PaySettings, Settings, SettingsError, StripeSettings
+from refundry.infra.writer import InlineWriter
+from refundry.kernel.actor import SYSTEM
+from refundry.refunds import service as refunds
+from refundry.worker.executor import Executor
+from refundry.worker.planner import Planner
+from tests.simulation.scenario import ABSENCE_GAP, ABSENCE_WAIT
+from tests.support.stripe_transport import InProcess
+from tests.support.virtual_time import MachineClock
+
+Result = TypeVar("Result")
+KEY = "sk_test_sim"
+WAKE_SECONDS = 60.0
+# A key that was refused works again when somebody has mended it and started the process anew.
+MENDED_SECONDS = 60.0
+IDLE_FIRST, IDLE_MOST = 1.0, 600.0
+JITTER = (0.0, 0.0, 0.0, 0.001, 0.02)
+
+
+class Life:
+    """Whether a process still takes steps.
+
+    Args:
+        name: Its name in the log.
+        chance: How long its steps take.
+        died: Is told when it dies.
+    """
+
+    def __init__(self, name: str, chance: Random, died: Callable[[Life], None]) -> None:
+        """Begin to live."""
+        self.name = name
+        self.dead = False
+        self.steps = 0
+        self.again: float | None = None
+        self.was_stopped = False
+        self._chance = chance
+        self._died = died
+        self._crash_at: int | None = None
+        self._stop_at: tuple[int, float] | None = None
+        self._runs_at = 0.0
+
+    def crash(self, after: int, again: float | None) -> None:
+        """Die after so many more steps, and be started again so many seconds later."""
+        self._crash_at, self.again = self.steps + after, again
+
+    def stop(self, after: int, seconds: float) -> None:
+        """Stand still after so many more steps, as by SIGSTOP."""
+        self._stop_at = (self.steps + after, seconds)
+
+    @property
+    def stopped(self) -> bool:
+        """Tell whether it stands still."""
+        return asyncio.get_running_loop().time() < self._runs_at
+
+    async def step(self) -> None:
+        """Take a step, or never return."""
+        self.steps += 1
+        loop = asyncio.get_running_loop()
+        if not self.dead and self._crash_at is not None and self.steps >= self._crash_at:
+            self.kill()
+        if not self.dead and self._stop_at is not None and self.steps >= self._stop_at[0]:
+            self._runs_at, self.was_stopped, self._stop_at = loop.time() + self._stop_at[1], True, None
+        if (jitter := self._chance.choice(JITTER)) > 0:
+            await asyncio.sleep(jitter)
+        while self.dead or loop.time() < self._runs_at:
+            if self.dead:
+                await loop.create_future()
+            await asyncio.sleep(self._runs_at - loop.time())
+
+    def kill(self) -> None:
+        """Die now."""
+        self.dead = True
+        self._died(self)
+
+
+class LivingClock:
+    """The machine's clock, as a process sees it."""
+
+    def __init__(self, life: Life, machine: MachineClock) -> None:
+        """Keep both."""
+        self._life, self._machine = life, machine
+
+    def now(self) -> float:
+        """Tell the wall-clock time."""
+        return self._machine.now()
+
+    def boot_seconds(self) -> float:
+        """Tell the boot clock."""
+        return self._machine.boot_seconds()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await self._machine.sleep(seconds)
+        await self._life.step()
+
+
+class LivingWriter(InlineWriter):
+    """Saves between two steps: a kill comes before the commit, or after it and before anybody has heard of it."""
+
+    def __init__(self, life: Life, database: Database) -> None:
+        """Keep both."""
+        super().__init__(database)
+        self._life = life
+
+    async def put(self, work: Callable[[Unit], Result]) -> Result:
+        """Commit one piece of work."""
+        await self._life.step()
+        result = await super().put(work)
+        await self._life.step()
+        return result
+
+    async def aside(self, work: Callable[[], Result]) -> Result:
+        """Run it here."""
+        await self._life.step()
+        return work()
+
+
+class Wire(stripe.HTTPClient):
+    """The process's way to Stripe. What has left is worked on, whatever becomes of the process."""
+
+    name = "wire"
+
+    def __init__(self, process: Process, inner: InProcess) -> None:
+        """Keep both."""
+        super().__init__()
+        self._process, self._inner = process, inner
+
+    async def request_async(
+        self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None
+    ) -> tuple[bytes, int, Mapping[str, str]]:
+        """Send one call."""
+        process = self._process
+        await process.life.step()
+        path = url.partition("://")[2].partition("/")[2]
+        key = headers.get("Idempotency-Key", "") if method == "post" else ""
+        what = f"{method.upper()} /{path}" + (f" {key}" if key else "")
+        watch = process.world.sends if key and path == "v1/refunds" else None
+        if watch is not None:
+            watch.begins(process, key, post_data or "")
+        try:
+            content, status, answered = await self._inner.request_async(method, url, headers, post_data)
+        except Exception as error:
+            process.world.log(process.life.name, f"{what} -> {type(error).__name__}")
+            raise
+        else:
+            replayed = " replayed" if answered.get("Idempotent-Replayed") else ""
+            process.world.log(process.life.name, f"{what} -> {status}{replayed}")
+        finally:
+            if watch is not None:
+                watch.ends(process, key)
+            await process.life.step()
+        return content, status, answered
+
+
+class CountedIds:
+    """Lease tokens that a replay makes again."""
+
+    def __init__(self, name: str) -> None:
+        """Begin at one."""
+        self._name, self._count = name, 0
+
+    def new(self) -> str:
+        """Make the next."""
+        self._count += 1
+        return f"lease-{self._name}-{self._count}"
+
+
+class Process:
+    """One process that works on one database.
+
+    Args:
+        world: The run that it is part of.
+        name: Its name in the log.
+        url: Its database.
+        machine: The clock of its machine.
+        limits: What it takes Stripe's limits for.
+    """
+
+    def __init__(self, world: Any, name: str, url: str, machine: MachineClock, limits: str) -> None:
+        """Put the parts together, as `bootstrap.desk` does."""
+        self.world, self.url = world, url
+        self.life = Life(name, Random(f"{world.scenario.seed}/{name}"), world.died)  # noqa: S311  # no secret
+        self.clock = LivingClock(self.life, machine)
+        self.database = world.opened(url, machine)
+        writer = LivingWriter(self.life, self.database)
+        self.writer = writer
+        self._limits: Limits = parsed(limits)
+        self._pacer = Pacer(self._limits, 0.1, writer, self.clock)
+        self.settings = Settings.model_construct(
+            mode="test",
+            stripe=StripeSettings(account=world.account),
+            pay=PaySettings(absence_wait=ABSENCE_WAIT, absence_gap=ABSENCE_GAP, slice=5, flight_max=5),
+        )
+        self._inner = InProcess(world.simulator)
+        self.gateway = StripeGateway(
+            KEY,
+            api_base="http://stripe.invalid",
+            account=None,
+            clock=self.clock,
+            slots=self._pacer,
+            http_client=Wire(self, self._inner),
+        )
+        self.woken = asyncio.Event()
+        self.working = False
+
+    async def run(self) -> None:
+        """Work until killed."""
+        while True:
+            try:
+                account = await bootstrap.account_of(self.settings, self.gateway)
+                break
+            except (GatewayError, SettingsError) as error:
+                self.world.log(self.life.name, f"cannot start: {error.code}")
+                await self.clock.sleep(5.0)
+        self._pacer.serve(account.name)
+        await self.writer.put(lambda unit: accounts.stamp(unit, account))
+        await self.writer.put(lambda unit: accounts.free(unit, account.name))
+        parts: dict[str, Any] = {
+            "gateway": self.gateway, "database": self.database, "writer": self.writer, "clock": self.clock,
+            "order_key": "order_id",
+        }  # fmt: skip
+        self.executor = Executor(
+            account.name, pacer=self._pacer, ids=CountedIds(self.life.name), pay=self.settings.pay, **parts
+        )
+        self.planner = Planner(account.name, account.mode, **parts)
+        idle = IDLE_FIRST
+        while True:
+            self.woken.clear()
+            self.working = True
+            worked = await self._round(account.name)
+            self.working = False
+            idle = IDLE_FIRST if worked else min(idle * 2, IDLE_MOST)
+            await self._rest(account.name, idle)
+
+    async def _round(self, account: str) -> bool:
+        """Do what the sweeper finds due: as wake-ups do, lane by lane."""
+        if await self.writer.aside(lambda: self._read(lambda unit: accounts.held_text(unit, account))):
+            await self.clock.sleep(MENDED_SECONDS)
+            await self.writer.put(lambda unit: accounts.free(unit, account))
+        ends = self.clock.boot_seconds() + WAKE_SECONDS
+
+        def over() -> bool:
+            return self.clock.boot_seconds() > ends
+
+        worked = 0
+        accepted = await self.writer.aside(
+            lambda: self._read(lambda unit: batches.every(unit, account, [BatchState.ACCEPTED]))
+        )
+        due = await self.writer.aside(lambda: self._read(lambda unit: refunds.due_lanes(unit, unit.now)))
+        jobs: list[Any] = []
+        if accepted:
+            jobs.append(self._plan(accepted, over))
+        jobs += [self.executor.drain(lane, until=over) for lane in Lane if (account, lane) in due]
+        for done in await asyncio.gather(*jobs):
+            worked += done
+        return worked > 0
+
+    async def _plan(self, accepted: list[Any], over: Callable[[], bool]) -> int:
+        try:
+            for batch in accepted:
+                await self.planner.plan(batch, until=over)
+        except GatewayError as error:
+            self.world.log(self.life.name, f"not planned: {error.code}")
+            return 0
+        return 1
+
+    async def _rest(self, account: str, idle: float) -> None:
+        """Wait for what falls due next, or for a wake-up."""
+        due = self._read(lambda unit: refunds.next_due(unit, account))
+        accepted = self._read(lambda unit: batches.every(unit, account, [BatchState.ACCEPTED]))
+        seconds = max(0.0 if due is None else due - self.clock.now(), 0.01)
+        nothing = due is None and not accepted
+        waits = None if nothing else idle if accepted or seconds < idle else seconds
+        try:
+            async with asyncio.timeout(waits):
+                await self.woken.wait()
+        except TimeoutError:
+            pass
+        await self.life.step()
+
+    def _read(self, work: Callable[[Unit], Result]) -> Result:
+        with self.database.reading() as unit:
+            return work(unit)
+
+    async def follow(self, account: str) -> None:
+        """Re-read every refund that Stripe has taken, as webhooks, poller and reconciliation do."""
+        self._pacer.serve(account)
+        with self.database.reading() as unit:
+            known = [request for _, request in refunds.page(unit, account, [], after=0, most=1000)]
+        for request in known:
+            if request.refund is not None:
+                refund = await self.gateway.refund(request.refund, Lane.BULK)
+                await self.writer.put(lambda unit, one=refund: refunds.found(unit, account, one))
+
+
+def migrated(folder: Path) -> Path:
+    """Make an SQLite file of this program's version, to be copied."""
+    from tests.support.database import sqlite_template
+
+    return sqlite_template(folder)
+
+
+__all__ = ["KEY", "SYSTEM", "CountedIds", "Life", "Process", "audit", "migrated"]

@@ -1,0 +1,286 @@
+"""What a seed picks: a shop, files of refunds, faults, and what happens when. Pure data, drawn in one place.
+
+Every seed switches only some kinds of trouble on (so that each kind also meets runs in which nothing else goes wrong), and
+draws how much of each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random  # noqa: TID251  # drawn from the seed that was handed in
+from typing import Any
+
+HOUR = 3600.0
+# What the product is told; the simulator's late refunds stay inside what these promise to wait for.
+ABSENCE_WAIT, ABSENCE_GAP = 600.0, 60.0
+STALE_MAX = 45.0
+# A refund may appear after a stored 500 until just before the second look of a proof of absence.
+LATE_MAX = ABSENCE_WAIT + ABSENCE_GAP
+UNITS = {"gbp": 1, "usd": 1, "eur": 1, "jpy": 1, "kwd": 10, "isk": 100}
+SEND = "POST /v1/refunds"
+
+
+@dataclass(frozen=True, slots=True)
+class ShopCharge:
+    """A past charge of the shop; `refund` is how refunds of it go."""
+
+    order: str
+    amount: int
+    currency: str
+    captured: bool = True
+    card: str = "visa"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """A line of a file.
+
+    Args:
+        charge: The number of its charge; `None` names one that is not there.
+        by: The column that names it.
+        amount: Minor units; `None` is the word `full`.
+    """
+
+    charge: int | None
+    by: str
+    amount: int | None
+    ticket: str = ""
+    key: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Something that happens at a time, in seconds after the start."""
+
+    at: float
+    what: str
+    how: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Scenario:
+    """All that a seed picks."""
+
+    seed: int
+    charges: list[ShopCharge] = field(default_factory=list)
+    files: list[list[FileRow]] = field(default_factory=list)
+    happenings: list[Happening] = field(default_factory=list)
+    limits: str = "none"
+    settings: dict[str, Any] = field(default_factory=dict)
+    latency_ms: int = 0
+    traits: set[str] = field(default_factory=set)
+    calm_at: float = 0.0
+
+
+TRAITS = (
+    "before", "after", "stored", "late", "limited", "locks", "refused_key", "slow", "stale", "crashes", "stops", "side_by_side",
+    "second_installation", "rerun", "deleted", "jumps", "by_hand", "disputes", "poor", "steered", "pends", "fails", "paced",
+    "busy_charge", "desk",
+)  # fmt: skip
+
+
+def drawn(seed: int) -> Scenario:
+    """Draw the scenario of a seed."""
+    chance = Random(f"scenario/{seed}")  # noqa: S311  # no secret
+    scenario = Scenario(seed)
+    share = chance.choice((0.0, 0.15, 0.3, 0.5))
+    scenario.traits = {trait for trait in TRAITS if chance.random() < share}
+    _shop(chance, scenario)
+    scenario.files.append(_file(chance, scenario))
+    _world(chance, scenario)
+    _work(chance, scenario)
+    _troubles(chance, scenario)
+    _processes(chance, scenario)
+    _others(chance, scenario)
+    _reruns(chance, scenario)
+    scenario.happenings.sort(key=lambda happening: happening.at)
+    return scenario
+
+
+def _shop(chance: Random, scenario: Scenario) -> None:
+    for number in range(chance.randint(2, 6)):
+        currency = chance.choice(list(UNITS)) if chance.random() < 0.4 else "gbp"
+        amount = chance.randint(5, 200) * 100
+        cards = ["visa"]
+        if "pends" in scenario.traits:
+            cards += ["pendingRefund", "sepa_debit", "konbini"]
+        if "fails" in scenario.traits:
+            cards += ["refundFail"]
+        card = chance.choice(cards)
+        scenario.charges.append(ShopCharge(f"order-{number}", amount, currency, chance.random() > 0.06, card))
+
+
+def _file(chance: Random, scenario: Scenario) -> list[FileRow]:
+    rows: list[FileRow] = []
+    for number, charge in enumerate(scenario.charges):
+        for part in range(chance.choice((1, 1, 1, 2, 3))):
+            unit = UNITS[charge.currency]
+            share = chance.choice((0.2, 0.4, 0.6, 1.0, 1.1))
+            amount = None if chance.random() < 0.25 else max(int(charge.amount * share) // unit, 1) * unit
+            by = chance.choice(("charge_id", "payment_intent", "order_id", "order_id"))
+            named = chance.random()
+            ticket = f"T-{number}-{part}" if named < 0.75 else ""
+            key = f"K-{number}-{part}" if named > 0.92 else ""
+            rows.append(FileRow(number, by, amount, ticket, key))
+    extra = list(rows)
+    for row in extra:
+        lot = chance.random()
+        if lot < 0.06:
+            rows.append(row)
+        elif lot < 0.10:
+            rows.append(FileRow(row.charge, row.by, 100, row.ticket, row.key))
+    if chance.random() < 0.3:
+        rows.append(FileRow(None, chance.choice(("charge_id", "payment_intent", "order_id")), 500, "T-nobody"))
+    chance.shuffle(rows)
+    return rows
+
+
+def _world(chance: Random, scenario: Scenario) -> None:
+    traits = scenario.traits
+    if "paced" in traits:
+        scenario.limits = chance.choice(("sandbox", "live", "global=10,endpoint=5"))
+    if "slow" in traits:
+        scenario.latency_ms = chance.choice((300, 2_000, 20_000))
+    scenario.settings = {"conflict_as_idempotency_error": False, "lock_wait": chance.choice((0.0, 2.0))}
+    if "poor" in traits:
+        scenario.settings["overdraft"] = chance.choice((0, 2_000))
+
+
+def _work(chance: Random, scenario: Scenario) -> None:
+    # Some refunds were made by hand before the file came.
+    if "by_hand" in scenario.traits:
+        for number in _some(chance, len(scenario.charges), 0.3):
+            scenario.happenings.append(Happening(0.0, "hand", {"charge": number, "share": chance.choice((0.2, 0.4, 1.0))}))
+    scenario.happenings.append(Happening(0.1, "start", {"installation": 0}))
+    scenario.happenings.append(Happening(0.2, "accept", {"installation": 0, "file": 0}))
+    if "desk" in scenario.traits:
+        row = chance.choice(scenario.files[0])
+        scenario.happenings.append(Happening(chance.uniform(0.1, 4.0), "desk", {"installation": 0, "row": row}))
+
+
+def _some(chance: Random, count: int, share: float) -> list[int]:
+    return [number for number in range(count) if chance.random() < share]
+
+
+RULES: dict[str, list[dict[str, Any]]] = {
+    "before": [{"kind": "drop_before"}, {"kind": "reset_before"}, {"kind": "error_before"}],
+    "after": [{"kind": "drop_after"}, {"kind": "reset_after"}, {"kind": "truncate"}],
+    "stored": [{"kind": "error_stored"}, {"kind": "error_after"}],
+    "late": [{"kind": "error_later"}],
+    "limited": [{"kind": "rate_limit", "reason": "endpoint-rate"}, {"kind": "rate_limit", "reason": "global-concurrency"}],
+    "locks": [{"kind": "lock_timeout"}, {"kind": "conflict"}],
+}
+
+
+def _troubles(chance: Random, scenario: Scenario) -> None:
+    rules: list[dict[str, Any]] = []
+    for trait, kinds in RULES.items():
+        if trait not in scenario.traits:
+            continue
+        for kind in chance.sample(kinds, chance.randint(1, len(kinds))):
+            operation = SEND if trait in {"stored", "late"} or chance.random() < 0.6 else "*"
+            rule = kind | {"operation": operation, "probability": chance.choice((0.05, 0.1, 0.3, 0.6))}
+            if trait == "stored":
+                rule["status"] = chance.choice((500, 502, 503))
+            if trait == "late":
+                stale = STALE_MAX if "stale" in scenario.traits else 0.0
+                most = LATE_MAX - stale - 1
+                rule["delay_seconds"] = chance.choice((2.0, chance.uniform(5, ABSENCE_WAIT - stale), most))
+            rules.append(rule)
+    if "stale" in scenario.traits:
+        rules.append({"kind": "stale_read", "probability": chance.choice((0.2, 0.7)), "bound_seconds": chance.choice((2, STALE_MAX))})
+    if scenario.latency_ms:
+        rules.append({"kind": "latency", "low": 0, "high": scenario.latency_ms})
+    end = chance.choice((20.0, 120.0, 1_500.0))
+    if rules:
+        scenario.happenings.append(Happening(0.05, "faults", {"rules": rules}))
+        scenario.happenings.append(Happening(end, "faults", {"rules": []}))
+    if "refused_key" in scenario.traits:
+        at = chance.choice((0.3, 1.0, 3.0, 10.0))
+        kind = chance.choice(("unauthorized", "forbidden"))
+        operation = chance.choice(("*", SEND))
+        scenario.happenings.append(Happening(at, "faults", {"rules": [*rules, {"kind": kind, "operation": operation}]}))
+        scenario.happenings.append(Happening(at + chance.choice((5.0, 100.0)), "faults", {"rules": rules}))
+        scenario.happenings.append(Happening(end + 200, "faults", {"rules": []}))
+        end += 200
+    scenario.calm_at = max(scenario.calm_at, end)
+
+
+def _processes(chance: Random, scenario: Scenario) -> None:
+    traits, add = scenario.traits, scenario.happenings.append
+    if "crashes" in traits:
+        for _ in range(chance.randint(1, 4)):
+            again = chance.choice((0.5, 5.0, 30.0))
+            step = int(2 ** chance.uniform(0, 9))
+            add(Happening(chance.choice((0.15, 1.0, 3.0, 20.0)), "crash", {"installation": 0, "step": step, "again": again}))
+    if "stops" in traits:
+        for _ in range(chance.randint(1, 2)):
+            seconds = chance.choice((5.0, 15.0, 30.0, 70.0, 200.0))
+            step = int(2 ** chance.uniform(0, 9))
+            add(Happening(chance.choice((0.15, 1.0, 3.0)), "stop", {"installation": 0, "step": step, "seconds": seconds}))
+    if "side_by_side" in traits:
+        add(Happening(chance.choice((0.1, 0.5, 2.0)), "start", {"installation": 0}))
+    if "jumps" in traits:
+        for _ in range(chance.randint(1, 2)):
+            at = chance.choice((chance.uniform(0.2, 5.0), chance.uniform(1, 800)))
+            seconds = chance.choice((25 * HOUR, -25 * HOUR, HOUR, -HOUR, 400.0, -30.0))
+            add(Happening(at, "jump", {"installation": 0, "seconds": seconds}))
+
+
+def _others(chance: Random, scenario: Scenario) -> None:
+    traits, add = scenario.traits, scenario.happenings.append
+    charges = range(len(scenario.charges))
+    if "by_hand" in traits:
+        for number in _some(chance, len(charges), 0.4):
+            add(Happening(chance.uniform(0.2, 6.0), "hand", {"charge": number, "share": chance.choice((0.1, 0.3, 0.6, 1.0))}))
+    if "busy_charge" in traits:
+        add(Happening(chance.choice((30.0, 700.0)), "busy", {"charge": chance.choice(charges), "count": 12}))
+    if "disputes" in traits:
+        for number in _some(chance, len(charges), 0.3):
+            add(Happening(chance.uniform(0.0, 4.0), "dispute", {"charge": number, "inquiry": chance.random() < 0.3}))
+    if "poor" in traits:
+        for currency in sorted({charge.currency for charge in scenario.charges}):
+            add(Happening(chance.choice((0.05, 0.8)), "balance", {"currency": currency, "available": chance.choice((0, 3_000))}))
+            at = chance.choice((5.0, 300.0, 2_000.0))
+            add(Happening(at, "balance", {"currency": currency, "available": 90_000_000}))
+            scenario.calm_at = max(scenario.calm_at, at)
+    if "steered" in traits:
+        at = chance.uniform(0.3, 5.0)
+        add(Happening(at, "pause", {"installation": 0, "file": 0}))
+        add(Happening(at + chance.choice((0.2, 3.0, 100.0)), "resume", {"installation": 0, "file": 0}))
+        if chance.random() < 0.25:
+            add(Happening(chance.uniform(0.3, 8.0), "withdraw", {"installation": 0, "file": 0}))
+    if "fails" in traits:
+        for _ in range(chance.randint(1, 3)):
+            add(Happening(chance.uniform(1.0, 900.0), "refund_fails", {"number": chance.randint(0, 5)}))
+    if "pends" in traits:
+        add(Happening(chance.uniform(1.0, 900.0), "refund_settles", {"number": chance.randint(0, 5)}))
+
+
+def _edited(chance: Random, rows: list[FileRow]) -> list[FileRow]:
+    rows = list(rows)
+    chance.shuffle(rows)
+    at = chance.randrange(len(rows))
+    row = rows[at]
+    rows[at] = FileRow(row.charge, row.by, row.amount, row.ticket, row.key, note="edited")
+    return rows
+
+
+def _reruns(chance: Random, scenario: Scenario) -> None:
+    traits, add = scenario.traits, scenario.happenings.append
+    if "second_installation" in traits:
+        at = chance.choice((0.1, 1.0, 4.0, 60.0))
+        add(Happening(at, "start", {"installation": 1}))
+        scenario.files.append(_edited(chance, scenario.files[0]) if chance.random() < 0.6 else list(scenario.files[0]))
+        add(Happening(at + 0.1, "accept", {"installation": 1, "file": len(scenario.files) - 1}))
+        if "crashes" in traits:
+            add(Happening(at, "crash", {"installation": 1, "step": int(2 ** chance.uniform(0, 8)), "again": 3.0}))
+    if traits & {"rerun", "deleted"}:
+        scenario.files.append(_edited(chance, scenario.files[0]))
+        at = chance.choice((4.0, 60.0, scenario.calm_at + 2_000.0, scenario.calm_at + 26 * HOUR))
+        if "deleted" in traits:
+            add(Happening(at, "delete", {"installation": 0}))
+            at += 1.0
+        add(Happening(at, "accept", {"installation": 0, "file": len(scenario.files) - 1}))
+        scenario.calm_at = max(scenario.calm_at, at)

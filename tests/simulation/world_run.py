@@ -1,0 +1,575 @@
+"""One run of a scenario: product, simulator and clocks in one virtual time, from the first charge to the last look.
+
+Everything is derived from the seed, and every step is in the log: the same seed gives the same log, byte by byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from refundry import bootstrap
+from refundry.accounts import service as accounts
+from refundry.audit import service as audit
+from refundry.batches import service as batches
+from refundry.batches.model import Batch, BatchState
+from refundry.connectors.base import ReadOptions
+from refundry.gateways.base import Lane
+from refundry.infra.db import Database, Unit, sqlite_url
+from refundry.kernel import ids
+from refundry.kernel.actor import Actor, ActorKind
+from refundry.refunds import service as refunds
+from refundry.refunds.model import Content, HeldReason, RefundRequest
+from refundry.refunds.service import StateForbids
+from stripesim import limits
+from stripesim.api import Request
+from stripesim.app import Simulator
+from stripesim.clock import Clock as StripeClock
+from tests.simulation.process import Life, Process
+from tests.simulation.scenario import HOUR, FileRow, Happening, Scenario, drawn
+from tests.support.clock import START
+from tests.support.virtual_time import Circling, MachineClock, Standstill, VirtualLoop, run
+
+PERSON = Actor(ActorKind.PERSON, "ada")
+COLUMNS = ("charge_id", "payment_intent", "order_id", "amount_minor", "ticket_id", "request_key", "note")
+# Proof of absence takes up to 25 h, a refund whose sums do not add up five more; with clocks set back, twice that.
+QUIET_WITHIN = 120 * HOUR
+RESTLESS = ("request.interrupted", "invariant.violated")
+
+
+class Unsettled(Exception):  # noqa: N818  # the word
+    """Something is still to happen long after all trouble has ended."""
+
+
+@dataclass(slots=True)
+class Sends:
+    """Watches every send of a refund, at the moment when it leaves.
+
+    Args:
+        broken: Where it tells what must not be.
+    """
+
+    broken: list[str]
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    flying: dict[tuple[str, str], Process] = field(default_factory=dict)
+    strict: bool = True
+
+    def begins(self, process: Process, key: str, body: str) -> None:
+        """Hold a send against what is on disk: its intent, and that nobody else sends for this request now."""
+        self.counts[process.url, key] += 1
+        request, _, number = key.rpartition(".")
+        with process.database.reading() as unit:
+            kept = next((a for a in refunds.attempts(unit, request) if str(a.number) == number), None)
+            written = 0 if kept is None else len(kept.sends)
+        if written < self.counts[process.url, key]:
+            self.broken.append(f"{key} is sent for the {self.counts[process.url, key]}. time, {written} intents are on disk")
+        other = self.flying.get((process.url, request))
+        calm = self.strict and not process.life.was_stopped
+        if other is not None and calm and not other.life.dead and not other.life.was_stopped:
+            self.broken.append(f"{key} is sent by {process.life.name} while {other.life.name} sends for it")
+        self.flying[process.url, request] = process
+
+    def ends(self, process: Process, key: str) -> None:
+        """Forget a send that has ended for its sender."""
+        request = key.rpartition(".")[0]
+        if self.flying.get((process.url, request)) is process:
+            del self.flying[process.url, request]
+
+
+@dataclass(slots=True)
+class Installation:
+    """A database, the machine it is on, and the processes that work on it."""
+
+    number: int
+    machine: MachineClock
+    url: str = ""
+    generation: int = 0
+    processes: list[Process] = field(default_factory=list)
+    batches: dict[int, str] = field(default_factory=dict)
+    withdrawn: bool = False
+
+
+class WorldRun:
+    """A run.
+
+    Args:
+        scenario: What happens.
+        folder: Where its files are.
+        template: A migrated SQLite file.
+        loop: Its time.
+    """
+
+    def __init__(self, scenario: Scenario, folder: Path, template: Path, loop: VirtualLoop) -> None:
+        """Make Stripe, and a shop in it."""
+        self.scenario, self.folder, self.template, self.loop = scenario, folder, template, loop
+        self.lines: list[str] = []
+        self.broken: list[str] = []
+        self.sends = Sends(self.broken, strict=not scenario.traits & {"jumps"})
+        self.simulator = Simulator(
+            seed=scenario.seed,
+            clock=StripeClock(machine=lambda: START + loop.time()),
+            limits=limits.parsed(scenario.limits),
+            monotonic=loop.time,
+        )
+        self.account = self.simulator.world.platform
+        self.name = f"{self.account}|test"
+        self.installations: dict[int, Installation] = {}
+        self.opened_databases: list[Database] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.charges: list[str] = []
+        self.intents: list[str] = []
+        self.faulty = False
+        self._names = 0
+
+    # The log
+
+    def log(self, who: str, what: str) -> None:
+        """Write down a step."""
+        self.lines.append(f"{self.loop.time():13.6f} {who:8} {what}")
+
+    def heard(self, _: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """Take in a log event of the product."""
+        name = str(event.get("event"))
+        told = {key: event[key] for key in sorted(event) if key not in {"event", "exc_info", "account"}}
+        self.log("product", f"{name} {json.dumps(told, default=str)}")
+        if name in RESTLESS:
+            import traceback
+
+            error = event.get("exc_info")
+            text = traceback.format_exc() if error is True else str(error)
+            self.broken.append(f"{name}: {told}: {text}")
+        raise structlog.DropEvent
+
+    # Stripe
+
+    async def control(self, operation: str, body: Any = None) -> Any:
+        """Call the simulator's control; a refusal is an answer."""
+        method, path = operation.split(" ")
+        raw = b"" if body is None else json.dumps(body).encode()
+        answer = await self.simulator.answer(Request(method, path, "", {"content-type": "application/json"}, raw))
+        read = json.loads(answer.body)
+        if answer.status != 200:
+            self.log("world", f"{operation} refused: {read['error']['message']}")
+        return read
+
+    async def open_shop(self) -> None:
+        """Load the charges."""
+        created = str(int(START) - 5 * 86_400)
+        rows = [
+            {
+                "order_id": charge.order, "amount_minor": charge.amount, "currency": charge.currency, "created": created,
+                "card": charge.card, "captured": str(charge.captured).lower(),
+            }
+            for charge in self.scenario.charges
+        ]  # fmt: skip
+        await self.control("POST /_sim/load", {"charges": rows})
+        if self.scenario.settings:
+            await self.control("POST /_sim/settings", self.scenario.settings)
+        by_order = {doc["metadata"]["order_id"]: doc for doc in self.simulator.world.store.every("charge")}
+        docs = [by_order[charge.order] for charge in self.scenario.charges]
+        self.charges = [doc["id"] for doc in docs]
+        self.intents = [doc["payment_intent"] for doc in docs]
+        for currency in sorted({charge.currency for charge in self.scenario.charges}):
+            await self.control("POST /_sim/balance", {"currency": currency, "available": 90_000_000})
+
+    # Databases and processes
+
+    def opened(self, url: str, machine: MachineClock) -> Database:
+        """Open a database; a kill drops objects, never power, so that nothing waits for the disk."""
+        database = Database(url, machine)
+        if not database.postgres:
+            sa.event.listen(database.engine, "connect", _unsynced)
+        audit.attach(database)
+        self.opened_databases.append(database)
+        return database
+
+    def installation(self, number: int) -> Installation:
+        """Take an installation, made at its first use."""
+        if number not in self.installations:
+            self.installations[number] = Installation(number, MachineClock(self.loop))
+            self.fresh(self.installations[number])
+        return self.installations[number]
+
+    def fresh(self, installation: Installation) -> None:
+        """Give an installation an empty database."""
+        installation.generation += 1
+        path = self.folder / f"{self.scenario.seed}-{installation.number}-{installation.generation}.db"
+        shutil.copyfile(self.template, path)
+        installation.url, installation.batches = sqlite_url(path), {}
+
+    @contextmanager
+    def unit(self, installation: Installation) -> Iterator[Unit]:
+        """Open a unit, as a command beside the processes does."""
+        database = self.opened(installation.url, installation.machine)
+        try:
+            with database.unit() as unit:
+                yield unit
+        finally:
+            database.close()
+
+    def start(self, installation: Installation) -> Process:
+        """Start a process."""
+        self._names += 1
+        name = f"p{installation.number}.{self._names}"
+        process = Process(self, name, installation.url, installation.machine, self.scenario.limits)
+        installation.processes.append(process)
+        task = self.loop.create_task(process.run(), name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+        self.log(name, "starts")
+        return process
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            import traceback
+
+            text = "".join(traceback.format_exception(error))
+            self.broken.append(f"process {task.get_name()} broke: {text}")
+
+    def died(self, life: Life) -> None:
+        """Hear of a death."""
+        self.log(life.name, f"dies at step {life.steps}")
+        for installation in self.installations.values():
+            process = next((p for p in installation.processes if p.life is life), None)
+            if process is not None:
+                installation.processes.remove(process)
+                if life.again is not None:
+                    self.loop.call_later(life.again, self.start, installation)
+
+    def wake(self) -> None:
+        """Tell every process that something changed."""
+        for installation in self.installations.values():
+            for process in installation.processes:
+                process.woken.set()
+
+    # What happens
+
+    async def play(self) -> None:
+        """Let everything happen, then let everything come to rest."""
+        await self.open_shop()
+        for happening in self.scenario.happenings:
+            await asyncio.sleep(max(happening.at - self.loop.time(), 0.0))
+            self.log("world", f"{happening.what} {_told(happening.how)}")
+            await getattr(self, "on_" + happening.what)(**happening.how)
+            self.wake()
+        await self.calm()
+        await self.quiet()
+        await self.person()
+        await self.quiet()
+        await self.follow()
+
+    async def on_start(self, installation: int) -> None:
+        """Start a process."""
+        self.start(self.installation(installation))
+
+    async def on_accept(self, installation: int, file: int) -> None:
+        """Hand a file in."""
+        place = self.installation(installation)
+        path = self.folder / f"{self.scenario.seed}-file-{file}.csv"
+        with path.open("w", newline="") as out:
+            writer = csv.DictWriter(out, COLUMNS)
+            writer.writeheader()
+            for row in self.scenario.files[file]:
+                writer.writerow(self._cells(row))
+        opened = bootstrap.read_file(path, options=ReadOptions())
+        with self.unit(place) as unit:
+            batch, _ = batches.accept(unit, self.name, opened, "", PERSON)
+        place.batches[file] = batch.id
+
+    def _cells(self, row: FileRow) -> dict[str, str]:
+        names = {"charge_id": "ch_nobody1", "payment_intent": "pi_nobody1", "order_id": "order-nobody"}
+        if row.charge is not None:
+            at = row.charge
+            names = {
+                "charge_id": self.charges[at], "payment_intent": self.intents[at],
+                "order_id": self.scenario.charges[at].order,
+            }  # fmt: skip
+        amount = "full" if row.amount is None else str(row.amount)
+        return {
+            row.by: names[row.by], "amount_minor": amount, "ticket_id": row.ticket, "request_key": row.key, "note": row.note,
+        }  # fmt: skip
+
+    async def on_desk(self, installation: int, row: FileRow) -> None:
+        """Ask for one refund at the desk: the same ticket as a row of the file is the same request."""
+        if row.charge is None or not row.ticket:
+            return
+        charge = self.charges[row.charge]
+        key = f"ticket:{row.ticket}:{self._cells(row)[row.by]}" if not row.key else f"key:{row.key}"
+        asked = Content(
+            charge, row.amount, self.scenario.charges[row.charge].currency, "requested_by_customer", row.ticket or None
+        )
+        request = RefundRequest(ids.request_id(self.account, "test", key), self.name, key, asked, lane=Lane.DESK)
+        with self.unit(self.installation(installation)) as unit:
+            refunds.receive(unit, [request], PERSON)
+
+    async def on_faults(self, rules: list[dict[str, Any]]) -> None:
+        """Put a fault plan in force."""
+        self.faulty = bool(rules)
+        await self.control("POST /_sim/faults", {"seed": self.scenario.seed, "rules": rules})
+
+    async def on_crash(self, installation: int, step: int, again: float) -> None:
+        """Let a process die after some more steps."""
+        for process in self.installation(installation).processes[:1]:
+            process.life.crash(step, again)
+
+    async def on_stop(self, installation: int, step: int, seconds: float) -> None:
+        """Let a process stand still; another one starts meanwhile."""
+        place = self.installation(installation)
+        for process in place.processes[:1]:
+            process.life.stop(step, seconds)
+            self.start(place)
+
+    async def on_jump(self, installation: int, seconds: float) -> None:
+        """Set a machine's wall clock."""
+        self.installation(installation).machine.jump(seconds)
+
+    async def on_hand(self, charge: int, share: float) -> None:
+        """Let a person refund in Stripe's Dashboard."""
+        shop = self.scenario.charges[charge]
+        amount = max(int(shop.amount * share) // 100, 1) * 100
+        await self.control("POST /_sim/refunds", {"charge": self.charges[charge], "amount": amount})
+
+    async def on_busy(self, charge: int, count: int) -> None:
+        """Let a person make many small refunds, more than one page shows."""
+        for _ in range(count):
+            await self.control("POST /_sim/refunds", {"charge": self.charges[charge], "amount": 100})
+
+    async def on_dispute(self, charge: int, inquiry: bool) -> None:  # noqa: FBT001  # by name
+        """Let a dispute open."""
+        await self.control("POST /_sim/disputes", {"charge": self.charges[charge], "inquiry": inquiry})
+
+    async def on_balance(self, currency: str, available: int) -> None:
+        """Set what is available."""
+        await self.control("POST /_sim/balance", {"currency": currency, "available": available})
+
+    async def on_pause(self, installation: int, file: int) -> None:
+        """Pause a batch."""
+        self._steer(installation, file, lambda unit, batch: batches.pause(unit, batch, PERSON))
+
+    async def on_resume(self, installation: int, file: int) -> None:
+        """Resume a batch."""
+        if not self.installation(installation).withdrawn:
+            self._steer(installation, file, lambda unit, batch: batches.resume(unit, batch, PERSON))
+
+    async def on_withdraw(self, installation: int, file: int) -> None:
+        """Withdraw a batch."""
+        self.installation(installation).withdrawn = True
+        self._steer(installation, file, lambda unit, batch: batches.withdraw(unit, batch, PERSON, "no longer wanted"))
+
+    def _steer(self, installation: int, file: int, verb: Callable[[Unit, Batch], int]) -> None:
+        place = self.installation(installation)
+        if file in place.batches:
+            with self.unit(place) as unit:
+                count = verb(unit, batches.need(unit, place.batches[file]))
+            self.log("world", f"concerned {count}")
+
+    def _refund(self, number: int, *statuses: str) -> str | None:
+        found = [doc["id"] for doc in self.simulator.world.store.every("refund") if doc["status"] in statuses]
+        return found[number % len(found)] if found else None
+
+    async def on_refund_fails(self, number: int) -> None:
+        """Let a refund fail, also one that had succeeded."""
+        if (refund := self._refund(number, "pending", "succeeded")) is not None:
+            await self.control(f"POST /_sim/refunds/{refund}/fail", {"reason": "declined"})
+
+    async def on_refund_settles(self, number: int) -> None:
+        """Let a pending refund settle."""
+        if (refund := self._refund(number, "pending")) is not None:
+            await self.control(f"POST /_sim/refunds/{refund}/settle")
+
+    async def on_delete(self, installation: int) -> None:
+        """Lose a database, and the processes on it; begin with an empty one."""
+        place = self.installation(installation)
+        for process in list(place.processes):
+            process.life.again = None
+            process.life.kill()
+        self.fresh(place)
+        self.start(place)
+
+    # The end
+
+    async def calm(self) -> None:
+        """End all trouble: whatever can be paid must be paid from here on."""
+        await asyncio.sleep(max(self.scenario.calm_at - self.loop.time(), 0.0) + 1.0)
+        self.log("world", "calm")
+        await self.control("DELETE /_sim/faults", {})
+        for currency in sorted({charge.currency for charge in self.scenario.charges}):
+            await self.control("POST /_sim/balance", {"currency": currency, "available": 90_000_000})
+        for place in self.installations.values():
+            with self.unit(place) as unit:
+                accounts.free(unit, self.name)
+                for file, batch in place.batches.items():
+                    kept = batches.need(unit, batch)
+                    if kept.state is BatchState.PAUSED:
+                        self.log("world", f"resume file {file}")
+                        batches.resume(unit, kept, PERSON)
+            if not any(process.life.again is None for process in place.processes):
+                self.start(place)
+        self.wake()
+
+    async def person(self) -> None:
+        """Let a person say of every second possible repeat that it is none."""
+        for place in self.installations.values():
+            with self.unit(place) as unit:
+                held = [
+                    request
+                    for _, request in refunds.page(unit, self.name, [], after=0, most=1000)
+                    if request.hold is not None and request.hold.reason is HeldReason.POSSIBLE_REPEAT
+                ]
+            for request in held:
+                if int(request.id[:2], 16) % 2:
+                    try:
+                        with self.unit(place) as unit:
+                            refunds.allow_repeat(unit, request.id, PERSON)
+                    except StateForbids as error:
+                        self.log("world", error.message)
+        self.wake()
+
+    async def quiet(self) -> None:
+        """Wait until nothing is left to happen by itself.
+
+        Raises:
+            Unsettled: It takes too long.
+        """
+        end = self.loop.time() + QUIET_WITHIN
+        while self.loop.time() < end:
+            waits = [wait for place in self.installations.values() for wait in self._left(place)]
+            stopped = any(p.life.stopped for place in self.installations.values() for p in place.processes)
+            if not waits and not stopped and not self._working():
+                return
+            await asyncio.sleep(min(max(1.0, *waits, 0.0), HOUR) if waits else 5.0)
+        raise Unsettled(f"still to happen after {QUIET_WITHIN / HOUR:.0f} h: {self._restless()}")
+
+    def _working(self) -> bool:
+        return any(p.working for place in self.installations.values() for p in place.processes)
+
+    def _left(self, place: Installation) -> list[float]:
+        """Tell in how many seconds things fall due in an installation."""
+        with self.unit(place) as unit:
+            rows = unit.connection.exec_driver_sql(LEFT).all()
+            accepted = batches.every(unit, self.name, [BatchState.ACCEPTED])
+        now = place.machine.now()
+        return [max(row[0] - now, 0.0) for row in rows] + [0.0] * bool(accepted)
+
+    def _restless(self) -> list[Any]:
+        told: list[Any] = []
+        for place in self.installations.values():
+            with self.unit(place) as unit:
+                told += [tuple(row) for row in unit.connection.exec_driver_sql(RESTLESS_ROWS)]
+        return told
+
+    async def follow(self) -> None:
+        """Bring every installation up to date with its refunds at Stripe."""
+        await self.control("GET /_sim/health")
+        for place in self.installations.values():
+            process = Process(self, f"follow{place.number}", place.url, place.machine, self.scenario.limits)
+            await process.follow(self.name)
+
+    def close(self) -> None:
+        """Close everything."""
+        for database in self.opened_databases:
+            database.close()
+        self.simulator.close()
+
+
+# Requests that something will still happen to by itself. One behind a sibling whose outcome a person must find out waits for that person.
+LEFT = """
+SELECT max(r.due_at, r.leased_until) FROM refund_requests r
+WHERE r.state IN ('received', 'approved', 'submitting') AND (r.held_reason IS NULL OR r.held_until IS NOT NULL)
+AND NOT EXISTS (SELECT 1 FROM refund_requests o WHERE o.charge = r.charge AND o.state = 'outcome_unknown')
+"""
+RESTLESS_ROWS = """
+SELECT id, state, held_reason, held_until, reason_code, reason_text, attempt, due_at, leased_until FROM refund_requests
+WHERE state IN ('received', 'approved', 'submitting', 'outcome_unknown')
+"""
+
+
+def _unsynced(connection: Any, _: Any) -> None:
+    for pragma in ("synchronous=OFF", "journal_mode=MEMORY", "locking_mode=NORMAL"):
+        connection.execute("PRAGMA " + pragma)
+
+
+def _told(how: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in how.items())
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of a run."""
+
+    scenario: Scenario
+    lines: list[str]
+    faults: list[str]
+
+    @property
+    def log(self) -> str:
+        """Tell the whole log."""
+        return "\n".join([*self.lines, *(f"FAULT {fault}" for fault in self.faults)]) + "\n"
+
+
+def played(
+    seed: int, folder: Path, template: Path, *, change: Callable[[Scenario], None] | None = None
+) -> Result:
+    """Run a seed and judge it; what went wrong is in the result, never raised.
+
+    Args:
+        seed: Everything is derived from it.
+        folder: For its files.
+        template: A migrated SQLite file.
+        change: Changes the scenario before it is played.
+    """
+    from tests.simulation import judge
+
+    scenario = drawn(seed)
+    if change is not None:
+        change(scenario)
+    kept: list[WorldRun] = []
+
+    async def main(loop: VirtualLoop) -> list[str]:
+        world = WorldRun(scenario, folder, template, loop)
+        kept.append(world)
+        with heard_by(world):
+            try:
+                await world.play()
+            except Unsettled as error:
+                return [*world.broken, str(error)]
+            return [*world.broken, *judge.faults(world)]
+
+    try:
+        faults = run(main)
+    except (Standstill, Circling) as error:
+        faults = [*kept[0].broken, f"{type(error).__name__}: {error}"]
+    finally:
+        for world in kept:
+            world.close()
+    return Result(scenario, kept[0].lines, faults)
+
+
+@contextmanager
+def heard_by(world: WorldRun) -> Iterator[None]:
+    """Let the product's log events go into the run's log."""
+    before = structlog.get_config()
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, world.heard],
+        wrapper_class=structlog.make_filtering_bound_logger(30),
+        cache_logger_on_first_use=False,
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+__all__ = ["Happening", "Result", "Unsettled", "WorldRun", "played"]

@@ -1,0 +1,261 @@
+"""Crash runs: real processes pay a file of refunds against a real simulator, and are killed, stopped, and misled about the time.
+
+The product's own word counts for nothing here: the simulator's audit says what was paid double, not paid, or never asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.support.server import Server
+
+# A generous bound for anything that is waited for: a stuck run fails with a message, and not with a test's time-out.
+DEADLINE_SECONDS = 240.0
+POLL_SECONDS = 0.02
+# What the task allows until another worker has gone on.
+TAKE_OVER_SECONDS = 30.0
+GRACE_SECONDS = 30.0
+
+
+@dataclass
+class Shop:
+    """A simulator with charges, and a file that asks for some of their money back."""
+
+    server: Server
+    file: Path
+    obligations: list[dict[str, Any]]
+
+    def refunds(self) -> int:
+        """Count the refunds that Stripe has made."""
+        calls = self.server.control("GET /_sim/calls")
+        return int(calls["operations"].get("POST /v1/refunds", {}).get("calls", 0))
+
+    def judge(self) -> None:
+        """Hold what was paid against what was asked.
+
+        Raises:
+            AssertionError: Something was paid double, not paid, never asked for, or beyond its charge.
+        """
+        audit = self.server.control("POST /_sim/audit", {"obligations": self.obligations})
+        told = {name: audit[name][:5] for name in ("problems", "paid_double", "not_paid", "never_asked")}
+        assert not any(told.values()), json.dumps(told, indent=1)
+        assert audit["paid"] == len(self.obligations)
+
+
+@contextlib.contextmanager
+def shop(folder: Path, rows: int, *, seed: int, faults: list[dict[str, Any]] | None = None) -> Iterator[Shop]:
+    """Open a shop: `rows` rows over two thirds as many orders, so that some orders get two refunds."""
+    chance = random.Random(seed)  # noqa: S311, TID251  # a test's own, from its seed
+    orders = max(rows * 2 // 3, 1)
+    amounts = [chance.randrange(2_000, 90_000) for _ in range(orders)]
+    charges = [
+        {"order_id": f"o{at}", "amount_minor": amount, "currency": "gbp", "created": 1_780_000_000 + at}
+        for at, amount in enumerate(amounts)
+    ]
+    file = folder / "refunds.csv"
+    obligations = []
+    with file.open("w", newline="") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(["ticket_id", "order_id", "amount_minor", "currency"])
+        for at in range(rows):
+            order = at % orders
+            amount = amounts[order] // 3 + at // orders
+            writer.writerow([f"t{at}", f"o{order}", amount, "gbp"])
+            obligations.append({"charge": f"o{order}", "amount": amount, "ticket": f"t{at}", "name": f"t{at}"})
+    with Server("--seed", str(seed), "--state", str(folder / "stripe.db"), start=None) as server:
+        server.control("POST /_sim/settings", {"opening_balance": 10**12})
+        server.control("POST /_sim/load", {"charges": charges})
+        plan = faults if faults is not None else [{"kind": "latency", "operation": "*", "low": 2, "high": 30}]
+        server.control("POST /_sim/faults", {"seed": seed, "rules": plan})
+        yield Shop(server, file, obligations)
+
+
+@dataclass
+class House:
+    """An installation: one database, any number of processes.
+
+    Args:
+        folder: Its state directory.
+        shop: Whom it serves.
+        postgres: The database's address; SQLite in the state directory without.
+    """
+
+    folder: Path
+    shop: Shop
+    postgres: str | None = None
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    clock_file: Path | None = None
+
+    def environment(self) -> dict[str, str]:
+        """Tell the settings of its processes."""
+        kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}  # noqa: TID251
+        return kept | {
+            "STRIPE_SECRET_KEY": "sk_test_sim",
+            "REFUNDRY_STRIPE__API_BASE": self.shop.server.url,
+            "REFUNDRY_STRIPE__LIMITS": "none",
+            "REFUNDRY_STATE_DIR": str(self.folder),
+            "REFUNDRY_PAY__ABSENCE_WAIT": "2",
+            "REFUNDRY_PAY__ABSENCE_GAP": "1",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            **({"REFUNDRY_DATABASE_URL": self.postgres} if self.postgres else {}),
+        }
+
+    def run(self) -> subprocess.Popen[str]:
+        """Start a process that pays the file."""
+        module = ["tests.support.jumping_clock", str(self.clock_file)] if self.clock_file else ["refundry"]
+        command = [sys.executable, "-m", *module, "batch", "run", str(self.shop.file), "--yes", "--json"]
+        log = (self.folder / f"{len(self.processes)}.log").open("w")
+        process = subprocess.Popen(  # noqa: S603  # our own program
+            command, env=self.environment(), stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+        )
+        log.close()
+        self.processes.append(process)
+        return process
+
+    def finish(self, process: subprocess.Popen[str]) -> dict[str, Any]:
+        """Wait for a process to have paid everything; tells its `--json`.
+
+        Raises:
+            AssertionError: It did not end, or not well.
+        """
+        try:
+            out, _ = process.communicate(timeout=DEADLINE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise AssertionError(f"still running after {DEADLINE_SECONDS:.0f} s: {self.logs()}") from None
+        assert process.returncode == 0, f"exit {process.returncode}: {out} {self.logs()}"
+        read: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
+        return read
+
+    def logs(self) -> str:
+        """Tell what the processes said."""
+        return "\n".join(path.read_text()[-1500:] for path in sorted(self.folder.glob("*.log")))
+
+    def end(self) -> None:
+        """End what is still running."""
+        for process in self.processes:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.communicate()
+
+
+@contextlib.contextmanager
+def house(shop_: Shop, *, postgres: str | None = None, jumping: bool = False) -> Iterator[House]:
+    """Open an installation of its own."""
+    with tempfile.TemporaryDirectory(prefix="refundry-crash-") as folder:
+        opened = House(Path(folder), shop_, postgres)
+        if jumping:
+            opened.clock_file = Path(folder) / "clock"
+            opened.clock_file.write_text("0")
+        try:
+            yield opened
+        finally:
+            opened.end()
+
+
+def wait_until(what: str, true: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> float:
+    """Wait for a condition; tells how long it took.
+
+    Raises:
+        AssertionError: It did not come true in time.
+    """
+    began = time.monotonic()
+    while not true():
+        if time.monotonic() - began > seconds:
+            raise AssertionError(f"{what} did not happen within {seconds:.0f} s")
+        time.sleep(POLL_SECONDS)  # noqa: TID251  # between two looks at another process
+    return time.monotonic() - began
+
+
+def moments(shop_: Shop, count: int, seed: int) -> list[int]:
+    """Draw moments, as numbers of calls to `POST /v1/refunds`, spread over the whole run."""
+    chance = random.Random(seed)  # noqa: S311, TID251  # a test's own, from its seed
+    most = len(shop_.obligations) - 5
+    return sorted(chance.randrange(0, most) for _ in range(count))
+
+
+def kill_the_only_process(shop_: Shop, house_: House, kills: int, seed: int) -> dict[str, Any]:
+    """`kill -9` the only process again and again, start another each time, and let the last one finish."""
+    process = house_.run()
+    for moment in moments(shop_, kills, seed):
+        reached = lambda at=moment, p=process: shop_.refunds() >= at or p.poll() is not None  # noqa: E731
+        wait_until(f"refund {moment}", reached)
+        process.kill()
+        process.wait()
+        process = house_.run()
+    told = house_.finish(process)
+    shop_.judge()
+    return told
+
+
+def kill_one_of_two(shop_: Shop, house_: House, seed: int, *, how: signal.Signals = signal.SIGKILL) -> float:
+    """Kill or stop one of two processes in the middle; the other has to go on without any help.
+
+    Returns:
+        How long it took, in seconds, until the next refund was made.
+    """
+    first, second = house_.run(), house_.run()
+    moment = moments(shop_, 1, seed)[0] // 2 + 5
+    wait_until(f"refund {moment}", lambda: shop_.refunds() >= moment)
+    # On SQLite one of them executes, and it is that one which has to go: it made the refunds so far.
+    victim, other = (first, second) if _executes(house_, first) else (second, first)
+    victim.send_signal(how)
+    seen = shop_.refunds()
+    took = wait_until("the next refund", lambda: shop_.refunds() > seen + 60 or other.poll() is not None)
+    if how is signal.SIGSTOP:
+        if house_.postgres is None:
+            # A stopped process keeps its lock, as a living one would: nobody takes over, and nothing is lost.
+            victim.send_signal(signal.SIGCONT)
+        house_.finish(other)
+        victim.send_signal(signal.SIGCONT)
+        house_.finish(victim)
+    else:
+        house_.finish(other)
+    shop_.judge()
+    return took
+
+
+def _executes(house_: House, process: subprocess.Popen[str]) -> bool:
+    if house_.postgres:
+        return True
+    locks = list(house_.folder.glob("*.lock"))
+    return bool(locks) and locks[0].read_text().strip() == str(process.pid)
+
+
+def stop_the_only_process(shop_: Shop, house_: House, seed: int, seconds: float) -> None:
+    """SIGSTOP the only process in the middle for a while, as a laptop that sleeps, then let it go on."""
+    process = house_.run()
+    moment = moments(shop_, 1, seed)[0]
+    wait_until(f"refund {moment}", lambda: shop_.refunds() >= moment)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(seconds)  # noqa: TID251  # the stop itself is what is tried
+    process.send_signal(signal.SIGCONT)
+    house_.finish(process)
+    shop_.judge()
+
+
+def jump_the_clock(shop_: Shop, house_: House, seed: int, seconds: float) -> None:
+    """Set the process's wall clock wrong in the middle, kill it, and let another go on with the wrong clock."""
+    assert house_.clock_file is not None
+    process = house_.run()
+    moment = moments(shop_, 1, seed)[0]
+    wait_until(f"refund {moment}", lambda: shop_.refunds() >= moment)
+    house_.clock_file.write_text(str(seconds))
+    wait_until("some more refunds", lambda: shop_.refunds() >= moment + 20 or process.poll() is not None)
+    house_.finish(process)
+    shop_.judge()
