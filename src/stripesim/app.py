@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any
 
 from stripesim import api, registry, webhooks
@@ -24,8 +25,7 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 BODY_MAX = 1_000_000
-# Where the server leaves its transport, so that a fault can cut the connection.
-CONNECTION = "stripesim.connection"
+Head = list[tuple[str, str]]
 
 
 class Simulator:
@@ -64,17 +64,14 @@ class Simulator:
             return
         if scope["type"] != "http":
             return
-        control = scope["path"].startswith("/_sim")
-        body = await _body(receive, CONTROL_MAX if control else BODY_MAX)
+        most = body_max(scope["path"])
+        body = await _body(receive, most)
         if body is None:
             # The caller went away amid its request: half a request is none.
             return
-        if len(body) > (CONTROL_MAX if control else BODY_MAX):
-            await self._send(_too_large(), scope, receive, send)
-            return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         request = Request(scope["method"], scope["path"], scope["query_string"].decode("latin-1"), headers, body)
-        await self._send(await self.answer(request), scope, receive, send)
+        await self._send(await self.answer(request) if len(body) <= most else too_large(), send)
 
     async def answer(self, request: Request) -> Answer:
         """Answer one call."""
@@ -88,28 +85,46 @@ class Simulator:
         self.store.keep("fault_counts", self.api.faults.counts())
         self.store.close()
 
-    async def _send(self, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _send(self, answer: Answer, send: Send) -> None:
+        if answer.cut == "crash":
+            api.die()
+        if answer.cut not in {"", "truncate"}:
+            raise ConnectionLost(answer.cut)
+        head = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in self.head(answer)]
+        await send({"type": "http.response.start", "status": answer.status, "headers": head})
         if answer.cut:
-            await _cut(answer, scope, send, self._head(answer))
-            # The server would complain of an answer that never came, if it were told before it knows that nobody is there.
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            return
-        await send({"type": "http.response.start", "status": answer.status, "headers": self._head(answer)})
+            await send({"type": "http.response.body", "body": half(answer), "more_body": True})
+            raise ConnectionLost(answer.cut)
         await send({"type": "http.response.body", "body": answer.body})
 
-    def _head(self, answer: Answer) -> list[tuple[bytes, bytes]]:
-        headers = {
-            "Server": "nginx",
-            "Date": formatdate(self.world.clock.now(), usegmt=True),
-            "Content-Type": "application/json",
-            "Content-Length": str(len(answer.body)),
-            **answer.headers,
-        }
-        return [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    def head(self, answer: Answer) -> Head:
+        """Tell the headers of an answer, names in lower case."""
+        return [
+            ("server", "nginx"),
+            ("date", _date(self.world.clock.seconds())),
+            ("content-type", "application/json"),
+            ("content-length", str(len(answer.body))),
+            *((name.lower(), value) for name, value in answer.headers.items()),
+        ]
 
 
-def _too_large() -> Answer:
+@lru_cache(maxsize=1)
+def _date(moment: int) -> str:
+    return formatdate(moment, usegmt=True)
+
+
+def half(answer: Answer) -> bytes:
+    """Tell what arrives of a body that is truncated."""
+    return answer.body[: len(answer.body) // 2]
+
+
+def body_max(path: str) -> int:
+    """Tell how many bytes a call may carry; snapshots and charges go to the control API."""
+    return CONTROL_MAX if path.startswith("/_sim") else BODY_MAX
+
+
+def too_large() -> Answer:
+    """Refuse a call that carries more."""
     error = {"message": "The request body is too large.", "type": "invalid_request_error"}
     return Answer(413, api.encoded({"error": error}), {})
 
@@ -125,18 +140,6 @@ async def _body(receive: Receive, most: int) -> bytes | None:
         size += len(chunks[-1])
         more = message.get("more_body", False) and size <= most
     return b"".join(chunks)
-
-
-async def _cut(answer: Answer, scope: Scope, send: Send, head: list[tuple[bytes, bytes]]) -> None:
-    if answer.cut == "crash":
-        api.die()
-    cut = scope.get("extensions", {}).get(CONNECTION)
-    if answer.cut == "truncate":
-        await send({"type": "http.response.start", "status": answer.status, "headers": head})
-        await send({"type": "http.response.body", "body": answer.body[: len(answer.body) // 2], "more_body": True})
-    if cut is None:
-        raise ConnectionLost(answer.cut)
-    cut["cut"](reset=answer.cut.startswith("reset"))
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -4,17 +4,22 @@ A refusal here comes before execution begins, so it is never stored under an ide
 """
 
 import re
+from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import unquote
 
-from stripesim.errors import refused
+from stripesim.errors import StripeError, refused
 
 Pairs = list[tuple[str, str]]
 Spec = Any
 INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 KEY_MAX, KEYS_MAX, VALUE_MAX, TEXT_MAX = 40, 50, 500, 5000
 DEPTH_MAX = 12
+FIELDS_MAX = 2000
 PATH = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
+INNER = re.compile(r"\[([^\[\]]*)\]")
+# Names of parameters come again and again: so many are kept read, and none that is longer than a sane one.
+NAMES_KEPT, KEPT_MAX = 4096, 200
 
 
 def pairs(raw: str) -> Pairs:
@@ -23,19 +28,44 @@ def pairs(raw: str) -> Pairs:
     Raises:
         StripeError: 400, if the body is not form encoding in UTF-8.
     """
+    if raw.count("&") >= FIELDS_MAX:
+        raise _unreadable("Max number of fields exceeded")
     try:
-        return parse_qsl(raw, keep_blank_values=True, errors="strict", max_num_fields=2000)
+        halves = [piece.partition("=") for piece in raw.split("&") if piece]
+        return [
+            (_kept_name(name) if len(name) <= KEPT_MAX else _plain(name), _plain(value)) for name, _, value in halves
+        ]
     except ValueError as error:
-        raise refused(None, f"Invalid request: the body could not be read as form encoding ({error}).") from error
+        raise _unreadable(str(error)) from error
+
+
+def _unreadable(why: str) -> StripeError:
+    return refused(None, f"Invalid request: the body could not be read as form encoding ({why}).")
+
+
+def _plain(text: str) -> str:
+    text = text.replace("+", " ")
+    return unquote(text, errors="strict") if "%" in text else text
+
+
+_kept_name = lru_cache(NAMES_KEPT)(_plain)
+
+
+def _steps(name: str) -> tuple[str, ...]:
+    """Split `a[b][]` into its steps; none, if it is no such name."""
+    match = PATH.fullmatch(name)
+    return () if match is None or name.count("[") > DEPTH_MAX else (match[1], *INNER.findall(match[2]))
+
+
+_kept_steps = lru_cache(NAMES_KEPT)(_steps)
 
 
 def nest(flat: Pairs) -> dict[str, Any]:
     """Turn `a[b][0]=c` into `{"a": {"b": ["c"]}}`; lists come as `[]` or as `[0]`, `[1]` in any order."""
     tree: dict[str, Any] = {}
     for name, value in flat:
-        if (match := PATH.fullmatch(name)) is None or name.count("[") > DEPTH_MAX:
+        if not (keys := _kept_steps(name) if len(name) <= KEPT_MAX else _steps(name)):
             raise refused(name, f"Received unknown parameter: {name}", "parameter_unknown")
-        keys = [match[1], *re.findall(r"\[([^\[\]]*)\]", match[2])]
         node = tree
         for at, key in enumerate(keys[:-1]):
             inner = node.setdefault(key or str(len(node)), {})
@@ -66,14 +96,16 @@ def checked(operation: Spec, flat: Pairs) -> dict[str, Any]:
 
 
 def _hash(members: Spec, given: dict[str, Any], path: str) -> dict[str, Any]:
-    named = {name: f"{path}[{name}]" if path else name for name in (*given, *members)}
-    if unknown := [named[name] for name in given if name not in members]:
+    def named(name: str) -> str:
+        return f"{path}[{name}]" if path else name
+
+    if unknown := [named(name) for name in given if name not in members]:
         text = "Received unknown parameter" + ("s" if len(unknown) > 1 else "") + ": " + ", ".join(unknown)
         raise refused(unknown[0], text, "parameter_unknown")
-    out = {name: _value(members[name], given[name], named[name]) for name in given}
+    out = {name: _value(members[name], given[name], named(name)) for name in given}
     for name, spec in members.items():
         if isinstance(spec, dict) and spec.get("required") and name not in given:
-            raise refused(named[name], f"Missing required param: {named[name]}.", "parameter_missing")
+            raise refused(named(name), f"Missing required param: {named(name)}.", "parameter_missing")
     return out
 
 

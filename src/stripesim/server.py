@@ -1,4 +1,8 @@
-"""The simulator as a server: uvicorn around the application, the clockwork that lets due things happen, and the webhooks."""
+"""The simulator as a server: its connections, the clockwork that lets due things happen, and the webhooks.
+
+Uvicorn reads HTTP, watches the connections and ends in order. Between a whole request and its answer there is no ASGI: a
+simulator slower than what it measures measures itself.
+"""
 
 from __future__ import annotations
 
@@ -8,46 +12,136 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from stripesim.app import CONNECTION, Simulator
+from stripesim import api
+from stripesim.api import Answer, Request
+from stripesim.app import Simulator, body_max, half, too_large
+from stripesim.errors import internal
 from stripesim.webhooks import Pump
-
-if TYPE_CHECKING:
-    from asyncio import Transport
 
 # How often the clockwork looks for due work: a tenth of the shortest delay that a person could notice.
 TICK_SECONDS = 0.02
 RESET = struct.pack("ii", 1, 0)
 
 
+STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+
+
 class Protocol(HttpToolsProtocol):
-    """Uvicorn's HTTP, which also hands the application a way to cut its connection."""
+    """A connection: whole requests, answered one after another in the order in which they came."""
+
+    def __init__(self, config: uvicorn.Config, *args: Any, **more: Any) -> None:  # noqa: ANN401  # uvicorn's own
+        """Begin with no request."""
+        super().__init__(config, *args, **more)
+        self._simulator: Simulator = config.app  # type: ignore[assignment]  # `serve` put it there
+        self._waiting: deque[tuple[Request | None, bool]] = deque()
+        self._answering = False
+        self._ending = False
+
+    # What the parser finds
 
     def on_message_begin(self) -> None:
-        """Leave the way to cut in the scope of each call."""
-        super().on_message_begin()
-        self.scope["extensions"] = {CONNECTION: {"cut": cutter(self.transport)}}
+        """Begin a request."""
+        self.url = b""
+        self.headers = []
+        self._fields: dict[str, str] = {}
+        self._parts: list[bytes] = []
+        self._size = 0
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; of several with one name, the last counts."""
+        self._fields[name.decode("latin-1").lower()] = value.decode("latin-1")
 
-def cutter(transport: Transport) -> Callable[..., None]:
-    """Build the function that ends a connection: in order, after what was written; or with a reset, at once."""
+    def on_headers_complete(self) -> None:
+        """Read whom the request is for, and let a caller go on that waits to send its body."""
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("latin-1")
+        self._path = unquote(path) if "%" in path else path
+        self._query = (url.query or b"").decode("latin-1")
+        self._most = body_max(self._path)
+        if self._fields.get("expect", "").lower() == "100-continue" and not self._answering:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def cut(*, reset: bool) -> None:
-        if reset:
-            sock = transport.get_extra_info("socket")
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body; of one that is too large, no more than shows that."""
+        if self._size <= self._most:
+            self._size += len(body)
+            self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        """Let the request be answered, after those that came before it."""
+        method, body = self.parser.get_method().decode("ascii"), b"".join(self._parts)
+        request = Request(method, self._path, self._query, self._fields, body) if self._size <= self._most else None
+        stays = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        self._waiting.append((request, stays))
+        if self._answering:
+            self.flow.pause_reading()
+            return
+        self._answering = True
+        task = self.loop.create_task(self._answer())
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    # What is answered
+
+    async def _answer(self) -> None:
+        """Answer what waits. A call goes on, and what it does is done, also when its caller went away."""
+        try:
+            while self._waiting and not self.transport.is_closing():
+                request, stays = self._waiting.popleft()
+                answer = too_large() if request is None else await self._simulator.answer(request)
+                await self.flow.drain()
+                self._write(answer, bare=request is not None and request.method == "HEAD", last=not stays)
+        except Exception:
+            self.logger.exception("A call was not answered")
+            self._write(Answer(500, api.encoded(internal().body()), {}), bare=False, last=True)
+        finally:
+            self._answering = False
+            self._waiting.clear()
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _write(self, answer: Answer, *, bare: bool, last: bool) -> None:
+        if answer.cut == "crash":
+            api.die()
+        if self.transport.is_closing():
+            return
+        if answer.cut.startswith("reset"):
             with suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            transport.abort()
-        else:
-            transport.close()
+                self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            self.transport.abort()
+            return
+        last = last or self._ending or bool(answer.cut)
+        if answer.cut != "drop":
+            head = self._simulator.head(answer)
+            if last and not answer.cut:
+                head.append(("connection", "close"))
+            lines = STATUS_LINES[answer.status] + "".join([f"{name}: {value}\r\n" for name, value in head]) + "\r\n"
+            body = b"" if bare else half(answer) if answer.cut else answer.body
+            self.transport.write(lines.encode("latin-1", "replace") + body)
+        self.server_state.total_requests += 1
+        if last:
+            self.transport.close()
 
-    return cut
+    def shutdown(self) -> None:
+        """End, after what is being answered."""
+        self._ending = True
+        if not self._answering:
+            self.transport.close()
 
 
 class Server(uvicorn.Server):

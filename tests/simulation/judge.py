@@ -56,14 +56,14 @@ class Books:
 
     def left(self, charge: str) -> int:
         """Tell what could still be refunded."""
-        alive = sum(doc["amount"] for doc in self.refunds[charge] if invariants.alive(doc))
-        return int(self.charges[charge]["amount_captured"]) - alive
+        alive: int = sum(doc["amount"] for doc in self.refunds[charge] if invariants.alive(doc))
+        return int(self.charges[charge]["amount_captured"] - alive)
 
     def plain(self, charge: str) -> bool:
         """Tell whether nobody but us touched a charge, and nothing came back: then what fits at the end has always fitted."""
         ours = all(REQUEST_ID in doc.get("metadata", {}) for doc in self.refunds[charge])
         stayed = all(invariants.alive(doc) for doc in self.refunds[charge])
-        return ours and stayed and charge not in self.disputed and self.charges[charge].get("captured", True)
+        return ours and stayed and charge not in self.disputed and bool(self.charges[charge].get("captured", True))
 
     def faults(self) -> Iterator[str]:
         """Tell what is wrong with the money, whatever the product's books say."""
@@ -76,7 +76,11 @@ class Books:
                     name = row.key or (row.ticket and f"{row.ticket}/{row.by}") or f"{row.amount}"
                     asked[row.charge].add(name)
         for number, charge in enumerate(self._world.charges):
-            paid = [doc["id"] for doc in self.refunds[charge] if REQUEST_ID in doc.get("metadata", {}) and invariants.alive(doc)]
+            paid = [
+                doc["id"]
+                for doc in self.refunds[charge]
+                if REQUEST_ID in doc.get("metadata", {}) and invariants.alive(doc)
+            ]
             if len(paid) > len(asked[number]):
                 yield f"{charge} was asked for {sorted(asked[number])}, and {paid} were paid"
 
@@ -149,9 +153,7 @@ class Desk:
             if not others and not (content.ticket_id and twins):
                 yield f"{who} is held as a repeat of nothing"
             return
-        behind = any(
-            r.content.charge == content.charge and r.state is State.OUTCOME_UNKNOWN for r in self.requests
-        )
+        behind = any(r.content.charge == content.charge and r.state is State.OUTCOME_UNKNOWN for r in self.requests)
         if request.state in {State.RECEIVED, State.APPROVED} and not behind:
             yield f"{who} still waits: {request.hold}, {request.reason_text}"
         if not books.plain(content.charge) or behind:

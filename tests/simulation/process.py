@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from random import Random  # noqa: TID251  # drawn from the seed that was handed in
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from refundry.infra.pace import Limits, Pacer, parsed
 from refundry.infra.settings import PaySettings, Settings, SettingsError, StripeSettings
 from refundry.infra.writer import InlineWriter
 from refundry.kernel.actor import SYSTEM
+from refundry.kernel.outcome import SeenRefund
 from refundry.refunds import service as refunds
 from refundry.worker.executor import Executor
 from refundry.worker.planner import Planner
@@ -161,7 +163,7 @@ class Wire(stripe.HTTPClient):
         what = f"{method.upper()} /{path}" + (f" {key}" if key else "")
         watch = process.world.sends if key and path == "v1/refunds" else None
         if watch is not None:
-            watch.begins(process, key, post_data or "")
+            watch.begins(process, key)
         try:
             content, status, answered = await self._inner.request_async(method, url, headers, post_data)
         except Exception as error:
@@ -315,7 +317,11 @@ class Process:
         for request in known:
             if request.refund is not None:
                 refund = await self.gateway.refund(request.refund, Lane.BULK)
-                await self.writer.put(lambda unit, one=refund: refunds.found(unit, account, one))
+                await self.writer.put(partial(_found, account=account, refund=refund))
+
+
+def _found(unit: Unit, account: str, refund: SeenRefund) -> None:
+    refunds.found(unit, account, refund)
 
 
 def migrated(folder: Path) -> Path:

@@ -151,7 +151,9 @@ def _work(chance: Random, scenario: Scenario) -> None:
     # Some refunds were made by hand before the file came.
     if "by_hand" in scenario.traits:
         for number in _some(chance, len(scenario.charges), 0.3):
-            scenario.happenings.append(Happening(0.0, "hand", {"charge": number, "share": chance.choice((0.2, 0.4, 1.0))}))
+            scenario.happenings.append(
+                Happening(0.0, "hand", {"charge": number, "share": chance.choice((0.2, 0.4, 1.0))})
+            )
     scenario.happenings.append(Happening(0.1, "start", {"installation": 0}))
     scenario.happenings.append(Happening(0.2, "accept", {"installation": 0, "file": 0}))
     if "desk" in scenario.traits:
@@ -168,7 +170,10 @@ RULES: dict[str, list[dict[str, Any]]] = {
     "after": [{"kind": "drop_after"}, {"kind": "reset_after"}, {"kind": "truncate"}],
     "stored": [{"kind": "error_stored"}, {"kind": "error_after"}],
     "late": [{"kind": "error_later"}],
-    "limited": [{"kind": "rate_limit", "reason": "endpoint-rate"}, {"kind": "rate_limit", "reason": "global-concurrency"}],
+    "limited": [
+        {"kind": "rate_limit", "reason": "endpoint-rate"},
+        {"kind": "rate_limit", "reason": "global-concurrency"},
+    ],
     "locks": [{"kind": "lock_timeout"}, {"kind": "conflict"}],
 }
 
@@ -189,7 +194,13 @@ def _troubles(chance: Random, scenario: Scenario) -> None:
                 rule["delay_seconds"] = chance.choice((2.0, chance.uniform(5, ABSENCE_WAIT - stale), most))
             rules.append(rule)
     if "stale" in scenario.traits:
-        rules.append({"kind": "stale_read", "probability": chance.choice((0.2, 0.7)), "bound_seconds": chance.choice((2, STALE_MAX))})
+        rules.append(
+            {
+                "kind": "stale_read",
+                "probability": chance.choice((0.2, 0.7)),
+                "bound_seconds": chance.choice((2, STALE_MAX)),
+            }
+        )
     if scenario.latency_ms:
         rules.append({"kind": "latency", "low": 0, "high": scenario.latency_ms})
     end = chance.choice((20.0, 120.0, 1_500.0))
@@ -198,9 +209,11 @@ def _troubles(chance: Random, scenario: Scenario) -> None:
         scenario.happenings.append(Happening(end, "faults", {"rules": []}))
     if "refused_key" in scenario.traits:
         at = chance.choice((0.3, 1.0, 3.0, 10.0))
-        kind = chance.choice(("unauthorized", "forbidden"))
+        refusal = chance.choice(("unauthorized", "forbidden"))
         operation = chance.choice(("*", SEND))
-        scenario.happenings.append(Happening(at, "faults", {"rules": [*rules, {"kind": kind, "operation": operation}]}))
+        scenario.happenings.append(
+            Happening(at, "faults", {"rules": [*rules, {"kind": refusal, "operation": operation}]})
+        )
         scenario.happenings.append(Happening(at + chance.choice((5.0, 100.0)), "faults", {"rules": rules}))
         scenario.happenings.append(Happening(end + 200, "faults", {"rules": []}))
         end += 200
@@ -213,12 +226,20 @@ def _processes(chance: Random, scenario: Scenario) -> None:
         for _ in range(chance.randint(1, 4)):
             again = chance.choice((0.5, 5.0, 30.0))
             step = int(2 ** chance.uniform(0, 9))
-            add(Happening(chance.choice((0.15, 1.0, 3.0, 20.0)), "crash", {"installation": 0, "step": step, "again": again}))
+            add(
+                Happening(
+                    chance.choice((0.15, 1.0, 3.0, 20.0)), "crash", {"installation": 0, "step": step, "again": again}
+                )
+            )
     if "stops" in traits:
         for _ in range(chance.randint(1, 2)):
             seconds = chance.choice((5.0, 15.0, 30.0, 70.0, 200.0))
             step = int(2 ** chance.uniform(0, 9))
-            add(Happening(chance.choice((0.15, 1.0, 3.0)), "stop", {"installation": 0, "step": step, "seconds": seconds}))
+            add(
+                Happening(
+                    chance.choice((0.15, 1.0, 3.0)), "stop", {"installation": 0, "step": step, "seconds": seconds}
+                )
+            )
     if "side_by_side" in traits:
         add(Happening(chance.choice((0.1, 0.5, 2.0)), "start", {"installation": 0}))
     if "jumps" in traits:
@@ -233,7 +254,11 @@ def _others(chance: Random, scenario: Scenario) -> None:
     charges = range(len(scenario.charges))
     if "by_hand" in traits:
         for number in _some(chance, len(charges), 0.4):
-            add(Happening(chance.uniform(0.2, 6.0), "hand", {"charge": number, "share": chance.choice((0.1, 0.3, 0.6, 1.0))}))
+            add(
+                Happening(
+                    chance.uniform(0.2, 6.0), "hand", {"charge": number, "share": chance.choice((0.1, 0.3, 0.6, 1.0))}
+                )
+            )
     if "busy_charge" in traits:
         add(Happening(chance.choice((30.0, 700.0)), "busy", {"charge": chance.choice(charges), "count": 12}))
     if "disputes" in traits:
@@ -241,7 +266,13 @@ def _others(chance: Random, scenario: Scenario) -> None:
             add(Happening(chance.uniform(0.0, 4.0), "dispute", {"charge": number, "inquiry": chance.random() < 0.3}))
     if "poor" in traits:
         for currency in sorted({charge.currency for charge in scenario.charges}):
-            add(Happening(chance.choice((0.05, 0.8)), "balance", {"currency": currency, "available": chance.choice((0, 3_000))}))
+            add(
+                Happening(
+                    chance.choice((0.05, 0.8)),
+                    "balance",
+                    {"currency": currency, "available": chance.choice((0, 3_000))},
+                )
+            )
             at = chance.choice((5.0, 300.0, 2_000.0))
             add(Happening(at, "balance", {"currency": currency, "available": 90_000_000}))
             scenario.calm_at = max(scenario.calm_at, at)

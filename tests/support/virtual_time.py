@@ -49,14 +49,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         """Begin."""
-        self._moment, self._turns = 0.0, 0
+        self._moment, self.turns = 0.0, 0
         super().__init__(_Jump(self._pass))
         self._clock_resolution = RESOLUTION_SECONDS
 
     def _pass(self, seconds: float) -> None:
-        self._turns += 1
-        if self._turns > TURNS_MAX:
-            self._turns = 0
+        self.turns += 1
+        if self.turns > TURNS_MAX:
+            self.turns = 0
             raise Circling(f"{TURNS_MAX} turns, {self._moment:.3f} s have passed")
         self._moment += max(seconds, 0.0)
 

@@ -25,7 +25,9 @@ def add(unit: Unit, batch: Batch) -> bool:
         "created_at": batch.created_at,
     }  # fmt: skip
     make: Any = postgresql.insert(batches) if unit.postgres else sqlite.insert(batches)
-    return unit.connection.execute(make.values(values).on_conflict_do_nothing()).rowcount == 1
+    # Told by what comes back: for an INSERT the count of rows is not known on Postgres.
+    statement = make.values(values).on_conflict_do_nothing().returning(batches.c.id)
+    return unit.connection.execute(statement).first() is not None
 
 
 def add_rows(unit: Unit, batch: str, rows: Sequence[BatchRow]) -> None:

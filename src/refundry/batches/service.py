@@ -269,16 +269,17 @@ def resume(unit: Unit, batch: Batch, actor: Actor) -> int:
 
 def withdraw(unit: Unit, batch: Batch, actor: Actor, why: str) -> int:
     """Take back all that was not sent yet; tells how many requests were withdrawn."""
+    # First, since it waits for a planner that is turning rows into requests: none of those may be missed.
+    repository.set_state(unit, batch.id, BatchState.WITHDRAWN)
     count = 0
     for page in repository.requests(unit, batch.id):
-        for request in refunds.many(unit, page).values():
+        for request in refunds.many(unit, page, hold=True).values():
             if request.state in {State.RECEIVED, State.AWAITING_APPROVAL, State.APPROVED}:
                 refunds.withdraw(unit, request.id, actor, why)
                 count += 1
     unplanned = {row.number: Verdict("withdrawn", why) for row in repository.unplanned(unit, batch.id, batch.row_count)}
     if unplanned:
         repository.plan(unit, batch.id, unplanned)
-    repository.set_state(unit, batch.id, BatchState.WITHDRAWN)
     audit.record(
         unit, actor, "batch.withdrawn", batch.id, {"withdrawn": count, "unplanned": len(unplanned), "why": why}
     )
@@ -289,7 +290,7 @@ def retry(unit: Unit, batch: Batch, actor: Actor) -> int:
     """Have those looked at again that were declined or rejected; tells how many."""
     count = 0
     for page in repository.requests(unit, batch.id):
-        for request in refunds.many(unit, page).values():
+        for request in refunds.many(unit, page, hold=True).values():
             if request.state in {State.DECLINED, State.REJECTED}:
                 refunds.reopen(unit, request.id, actor)
                 _stopped_if_paused(unit, batch, request.id, actor)

@@ -16,7 +16,7 @@ from refundry.batches import service as batches
 from refundry.batches.model import Batch, Standing, Totals
 from refundry.bootstrap import read_file
 from refundry.cli import batch_run, batch_told, output, serving, session, work
-from refundry.cli.simulator import KEY, Simulator, sample
+from refundry.cli.simulator import KEY, Simulator, SimulatorFailed, sample
 from refundry.cli.work import Work, working
 from refundry.connectors.base import ReadOptions
 from refundry.infra.db import Unit
@@ -73,11 +73,29 @@ def run(wanted: Wanted, *, as_json: bool) -> int:
         kept = [] if wanted.once else ["--state", str(folder / "simulator.db")]
         flags = ["--load", "online-retail", "--seed", str(wanted.seed), "--limits", wanted.limits, *kept]
         output.say("Starting the simulator: a Stripe on this machine. No money moves.")
-        simulator = stack.enter_context(Simulator(*flags))
+        simulator = stack.enter_context(_started(flags, folder))
         work.last_words.append(simulator.end)
         stack.callback(work.last_words.remove, simulator.end)
         settings = _settings(folder, simulator, wanted)
         return asyncio.run(_shown(settings, simulator, wanted, folder, as_json=as_json))
+
+
+@contextmanager
+def _started(flags: list[str], folder: Path) -> Iterator[Simulator]:
+    """Start the simulator.
+
+    Raises:
+        SimulatorFailed: Perhaps since its kept state is an older version's: then the demo can only begin anew.
+    """
+    with ExitStack() as stack:
+        try:
+            simulator = stack.enter_context(Simulator(*flags))
+        except SimulatorFailed as error:
+            if "--state" not in flags:
+                raise
+            advice = f"if it is about its kept state, delete {folder} to begin the demo anew"
+            raise SimulatorFailed(f"{error.message}; {advice}") from error
+        yield simulator
 
 
 @contextmanager
@@ -138,13 +156,13 @@ async def _shown(settings: Settings, simulator: Simulator, wanted: Wanted, folde
             },
             "second_file": batch_told.facts(second, refused),
         }  # fmt: skip
-        why = await at_work.read(lambda unit: batch_told.examples(unit, second, refused))
+        why = await at_work.read(lambda unit: [batch_told.examples(unit, *one) for one in done])
         if as_json:
             output.as_json(told)
         else:
             where = session.where(batch.account, settings)
-            batch_told.words(batch, totals, {}, where)
-            batch_told.words(second, refused, why, where)
+            batch_told.words(batch, totals, why[0], where)
+            batch_told.words(second, refused, why[1], where)
             _tell_books(books)
         if not wanted.once:
             return await _stay(at_work, simulator, wanted.port, batch)

@@ -31,6 +31,9 @@ metadata = sa.MetaData(
 # Long enough for a batch of another process to commit, short enough that a stuck one is noticed.
 BUSY_SECONDS = 30
 POOL_SIZE = 8
+# A process that was stopped in the middle of a unit holds its locks. Postgres ends it after this long, well before others
+# should have taken its work over (20 s of lease); a unit itself never waits for anything but the database.
+IDLE_UNIT_SECONDS = 10
 SQLITE_MIN = (3, 35)
 
 
@@ -47,7 +50,7 @@ class Unit:
     Args:
         connection: Where statements go; only repositories use it.
         postgres: Which of the two databases it is.
-        now: The database's time, in epoch seconds UTC: leases and due times are compared by it, so that workers whose
+        now: The database's time, in epoch seconds UTC, which no jump of a clock moves while this process runs: leases and due times are compared by it, so that workers whose
             clocks differ agree.
     """
 
@@ -81,13 +84,21 @@ class Database:
         self.postgres = url.startswith("postgresql")
         self._clock = clock
         self._flushers: dict[str, Flusher] = {}
+        # SQLite has no time of its own: it gets this machine's as of now, and goes on by the boot clock, so that leases and due
+        # times do not jump when somebody sets the machine's clock.
+        self._began = (clock.now(), clock.boot_seconds())
         # The database's time less ours, in seconds, as of the last unit.
         self.offset = 0.0
         self.engine = self._postgres() if self.postgres else self._sqlite()
 
     def _postgres(self) -> sa.Engine:
         return sa.create_engine(
-            self.url, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_pre_ping=True, isolation_level="READ COMMITTED"
+            self.url,
+            pool_size=POOL_SIZE,
+            max_overflow=POOL_SIZE,
+            pool_pre_ping=True,
+            isolation_level="READ COMMITTED",
+            connect_args={"options": f"-c idle_in_transaction_session_timeout={IDLE_UNIT_SECONDS}s"},
         )
 
     def _sqlite(self) -> sa.Engine:
@@ -126,7 +137,7 @@ class Database:
         try:
             with self.engine.connect().execution_options(**options) as connection, connection.begin():
                 now = self._now(connection)
-                self.offset = now - self._clock.now() if self.postgres else 0.0
+                self.offset = now - self._clock.now()
                 yield Unit(connection, self.postgres, now)
         except sa.exc.OperationalError as error:
             raise _unusable(error, self.engine.url.render_as_string()) from error
@@ -135,7 +146,8 @@ class Database:
 
     def _now(self, connection: sa.Connection) -> float:
         if not self.postgres:
-            return self._clock.now()
+            wall, boot = self._began
+            return wall + self._clock.boot_seconds() - boot
         moment: float = connection.exec_driver_sql(
             "SELECT extract(epoch FROM clock_timestamp())::double precision"
         ).scalar_one()
@@ -172,6 +184,7 @@ def _unusable(error: sa.exc.OperationalError, url: str) -> DatabaseUnusable:
         ),
         ("readonly", "database_read_only", "make the file and its folder writable for this user"),
         ("unable to open", "database_unreachable", "check that the folder exists and can be written"),
+        ("deadlock", "database_busy", "two processes waited for each other; nothing of this step was kept, try again"),
         ("locked", "database_busy", "another process holds the database for longer than it should; try again"),
     ):
         if sign in text:

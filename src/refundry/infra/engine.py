@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions, run_dbos_database_migrations
 
 from refundry.gateways.base import Lane
-from refundry.infra.db import Database, DatabaseUnusable, Unit
+from refundry.infra.db import IDLE_UNIT_SECONDS, Database, DatabaseUnusable, Unit
 
 # Pinned: by default DBOS hashes the code, and any deployment would strand what is queued.
 VERSION = "1"
@@ -81,6 +81,7 @@ class Engine:
             application_version=VERSION,
             executor_id=self._executor,
             run_migrations=True,
+            sys_db_idle_transaction_timeout_sec=IDLE_UNIT_SECONDS,
             console_log_level="CRITICAL",
         )
         if self._engine is not None:

@@ -29,8 +29,12 @@ CUT = 0.75
 # After a cut the rate grows by this share of its ceiling per second; faster growth runs into the limit again and again.
 GROWTH = 0.02
 GROWTH_PAUSE = 1.0
+# No lane reserves as far ahead as this, in seconds.
+AHEAD_MAX = 600.0
 FLOOR = 0.05
 PAUSE_AFTER_CUT = 0.1
+# Nobody asks the database more often than this, in seconds.
+RETRY_MIN = 0.002
 
 budgets = sa.Table(
     "pace_budgets",
@@ -193,7 +197,9 @@ class Pacer:
         found = self._rows(unit, operation)
         ahead = max(row.next_at for row in found) - unit.now
         if ahead > HORIZON[lane]:
-            return Reservation(0, ahead - HORIZON[lane] / 2, 0.0)
+            # Back in the very moment when a reservation is possible again: who came later would find that another process,
+            # which knows its own schedule, is always a step ahead.
+            return Reservation(0, max(ahead - HORIZON[lane], RETRY_MIN), 0.0)
         delay, gap = 0.0, 0.0
         for row in found:
             begin = max(row.next_at, unit.now)
@@ -205,6 +211,8 @@ class Pacer:
         return Reservation(count, delay, gap)
 
     def _rows(self, unit: Unit, operation: str) -> list[sa.Row[tuple[object, ...]]]:
+        """Read and hold the budgets of an operation, those that are missing made."""
+        self._heal(unit)
         scopes = [scope for scope in (EVERYTHING, operation) if self._ceiling(scope)]
         mine = sa.select(budgets).where(budgets.c.account == self._account, budgets.c.scope.in_(scopes))
         statement = mine.order_by(budgets.c.scope).with_for_update()
@@ -215,6 +223,13 @@ class Pacer:
                     self._open(unit, scope)
             found = list(unit.connection.execute(statement).all())
         return found
+
+    def _heal(self, unit: Unit) -> None:
+        """Begin anew with budgets that lie in the future: the clock of an SQLite database was set back."""
+        if unit.postgres:
+            return
+        ahead = sa.update(budgets).where(budgets.c.account == self._account, budgets.c.next_at > unit.now + AHEAD_MAX)
+        unit.connection.execute(ahead.values(next_at=0.0, cut_at=0.0, reserved_at=unit.now))
 
     def _open(self, unit: Unit, scope: str) -> None:
         rate = self._ceiling(scope)

@@ -125,6 +125,12 @@ def free(unit: Unit, request: str, lease: str) -> None:
     unit.connection.execute(_LET_GO_LEASED, {"the_id": request, "the_lease": lease})
 
 
+def pull_forward(unit: Unit, account: str, beyond: float) -> int:
+    """Make due at once what is due later than `beyond`; tells how many there were."""
+    statement = sa.update(refund_requests).where(t.account == account, t.state.in_(WORKABLE), t.due_at > beyond)
+    return unit.connection.execute(statement.values(due_at=unit.now)).rowcount
+
+
 def free_all(unit: Unit, account: str) -> int:
     """End all leases on an account's requests; tells how many there were."""
     statement = sa.update(refund_requests).where(t.account == account, t.lease.is_not(None))

@@ -52,6 +52,8 @@ SIBLING_WAIT = 60.0
 LOW_BALANCE_WAIT = 900.0
 # A refund that we do not understand is looked at again this much later, in seconds; a person has to act before.
 BREAK_WAIT = 3600.0
+# No request waits longer than this before it is looked at again, in seconds: the longest single wait is an hour.
+DUE_WITHIN = 7200.0
 # A look that was made for this very send is good enough, however short `look_max_age` is.
 LOOK_GRACE = 30.0
 
@@ -360,7 +362,7 @@ def resolve(unit: Unit, claimed: Claimed, plan: Plan) -> Claimed | None:
 
 
 def judge_again(unit: Unit, claimed: Claimed, attempt: Attempt, *, known: bool, age_max_days: int) -> Claimed | None:
-    """Decide whether the next attempt may follow one that is proven absent; the amount stays what is reserved.
+    """Decide whether the next attempt may follow one that is proven absent; the amount stays, but `full` may have become less.
 
     What its siblings have claimed does not count here: they cannot be sent before it is over, and are decided again then. A wait
     for a person ends it, since a request on its way cannot be held: reopened with that person's word, it goes on.
@@ -373,9 +375,21 @@ def judge_again(unit: Unit, claimed: Claimed, attempt: Attempt, *, known: bool, 
     approved = decision.verdict is Verdict.APPROVE
     if approved and decision.amount_minor >= request.reserved_minor:
         return claimed
+    if approved and request.content.asked_minor is None:
+        return _lowered(unit, claimed, decision)
     code = "amount_exceeds_refundable" if approved else decision.code
     _end(unit, claimed, Closed(attempt, code, decision.text), facts=_told(decision))
     return None
+
+
+def _lowered(unit: Unit, claimed: Claimed, decision: Decision) -> Claimed | None:
+    """Let the word `full` mean what is left by now: the attempt that asked for more is proven absent, and the next asks for less."""
+    before, amount = claimed.request, decision.amount_minor
+    after = replace(before, amount_minor=amount, reserved_minor=amount, version=before.version + 1)
+    if not repository.update(unit, before, after, claimed.lease, keep_lease=True):
+        return None
+    _record(unit, SYSTEM, "refund_request.lowered", after, {"was_minor": before.amount_minor, **_told(decision)})
+    return replace(claimed, request=after)
 
 
 def postpone(unit: Unit, claimed: Claimed, due_at: float, why: str) -> None:
@@ -397,8 +411,10 @@ def release(unit: Unit, claimed: Claimed) -> None:
 def end_leases(unit: Unit, account: str) -> int:
     """Give back what dead processes held. Only for whoever knows that no other process executes; tells how many.
 
-    What they had sent is in doubt like after any crash, and is looked for before anything else is done about it.
+    What they had sent is in doubt like after any crash, and is looked for before anything else is done about it. What is due
+    later than any wait lasts was written by a clock that has been set back since: it is due now.
     """
+    repository.pull_forward(unit, account, unit.now + DUE_WITHIN)
     return repository.free_all(unit, account)
 
 

@@ -93,6 +93,8 @@ class Executor:
         self._pay = pay
         self._order_key = order_key
         self.counts = Counts()
+        # Whether the process is asked to end; set by whoever runs it.
+        self.stopping: Callable[[], bool] = lambda: False
         self._log = logger().bind(account=account)
 
     async def drain(self, lane: Lane, *, until: Callable[[], bool]) -> int:
@@ -176,6 +178,10 @@ class Executor:
         if fresh is None:
             return
         slot = await self._pacer.take(REFUND, claimed.request.lane)
+        if self.stopping():
+            # It waited for its turn, and nothing was sent: whoever comes next pays it.
+            await self._writer.put(lambda unit: refunds.release(unit, claimed))
+            return
         # The slot was waited for: what was seen before may be old by now.
         fresh = await self._decided(fresh) if await self._look_needed(fresh) else fresh
         if fresh is not None:

@@ -65,6 +65,7 @@ class Worker:
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = threading.Event()
+        self.executor.stopping = self._stopping.is_set
         self._busy: set[Lane] = set()
         self.executing = asyncio.Event()
         # Another process executes, and this one waits for its end.
@@ -90,6 +91,9 @@ class Worker:
             await self._sweep(engine, until)
         finally:
             self._stopping.set()
+            # What is on its way is finished, and only then the engine and everything under it is closed.
+            while self._busy:
+                await self._desk.clock.sleep(0.05)
             await asyncio.to_thread(engine.stop if launched else engine.close)
             if self._lock is not None:
                 self._lock.free()

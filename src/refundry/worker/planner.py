@@ -79,7 +79,8 @@ class Planner:
             rows = await self._read(lambda unit: batches.next_unplanned(unit, batch.id))
             if not rows:
                 return
-            named = {reference for row in rows if row.wanted for reference in row.wanted.references}
+            # In the order of the file, so that a run can be repeated from its seed.
+            named = dict.fromkeys(reference for row in rows if row.wanted for reference in row.wanted.references)
             missing = await self._look_up(named, batch.row_count)
             await self._writer.put(
                 lambda unit, gone=missing: batches.plan_slice(unit, batch, gone, mode=self._mode, actor=SYSTEM)  # type: ignore[misc]

@@ -303,7 +303,7 @@ def update_dispute(call: Call) -> Doc:
 
 @route("POST /v1/disputes/{dispute}/close", "dispute")
 def close_dispute(call: Call) -> Doc:
-    """Accept a dispute as lost; that cannot be undone."""
+    """Accept a dispute as lost, an inquiry too; that cannot be undone."""
     return _accept(call, _need(call))
 
 
@@ -358,5 +358,6 @@ def _update(call: Call, dispute: Doc) -> Doc:
 
 
 def _accept(call: Call, dispute: Doc) -> Doc:
+    # Nobody says what closing an inquiry does: the harsher is that its charge can never be refunded again.
     lose(call.world, call.scope, dispute)
     return call.show("dispute", dispute)

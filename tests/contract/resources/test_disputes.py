@@ -156,6 +156,19 @@ async def test_a_refund_right_before_the_escalation_fails_instead(sim: Recorder)
     assert await gone(sim, charge) == 10_000
 
 
+@pytest.mark.parametrize("route", ["disputes/{dispute}/close", "charges/{charge}/dispute/close"])
+async def test_an_inquiry_that_is_closed_by_api_is_lost_and_shuts_its_charge(sim: Recorder, route: str) -> None:
+    charge, inquiry = await opened(sim, "pm_card_createDisputeInquiry")
+    await sim.ok("POST /v1/refunds", charge=charge, amount=100)
+    closed = await sim.ok("POST /v1/" + route.format(dispute=inquiry, charge=charge))
+    assert (closed["status"], closed["is_charge_refundable"], closed["balance_transactions"]) == ("lost", False, [])
+    await sim.refused("POST /v1/refunds", 400, "charge_disputed", charge=charge, amount=100)
+    reply = await sim.refused(f"POST /v1/disputes/{inquiry}/close", 400)
+    assert reply.error["message"] == "This dispute is already closed"
+    assert (await sim.control(f"POST /_sim/disputes/{inquiry}/escalate")).status == 400
+    assert (await gone(sim, charge), await adjustments(sim)) == (100, []), "an inquiry takes no money, lost or not"
+
+
 async def test_a_refund_is_accepted_under_review_of_an_inquiry(sim: Recorder) -> None:
     charge, inquiry = await opened(sim, "pm_card_createDisputeInquiry")
     sent = await sim.ok(f"POST /v1/disputes/{inquiry}", evidence={"receipt": "file_1"})

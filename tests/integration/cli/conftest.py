@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,8 @@ def refundry(stripe: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
                 patch.delenv(name, raising=False) if value is None else patch.setenv(name, value)
             capfd.readouterr()
             code = main(arguments)
+        # The engine logs to the standard error of its first start, which was that command's.
+        logging.getLogger("dbos").handlers.clear()
         out, err = capfd.readouterr()
         assert "Traceback" not in err, err
         return Told(code, out, err)

@@ -66,7 +66,7 @@ def test_a_state_directory_under_a_file_is_refused(refundry: Run, tmp_path: Path
 
 
 def test_a_revoked_key_is_refused(refundry: Run, stripe: Server, tmp_path: Path) -> None:
-    stripe.control("POST /_sim/keys", {"key": "sk_test_old"})
+    stripe.control("POST /_sim/keys", {"secret": "sk_test_old"})
     stripe.control("POST /_sim/keys/sk_test_old/expire", {})
     told = refundry(
         "batch", "run", written(tmp_path / "f.csv", GOOD), "--yes", "--json", STRIPE_SECRET_KEY="sk_test_old"
@@ -78,7 +78,7 @@ def test_a_key_that_may_not_refund_ends_the_run_with_rows_waiting(
     refundry: Run, refunds_of: Callable[[], int], stripe: Server, tmp_path: Path
 ) -> None:
     rights = ["account_read", "charge_read", "payment_intent_read", "dispute_read", "refund_read", "balance_read"]
-    stripe.control("POST /_sim/keys", {"key": "rk_test_reads", "permissions": rights})
+    stripe.control("POST /_sim/keys", {"secret": "rk_test_reads", "permissions": rights})
     file = written(tmp_path / "f.csv", GOOD)
     told = refundry(
         "batch",
@@ -99,7 +99,7 @@ def test_a_key_that_may_not_refund_ends_the_run_with_rows_waiting(
 
 
 def test_a_key_that_may_not_even_list_charges_ends_the_run(refundry: Run, stripe: Server, tmp_path: Path) -> None:
-    stripe.control("POST /_sim/keys", {"key": "rk_test_blind", "permissions": ["refund_write"]})
+    stripe.control("POST /_sim/keys", {"secret": "rk_test_blind", "permissions": ["refund_write"]})
     file = written(tmp_path / "f.csv", GOOD)
     told = refundry(
         "batch",

@@ -93,9 +93,19 @@ def test_a_refund_by_hand_holds_the_same_amount_until_it_is_allowed(
     assert refunds_of() == 2
 
 
-def test_what_stripe_still_has_is_called_pending_and_a_wait_for_the_customer_can_be_canceled(
-    refundry: Run, stripe: Server
-) -> None:
-    stripe.control("POST /_sim/settlement", {"status": "pending"})
-    pending = refundry(*CREATE, "--order", "o4", "--full", "--reason", "duplicate")
-    assert (pending.code, pending.json["state"]) == (0, "pending"), pending.err
+def test_what_stripe_still_has_is_called_pending(refundry: Run, stripe: Server) -> None:
+    charge = refundry(*CREATE, "--order", "o4", "--full", "--reason", "duplicate", "--dry-run").json["charge"]
+    stripe.control(f"POST /_sim/charges/{charge}/behaviour", {"refund": "stays"})
+    pending = refundry("refund", "create", "--order", "o4", "--full", "--reason", "duplicate")
+    assert pending.code == 0, pending.err
+    assert pending.out.startswith("paid: 100.00 GBP")
+    assert "pending there" in pending.out
+
+
+def test_a_refund_that_waits_for_its_customer_can_be_canceled(refundry: Run, stripe: Server) -> None:
+    charge = refundry(*CREATE, "--order", "o5", "--full", "--reason", "duplicate", "--dry-run").json["charge"]
+    stripe.control(f"POST /_sim/charges/{charge}/behaviour", {"refund": "action"})
+    waiting = refundry(*CREATE, "--order", "o5", "--full", "--reason", "duplicate")
+    assert (waiting.code, waiting.json["state"]) == (3, "requires_action"), waiting.err
+    canceled = refundry("refund", "cancel", waiting.json["request_id"], "--json")
+    assert (canceled.code, canceled.json["state"]) == (0, "canceled"), canceled.err

@@ -12,6 +12,7 @@ import pytest
 
 from stripesim.clock import LATEST
 from stripesim.control import VERBS
+from stripesim.store import VERSION
 from stripesim.world import Settings
 from tests.support.sim import START, Reply, Sim
 
@@ -390,7 +391,7 @@ async def test_bytes_that_are_no_snapshot_change_nothing(what: str) -> None:
     taken = sim.world.store.snapshot()
     foreign = sqlite3.connect(":memory:")
     foreign.execute("CREATE TABLE recipe (id)")
-    foreign.execute("PRAGMA user_version=1" if what == "foreign" else "PRAGMA user_version=9")
+    foreign.execute(f"PRAGMA user_version={VERSION if what == 'foreign' else VERSION + 1}")
     poor = sqlite3.connect(":memory:")
     poor.deserialize(taken)
     poor.execute("DELETE FROM meta")

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from stripesim.api import Request
+from stripesim import cards
 from stripesim.scenarios import BadScenario, load
 from tests.support.sim import START, Reply, Sim
 
 pytestmark = pytest.mark.integration
+DAY = 86_400
 HEAD = "order_id,created,customer,amount_minor,currency,card,captured,description,refund,metadata.shop\n"
 
 
@@ -49,6 +51,20 @@ async def test_a_file_becomes_charges_customers_and_balance_as_if_they_had_been_
     assert (await sim.call("POST /v1/refunds", charge=second["id"]))["status"] == "pending"
     found = await sim.call("GET /v1/charges/search", query="metadata['order_id']:'o1'")
     assert [charge["id"] for charge in found["data"]] == [first["id"]]
+    assert (await sim.control("GET /_sim/audit"))["ok"]
+
+
+async def test_a_file_chooses_how_the_refunds_of_each_charge_go(sim: Sim) -> None:
+    rows = "".join(f"{way},500,usd,{way}\n" for way in cards.WAYS)
+    assert (await csv(sim, "order_id,amount_minor,currency,refund\n" + rows)).json == {"charges": len(cards.WAYS)}
+    refunds = {}
+    for charge in (await sim.call("GET /v1/charges"))["data"]:
+        refund = await sim.call("POST /v1/refunds", charge=charge["id"])
+        refunds[charge["metadata"]["order_id"]] = refund["id"]
+    await sim.move(50 * DAY)
+    found = {way: (await sim.call(f"GET /v1/refunds/{refund}"))["status"] for way, refund in refunds.items()}
+    wrong = {"stays": "pending", "fails": "failed", "action": "failed"}
+    assert found == {way: wrong.get(way, "succeeded") for way in cards.WAYS}
     assert (await sim.control("GET /_sim/audit"))["ok"]
 
 

@@ -221,6 +221,21 @@ async def test_a_card_refund_that_waits_goes_out_by_itself_when_funds_mature(sim
     await sound(sim)
 
 
+@pytest.mark.parametrize("comes", ["a payment", "a refund that failed"])
+async def test_a_waiting_refund_goes_out_as_soon_as_money_comes_that_can_be_spent_at_once(
+    sim: Sim, comes: str
+) -> None:
+    failing = (await sim.call("POST /v1/refunds", charge=await paid(sim, "visa")))["id"]
+    _, refund = await low(sim, "visa")
+    if comes == "a payment":
+        await sim.charge(90_000, "eur", "pm_card_bypassPending")
+        await sim.move(3)
+    else:
+        await sim.control(f"POST /_sim/refunds/{failing}/fail")
+    assert await state(sim, refund) == ("succeeded", None)
+    await sound(sim)
+
+
 async def test_a_card_refund_that_waits_too_long_fails(sim: Sim) -> None:
     await sim.control("POST /_sim/settings", {"low_balance_expiry": 3600})
     charge, refund = await low(sim, "visa")

@@ -1,0 +1,238 @@
+"""Rows become refund requests, or are refused each with its reason; nothing is guessed."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from refundry.batches import service as batches
+from refundry.batches.model import BatchState
+from refundry.batches.service import SLICE, Missing
+from refundry.connectors.base import Reference, ReferenceKind
+from refundry.kernel import ids
+from refundry.kernel.actor import SYSTEM
+from refundry.refunds.model import State
+from tests.integration.batches.conftest import Clerk
+from tests.support.hand import ADA, ORDER_KEY
+
+pytestmark = pytest.mark.integration
+
+HEAD = "charge_id,payment_intent,order_id,amount,ticket_id,request_key,reason,currency\n"
+
+
+def row(charge: str = "", intent: str = "", order: str = "", amount: str = "10.00", **more: str) -> str:
+    values = (charge, intent, order, amount, *(more.get(name, "") for name in ("ticket", "key", "reason", "currency")))
+    return ",".join(values) + "\n"
+
+
+def test_rows_find_their_charge_by_each_reference(clerk: Clerk) -> None:
+    batch = clerk.planned(HEAD + row("ch_1") + row(intent="pi_2") + row(order="A3"))
+    assert batch.state is BatchState.RUNNING
+    requests = [line.request for line in clerk.lines(batch)]
+    assert [request.content.charge for request in requests if request] == ["ch_1", "ch_2", "ch_3"]
+    assert clerk.told(batch) == [("waiting", "received")] * 3
+
+
+def test_a_requests_id_is_the_same_in_every_installation(clerk: Clerk) -> None:
+    batch = clerk.planned(HEAD + row("ch_1") + row("ch_2", ticket="T1") + row("ch_3", key="k1"))
+    told = [line.request.id for line in clerk.lines(batch) if line.request]
+    keys = ["row:ch_1:1000:gbp", "ticket:T1:ch_2", "key:k1"]
+    assert told == [ids.request_id("acct_1", "test", key) for key in keys]
+
+
+def test_what_a_row_asks_for_is_kept_in_its_request(clerk: Clerk) -> None:
+    text = "charge_id,amount,ticket_id,reason,metadata.agent\nch_1,full,T1,duplicate,Ada\n"
+    (line,) = clerk.lines(clerk.planned(text))
+    assert line.request is not None
+    content = line.request.content
+    assert (content.asked, content.ticket_id, content.reason) == ("full", "T1", "duplicate")
+    assert (dict(content.metadata), content.currency) == ({"agent": "Ada"}, "gbp")
+
+
+MISSING = {
+    Reference(ReferenceKind.ORDER_ID, "A9"): Missing("order_unknown", "there is no charge for order_id A9"),
+    Reference(ReferenceKind.CHARGE_ID, "ch_9"): Missing("charge_unknown", "there is no charge ch_9"),
+}
+REFUSED = {
+    "order_unknown": (row(order="A9"), "A9"),
+    "charge_unknown": (row("ch_9"), "ch_9"),
+    "references_disagree": (row("ch_1", order="A2"), "ch_1 and ch_2"),
+    "amount_too_precise": (row("ch_1", amount="10.001"), "decimals"),
+}
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_a_row_without_a_clear_charge_and_amount_is_refused_with_its_reason(clerk: Clerk, code: str) -> None:
+    text, said = REFUSED[code]
+    batch = clerk.accept(HEAD + text + row("ch_3"))
+    clerk.plan(batch, MISSING)
+    refused, paid = clerk.lines(batch)
+    assert (refused.standing, refused.code, refused.request) == ("refused", code, None)
+    assert said in refused.text
+    assert paid.request is not None
+    assert len(clerk.claim()) == 1
+
+
+def test_a_charge_that_was_not_found_is_unknown_though_nobody_said_so(clerk: Clerk) -> None:
+    assert clerk.told(clerk.planned(HEAD + row("ch_8"))) == [("refused", "charge_unknown")]
+
+
+def test_an_order_with_several_captured_charges_is_never_guessed(clerk: Clerk) -> None:
+    clerk.looked("ch_4", metadata={ORDER_KEY: "A1"})
+    (line,) = clerk.lines(clerk.planned(HEAD + row(order="A1")))
+    assert (line.standing, line.code) == ("refused", "ambiguous_order")
+    assert "ch_1, ch_4" in line.text
+    assert "charge_id" in line.text
+
+
+@pytest.mark.parametrize("other", [{"status": "failed", "captured": False}, {"captured": False, "captured_minor": 0}])
+def test_a_failed_or_uncaptured_charge_beside_the_paid_one_is_not_ambiguous(
+    clerk: Clerk, other: dict[str, object]
+) -> None:
+    clerk.looked("ch_0", metadata={ORDER_KEY: "A1"}, **other)
+    (line,) = clerk.lines(clerk.planned(HEAD + row(order="A1")))
+    assert line.request is not None
+    assert line.request.content.charge == "ch_1"
+
+
+def test_references_that_agree_are_fine(clerk: Clerk) -> None:
+    assert clerk.told(clerk.planned(HEAD + row("ch_1", "pi_1", "A1"))) == [("waiting", "received")]
+
+
+# Rows that say the same
+
+
+def test_a_repeated_row_is_refused_and_names_the_first(clerk: Clerk) -> None:
+    batch = clerk.planned(HEAD + row("ch_2") + row("ch_1", ticket="T1") + row("ch_1", ticket="T1") + row("ch_1", ticket="T1"))
+    lines = clerk.lines(batch)
+    assert [(line.standing.value, line.code) for line in lines] == [
+        ("waiting", "received"), ("waiting", "received"), ("refused", "repeated_row"), ("refused", "repeated_row")]  # fmt: skip
+    assert [line.text for line in lines[2:]] == ["the same refund as row 2"] * 2
+    assert lines[2].request == lines[1].request
+    assert len(clerk.claim()) == 2
+
+
+@pytest.mark.parametrize("other", [row("ch_1", amount="11.00", ticket="T1"), row("ch_1", ticket="T1", reason="duplicate")])
+def test_the_same_key_with_other_content_is_refused_and_changes_nothing(clerk: Clerk, other: str) -> None:
+    first, second = clerk.lines(clerk.planned(HEAD + row("ch_1", ticket="T1") + other))
+    assert (second.standing, second.code) == ("refused", "same_key_other_content")
+    assert second.text.startswith("row 1 already asks with the same key for something else (1000 gbp of ch_1")
+    assert first.request is not None
+    assert first.request.content.asked_minor == 1000
+    assert len(clerk.claim()) == 1
+
+
+def test_a_second_row_without_ticket_or_key_is_a_possible_repeat(clerk: Clerk) -> None:
+    first, second = clerk.lines(clerk.planned(HEAD + row("ch_1") + row(order="A1")))
+    assert first.standing == "waiting"
+    assert (second.standing, second.code) == ("refused", "possible_repeat")
+    assert "row 1" in second.text
+    assert "ticket_id or a request_key" in second.text
+
+
+@pytest.mark.parametrize("other", [row("ch_1", amount="9.00"), row("ch_1", ticket="T1"), row("ch_1", key="k1"), row("ch_2")])
+def test_a_row_that_differs_is_another_refund(clerk: Clerk, other: str) -> None:
+    assert clerk.told(clerk.planned(HEAD + row("ch_1") + other)) == [("waiting", "received")] * 2
+
+
+def test_an_edited_file_pays_only_what_is_new(clerk: Clerk) -> None:
+    first = clerk.planned(HEAD + row("ch_1", ticket="T1") + row("ch_2"))
+    paid = clerk.pay_what_is_due()
+    edited = clerk.planned(HEAD + row("ch_3") + row("ch_2") + row("ch_1", ticket="T1"), "again.csv")
+    assert clerk.told(edited) == [("waiting", "received"), ("refused", "possible_repeat"), ("refused", "repeated_row")]
+    texts = [line.text for line in clerk.lines(edited)]
+    assert "row 2 of refunds.csv" in texts[1]
+    assert texts[2] == "the same refund as row 1 of refunds.csv"
+    assert [request.content.charge for request in clerk.pay_what_is_due()] == ["ch_3"]
+    assert len(paid) == 2
+    assert clerk.totals(first).told()["paid"] == 2
+
+
+def test_the_same_file_run_again_continues(clerk: Clerk) -> None:
+    text = HEAD + row("ch_1") + row("ch_2")
+    clerk.planned(text)
+    again = clerk.planned(text, "renamed.csv")
+    assert clerk.told(again) == [("waiting", "received")] * 2
+
+
+def test_rows_of_one_charge_are_paid_in_their_order(clerk: Clerk) -> None:
+    clerk.planned(HEAD + "".join(row("ch_1", amount=f"{n}.00", ticket=f"T{n}") for n in (3, 1, 2)))
+    assert [request.amount_minor for request in clerk.pay_what_is_due()] == [300, 100, 200]
+
+
+# Slices
+
+
+def test_a_file_is_planned_slice_by_slice_and_each_once(clerk: Clerk) -> None:
+    count = SLICE + 3
+    batch = clerk.accept("charge_id,amount,ticket_id\n" + "".join(f"ch_1,0.01,T{n}\n" for n in range(count)))
+    assert clerk.plan(batch) == SLICE
+    assert clerk.batch(batch).state is BatchState.ACCEPTED
+    assert clerk.totals(batch).told()["waiting"] == count
+    assert clerk.plan(batch) == 3
+    assert clerk.batch(batch).state is BatchState.RUNNING
+    assert clerk.plan(batch) == 0
+    assert [line.row.number for line in clerk.lines(batch)] == list(range(1, count + 1))
+
+
+def test_a_file_of_exactly_one_slice_is_planned_to_its_end(clerk: Clerk) -> None:
+    batch = clerk.accept("charge_id,amount,ticket_id\n" + "".join(f"ch_1,0.01,T{n}\n" for n in range(SLICE)))
+    clerk.plan(batch)
+    assert clerk.batch(batch).state is BatchState.RUNNING
+
+
+def test_a_repeat_in_a_later_slice_names_the_row_of_the_earlier(clerk: Clerk) -> None:
+    rows = [f"ch_1,0.01,T{n}\n" for n in range(SLICE)]
+    batch = clerk.planned("charge_id,amount,ticket_id\n" + "".join(rows) + rows[7])
+    assert clerk.lines(batch)[-1].text == "the same refund as row 8 of refunds.csv"
+
+
+def test_only_rows_that_were_looked_up_are_planned(clerk: Clerk) -> None:
+    batch = clerk.accept(HEAD + row("ch_1") + row("ch_8") + row("ch_2"))
+    done = clerk.unit(
+        lambda unit: batches.plan_slice(unit, batch, {}, mode="test", actor=SYSTEM, only={1, 3})
+    )  # fmt: skip
+    assert done == 2
+    assert clerk.told(batch) == [("waiting", "received"), ("waiting", "not_looked_up"), ("waiting", "received")]
+    assert clerk.batch(batch).state is BatchState.ACCEPTED
+
+
+def test_two_planners_plan_each_row_once(clerk: Clerk) -> None:
+    batch = clerk.accept("charge_id,amount,ticket_id\n" + "".join(f"ch_1,0.01,T{n}\n" for n in range(100)))
+
+    def plan(_: int) -> int:
+        with clerk.database.unit() as unit:
+            return batches.plan_slice(unit, batch, {}, mode="test", actor=SYSTEM)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert sorted(pool.map(plan, range(3))) == [0, 0, 100]
+    assert clerk.told(batch) == [("waiting", "received")] * 100
+    assert clerk.audit_is_sound()
+
+
+def test_what_is_planned_while_the_batch_is_paused_waits(clerk: Clerk) -> None:
+    batch = clerk.accept(HEAD + row("ch_1") + row("ch_2"))
+    clerk.unit(lambda unit: batches.pause(unit, batch, ADA))
+    clerk.plan(batch)
+    assert clerk.told(batch) == [("waiting", "stopped")] * 2
+    assert clerk.claim() == []
+    clerk.unit(lambda unit: batches.resume(unit, batch, ADA))
+    assert clerk.batch(batch).state is BatchState.RUNNING
+    assert len(clerk.claim()) == 2
+
+
+def test_what_was_withdrawn_before_it_was_planned_becomes_no_request(clerk: Clerk) -> None:
+    batch = clerk.accept(HEAD + row("ch_1") + row("ch_2"))
+    assert clerk.unit(lambda unit: batches.withdraw(unit, batch, ADA, "wrong file")) == 2
+    assert clerk.plan(batch) == 0
+    assert clerk.told(batch) == [("refused", "withdrawn")] * 2
+    assert clerk.claim() == []
+
+
+def test_another_batchs_request_is_left_alone_by_a_pause(clerk: Clerk) -> None:
+    first = clerk.planned(HEAD + row("ch_1"))
+    second = clerk.planned(HEAD + row("ch_1") + row("ch_2"), "more.csv")
+    assert clerk.unit(lambda unit: batches.pause(unit, second, ADA)) == 1
+    assert clerk.told(first) == [("waiting", "received")]
+    assert [claimed.request.state for claimed in clerk.claim()] == [State.RECEIVED]

@@ -1,0 +1,157 @@
+"""Bugs to plant: each changes one piece of the product's source text, and says so loudly if that text is no longer there."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import sqlalchemy as sa
+
+from refundry.batches import service as batches
+from refundry.gateways.stripe.client import StripeGateway
+from refundry.kernel import ids
+from refundry.kernel.outcome import Outcome
+from refundry.refunds import model, repository, rules
+from refundry.refunds import service as refunds
+from refundry.refunds.model import body_of
+from refundry.worker import executor
+from refundry.worker.executor import AGAIN_WAIT, Executor
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A change of source text.
+
+    Args:
+        where: The module or class.
+        name: The function in it.
+        old: What stands there.
+        new: What is to stand there.
+    """
+
+    where: Any
+    name: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """A bug: cuts, or functions to put in the place of others."""
+
+    cuts: tuple[Cut, ...] = ()
+    swaps: tuple[tuple[Any, str, Any], ...] = ()
+
+
+async def _send_first(self: Any, claimed: Any, slot: float) -> None:
+    """Send, and write the intent only when the answer is there."""
+    number = claimed.request.attempt or 1
+    outcome: Outcome = await self._gateway.send(
+        body_of(claimed.request), ids.idempotency_key(claimed.request.id, number)
+    )
+    pay, at = self._pay, self._clock.now()
+    intent = await self._writer.put(
+        lambda unit: refunds.submit(
+            unit, claimed, at=at, stripe_at=None, look_max_age=pay.look_max_age, age_max_days=pay.age_max_days
+        )
+    )
+    if intent is None:
+        await self._put_off(claimed, AGAIN_WAIT, "")
+        return
+    await self._recorded(intent, outcome, slot)
+
+
+def _never(*_: Any) -> bool:
+    return False
+
+
+async def _never_soon(*_: Any) -> bool:
+    return False
+
+
+_b, _t = sa.bindparam, repository.t
+_WITHOUT_LEASE = repository._CAS.where(
+    sa.or_(_t.id == _t.id, _t.lease == _b("the_lease"), _t.leased_until > _b("the_now"))
+)
+BUGS: dict[str, Bug] = {
+    "intent_after_the_call": Bug(swaps=((Executor, "_send", _send_first),)),
+    "no_look_before_paying": Bug(
+        swaps=(
+            (Executor, "_look_needed", _never_soon),
+            (refunds, "look_needed", _never),
+            (refunds, "_adopted_from_mirror", _never),
+        )
+    ),
+    "only_the_first_page": Bug(cuts=(Cut(StripeGateway, "_completed", "if more:", "if False:"),)),
+    "key_without_attempt_number": Bug(swaps=((ids, "idempotency_key", lambda request, _: request),)),
+    "lease_ignored": Bug(
+        cuts=(Cut(refunds, "claim", "until=unit.now + seconds", "until=unit.now"),),
+        swaps=((repository, "_CAS_LEASED", _WITHOUT_LEASE),),
+    ),
+    "declined_after_an_unknown": Bug(
+        cuts=(
+            Cut(
+                model,
+                "_sent",
+                'State.SUBMITTING, "in_doubt", code=code',
+                'State.DECLINED, "declined", reserved_minor=0, code=code',
+            ),
+        )
+    ),
+    "next_attempt_after_one_look": Bug(
+        cuts=(
+            Cut(
+                rules,
+                "_proving",
+                "len(counted.looks) >= LOOKS_NEEDED and since >= patience.absence_gap",
+                "counted.looks",
+            ),
+        )
+    ),
+    "next_attempt_at_once": Bug(cuts=(Cut(rules, "_proving", "age < ripe", "False"),)),
+    "reservation_counted_twice": Bug(
+        cuts=(Cut(refunds, "_decided", "repository.reserved(", "2 * repository.reserved("),)
+    ),
+    "own_reservation_counted": Bug(cuts=(Cut(repository, "reserved", ", t.id != but", ""),)),
+    "reservation_not_counted": Bug(
+        cuts=(Cut(refunds, "_decided", "repository.reserved(", "0 * repository.reserved("),)
+    ),
+    "request_key_with_file_hash": Bug(
+        cuts=(Cut(batches, "_resolved", "key = request_key_of(", "key = batch.sha256[:8] + request_key_of("),)
+    ),
+}
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """Plant a bug, and take it out again."""
+    bug = BUGS[name]
+    swaps = [*bug.swaps, *((cut.where, cut.name, _cut(cut)) for cut in bug.cuts)]
+    before = [(where, what, inspect.getattr_static(where, what)) for where, what, _ in swaps]
+    for where, what, new in swaps:
+        setattr(where, what, new)
+    try:
+        yield
+    finally:
+        for where, what, old in before:
+            setattr(where, what, old)
+
+
+def _cut(cut: Cut) -> Callable[..., Any]:
+    function = getattr(cut.where, cut.name)
+    source = textwrap.dedent(inspect.getsource(function))
+    assert source.count(cut.old) == 1, f"{cut.name} no longer has '{cut.old}': plant the bug anew"
+    module = cut.where if isinstance(cut.where, ModuleType) else inspect.getmodule(cut.where)
+    assert module is not None
+    found: dict[str, Any] = {}
+    exec(compile(source.replace(cut.old, cut.new), f"<planted in {cut.name}>", "exec"), module.__dict__, found)  # noqa: S102
+    made: Callable[..., Any] = found[cut.name]
+    return made
+
+
+__all__ = ["BUGS", "executor", "planted"]
