@@ -4,7 +4,7 @@ PY := .venv/bin/python
 UV := .venv/bin/uv
 LOCK := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 
-.PHONY: help setup run test check fix lock sim bench
+.PHONY: help setup run test check fix lock sim soak bench
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -35,6 +35,9 @@ lock: .venv/dev.stamp  ## compile requirements/*.in to hash-pinned *.txt
 
 sim: .venv/dev.stamp  ## simulations: one seed again (SEED=8841), or many (SEEDS=500)
 	$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+
+soak: .venv/dev.stamp  ## the long runs: kills, stops, clock jumps, faults, seeds (ARGS="kills --seed 7")
+	$(PY) -m tests.soak $(ARGS)
 
 bench: .venv/dev.stamp  ## measure (ARGS=sim), figures go to bench/results/
 	$(PY) -m bench $(ARGS)

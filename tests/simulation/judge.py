@@ -132,6 +132,7 @@ class Desk:
                 yield f"{who}: its refund {doc['id']} is {doc['status']} at Stripe"
             elif doc["amount"] != request.amount_minor:
                 yield f"{who}: {request.amount_minor} decided, {doc['amount']} refunded"
+            yield from self._full(request, who)
             return
         if request.state is State.SUBMITTING:
             yield f"{who} is left in submitting: {request.reason_text}"
@@ -144,6 +145,15 @@ class Desk:
         if request.state is State.WITHDRAWN:
             return
         yield from self._missing(request, who)
+
+    def _full(self, request: RefundRequest, who: str) -> Iterator[str]:
+        """See that `full` left nothing, where nobody else touched the charge and what others had claimed of it was paid too."""
+        charge = request.content.charge
+        siblings = [r for r in self.requests if r.content.charge == charge]
+        settled = all(r.state in AT_STRIPE or not r.amount_minor for r in siblings)
+        if request.content.asked_minor is None and self.alone and settled and self._books.plain(charge):
+            if (left := self._books.left(charge)) > 0:
+                yield f"{who} was paid in full, and {left} is left on {charge}"
 
     def _missing(self, request: RefundRequest, who: str) -> Iterator[str]:
         content, books = request.content, self._books

@@ -74,6 +74,10 @@ async def _never_soon(*_: Any) -> bool:
     return False
 
 
+HASHED = (
+    "__import__('dataclasses').replace(judged, request_key=batch.sha256 + judged.request_key, "
+    "id=ids.request_id(batch.account, mode, batch.sha256 + judged.request_key))"
+)
 _b, _t = sa.bindparam, repository.t
 _WITHOUT_LEASE = repository._CAS.where(
     sa.or_(_t.id == _t.id, _t.lease == _b("the_lease"), _t.leased_until > _b("the_now"))
@@ -114,15 +118,19 @@ BUGS: dict[str, Bug] = {
         )
     ),
     "next_attempt_at_once": Bug(cuts=(Cut(rules, "_proving", "age < ripe", "False"),)),
+    # The refund that it became is counted, and the reservation still is.
     "reservation_counted_twice": Bug(
-        cuts=(Cut(refunds, "_decided", "repository.reserved(", "2 * repository.reserved("),)
+        cuts=(Cut(model, "_taken", "reserved_minor=0", "reserved_minor=request.reserved_minor"),)
     ),
-    "own_reservation_counted": Bug(cuts=(Cut(repository, "reserved", ", t.id != but", ""),)),
+    "own_reservation_counted": Bug(cuts=(Cut(refunds, "_decided", "but=request.id", "but=''"),)),
+    "reservations_of_others_doubled": Bug(
+        cuts=(Cut(refunds, "_decided", "else repository.reserved(", "else 2 * repository.reserved("),)
+    ),
     "reservation_not_counted": Bug(
-        cuts=(Cut(refunds, "_decided", "repository.reserved(", "0 * repository.reserved("),)
+        cuts=(Cut(refunds, "_decided", "else repository.reserved(", "else 0 * repository.reserved("),)
     ),
     "request_key_with_file_hash": Bug(
-        cuts=(Cut(batches, "_resolved", "key = request_key_of(", "key = batch.sha256[:8] + request_key_of("),)
+        cuts=(Cut(batches, "plan_slice", "wanted.append((row, judged))", f"wanted.append((row, {HASHED}))"),)
     ),
 }
 

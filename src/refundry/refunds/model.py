@@ -587,7 +587,8 @@ def _found(request: RefundRequest, refund: SeenRefund) -> Change | None:
 
 def _taken(request: RefundRequest, refund: SeenRefund, to: State) -> Change:
     adopted = request.state in UNPAID
-    owner = replace(request, refund=refund.id, amount_minor=request.amount_minor or refund.amount_minor)
+    # What was given back, also where another amount was decided here (then there is a break): reports tell what was paid.
+    owner = replace(request, refund=refund.id, amount_minor=refund.amount_minor)
     why = refund.failure_reason or refund.pending_reason or ""
     event = ADOPTED if adopted else to.value
     change = _moved(owner, to, event, code=why or (ADOPTED if adopted else ""), text="", reserved_minor=0)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.command import Installation, ended, wait_for
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)")
 

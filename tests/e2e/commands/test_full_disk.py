@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.command import Installation, Shop
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 def test_a_full_disk_ends_the_run_and_the_next_goes_on(shop: Shop, installed: Installation, tmp_path: Path) -> None:

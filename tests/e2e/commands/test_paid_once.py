@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.command import Installation, Shop, ended
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 def test_a_file_again_renamed_sorted_edited_and_elsewhere_pays_nothing_twice(

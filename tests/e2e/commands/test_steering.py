@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.command import Installation, Shop, ended, wait_for
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 RATE = 10
 

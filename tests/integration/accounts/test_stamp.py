@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -52,11 +53,9 @@ def test_of_two_that_are_first_at_once_only_one_stamps(
 
     def read(unit: Unit) -> list[Account]:
         found = every(unit)
-        try:
-            # Both have seen an empty table, if nothing keeps them apart.
+        # Both have seen an empty table, if nothing keeps them apart.
+        with contextlib.suppress(threading.BrokenBarrierError):
             meeting.wait(0.3)
-        except threading.BrokenBarrierError:
-            pass
         return found
 
     monkeypatch.setattr(repository, "every", read)

@@ -104,7 +104,9 @@ def test_references_that_agree_are_fine(clerk: Clerk) -> None:
 
 
 def test_a_repeated_row_is_refused_and_names_the_first(clerk: Clerk) -> None:
-    batch = clerk.planned(HEAD + row("ch_2") + row("ch_1", ticket="T1") + row("ch_1", ticket="T1") + row("ch_1", ticket="T1"))
+    batch = clerk.planned(
+        HEAD + row("ch_2") + row("ch_1", ticket="T1") + row("ch_1", ticket="T1") + row("ch_1", ticket="T1")
+    )
     lines = clerk.lines(batch)
     assert [(line.standing.value, line.code) for line in lines] == [
         ("waiting", "received"), ("waiting", "received"), ("refused", "repeated_row"), ("refused", "repeated_row")]  # fmt: skip
@@ -113,7 +115,9 @@ def test_a_repeated_row_is_refused_and_names_the_first(clerk: Clerk) -> None:
     assert len(clerk.claim()) == 2
 
 
-@pytest.mark.parametrize("other", [row("ch_1", amount="11.00", ticket="T1"), row("ch_1", ticket="T1", reason="duplicate")])
+@pytest.mark.parametrize(
+    "other", [row("ch_1", amount="11.00", ticket="T1"), row("ch_1", ticket="T1", reason="duplicate")]
+)
 def test_the_same_key_with_other_content_is_refused_and_changes_nothing(clerk: Clerk, other: str) -> None:
     first, second = clerk.lines(clerk.planned(HEAD + row("ch_1", ticket="T1") + other))
     assert (second.standing, second.code) == ("refused", "same_key_other_content")
@@ -131,7 +135,9 @@ def test_a_second_row_without_ticket_or_key_is_a_possible_repeat(clerk: Clerk) -
     assert "ticket_id or a request_key" in second.text
 
 
-@pytest.mark.parametrize("other", [row("ch_1", amount="9.00"), row("ch_1", ticket="T1"), row("ch_1", key="k1"), row("ch_2")])
+@pytest.mark.parametrize(
+    "other", [row("ch_1", amount="9.00"), row("ch_1", ticket="T1"), row("ch_1", key="k1"), row("ch_2")]
+)
 def test_a_row_that_differs_is_another_refund(clerk: Clerk, other: str) -> None:
     assert clerk.told(clerk.planned(HEAD + row("ch_1") + other)) == [("waiting", "received")] * 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -76,7 +77,7 @@ async def test_slots_come_evenly_and_never_faster_than_the_rate(callers: Callers
     had = callers.call(callers.pacer(), 100)
     await clock.run(5.0)
     assert len(had) == 100
-    gaps = [later - earlier for earlier, later in zip(had, had[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(had)]
     assert min(gaps) >= 1 / RATE - 1e-6
     assert most_in(had, 1.0) == RATE
 
@@ -173,7 +174,12 @@ async def test_a_rest_saves_nothing_up(callers: Callers, clock: HandClock) -> No
 
 @pytest.mark.parametrize(
     ("reason", "scope"),
-    [("endpoint-rate", REFUND), ("endpoint-concurrency", REFUND), ("global-rate", EVERYTHING), ("global-concurrency", EVERYTHING)],
+    [
+        ("endpoint-rate", REFUND),
+        ("endpoint-concurrency", REFUND),
+        ("global-rate", EVERYTHING),
+        ("global-concurrency", EVERYTHING),
+    ],
 )
 async def test_a_429_cuts_the_budget_that_stripe_names(
     callers: Callers, clock: HandClock, reason: str, scope: str

@@ -38,7 +38,11 @@ def test_an_accepted_send_is_state_refund_and_audit_in_one_commit(hand: Hand, st
     assert [(refund.id, refund.status) for refund in charge.refunds] == [("re_1", status)]
     assert charge.stale, "before anything else is paid on it, it is looked at again"
     entry = hand.timeline(kept.id)[-1]
-    assert (entry.event, entry.facts["stripe_request"], entry.facts["attempt"]) == (f"refund_request.{kept.state}", "req_1", 1)
+    assert (entry.event, entry.facts["stripe_request"], entry.facts["attempt"]) == (
+        f"refund_request.{kept.state}",
+        "req_1",
+        1,
+    )
     assert hand.claim() == []
 
 
@@ -69,7 +73,9 @@ def test_a_refund_is_kept_though_the_lease_was_lost(hand: Hand, other: Hand) -> 
     assert hand.breaks() == []
 
 
-@pytest.mark.parametrize(("outcome", "name"), [(declined(), "declined"), (not_taken(), "not_taken"), (unknown(), "unknown")])
+@pytest.mark.parametrize(
+    ("outcome", "name"), [(declined(), "declined"), (not_taken(), "not_taken"), (unknown(), "unknown")]
+)
 def test_an_answer_that_comes_too_late_is_noted_beside_its_send(
     hand: Hand, other: Hand, outcome: Outcome, name: str
 ) -> None:
@@ -109,7 +115,9 @@ def test_two_answers_with_two_refunds_are_paid_twice_and_said_so(hand: Hand, oth
     hand.record(intent, accepted(intent.claimed.request, refund_id="re_2"))
     kept = hand.find(intent)
     assert (kept.state, kept.refund) == (State.SETTLED, "re_1")
-    assert [(request, opened.code, opened.refund) for request, opened in hand.breaks()] == [(kept.id, "paid_twice", "re_2")]
+    assert [(request, opened.code, opened.refund) for request, opened in hand.breaks()] == [
+        (kept.id, "paid_twice", "re_2")
+    ]
     assert len(hand.charge().refunds) == 2
 
 
@@ -286,7 +294,9 @@ def test_a_possible_repeat_that_a_person_allows_goes_on_with_the_next_number(han
 
 def test_what_siblings_have_claimed_does_not_stop_the_one_that_is_on_its_way(hand: Hand) -> None:
     """They wait for it, so that it must not wait for them: a refund by hand has left too little for both."""
-    hand.receive(refund_request(asked=content(asked_minor=4000)), refund_request("key:2", asked=content(asked_minor=5000)))
+    hand.receive(
+        refund_request(asked=content(asked_minor=4000)), refund_request("key:2", asked=content(asked_minor=5000))
+    )
     first = hand.judge(hand.claimed_one())
     assert first is not None
     hand.unit(lambda unit: refunds.release(unit, first))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -94,10 +95,8 @@ def meet(monkeypatch: pytest.MonkeyPatch) -> None:
     meeting, decide = threading.Barrier(2), refunds.decide
 
     def decided(facts: Facts) -> Decision:
-        try:
+        with contextlib.suppress(threading.BrokenBarrierError):
             meeting.wait(MEETING_SECONDS)
-        except threading.BrokenBarrierError:
-            pass
         return decide(facts)
 
     monkeypatch.setattr(refunds, "decide", decided)
@@ -117,9 +116,7 @@ def test_two_workers_never_both_get_what_is_left(
         assert request.reserved_minor == (request.amount_minor if request.state is State.APPROVED else 0)
 
 
-def test_without_the_lock_both_would_get_it(
-    monkeypatch: pytest.MonkeyPatch, hand: Hand, other: Hand, database: object
-) -> None:
+def test_without_the_lock_both_would_get_it(monkeypatch: pytest.MonkeyPatch, hand: Hand, other: Hand) -> None:
     """The test above can fail: on SQLite a unit that writes is alone, so that only Postgres needs the lock."""
     if not hand.database.postgres:
         pytest.skip("on SQLite one unit writes at a time, whatever is locked")
@@ -234,9 +231,24 @@ def test_a_request_that_let_go_of_its_claim_reserves_again_before_it_is_sent(han
     ("case", "seen", "state", "code"),
     [
         ("a refund by hand", {"refunds": (seen_refund("re_x", amount_minor=1000),)}, State.APPROVED, "possible_repeat"),
-        ("all of it by hand", {"refunds": (seen_refund("re_x", amount_minor=10_000),)}, State.REJECTED, "charge_already_refunded"),
-        ("too much by hand", {"refunds": (seen_refund("re_x", amount_minor=9500),)}, State.REJECTED, "amount_exceeds_refundable"),
-        ("a chargeback", {"disputes": (SeenDispute("du_1", "needs_response", 1, refundable=False),)}, State.REJECTED, "charge_disputed"),
+        (
+            "all of it by hand",
+            {"refunds": (seen_refund("re_x", amount_minor=10_000),)},
+            State.REJECTED,
+            "charge_already_refunded",
+        ),
+        (
+            "too much by hand",
+            {"refunds": (seen_refund("re_x", amount_minor=9500),)},
+            State.REJECTED,
+            "amount_exceeds_refundable",
+        ),
+        (
+            "a chargeback",
+            {"disputes": (SeenDispute("du_1", "needs_response", 1, refundable=False),)},
+            State.REJECTED,
+            "charge_disputed",
+        ),
     ],
 )
 def test_what_happened_since_the_approval_changes_the_decision(

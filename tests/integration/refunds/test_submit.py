@@ -177,7 +177,7 @@ def test_the_database_itself_allows_only_one_of_a_charge_on_its_way(hand: Hand, 
     assert hand.find(second).state is State.APPROVED
 
 
-def test_two_installations_of_one_charge_side_by_side_are_two_charges_rows(hand: Hand, other: Hand) -> None:
+def test_requests_of_two_charges_are_on_their_way_side_by_side(hand: Hand) -> None:
     hand.looked("ch_2")
     hand.receive(refund_request("key:1"), refund_request("key:2", asked=content(charge="ch_2")))
     intents = [hand.submit(claimed) for claimed in map(hand.judge, hand.claim()) if claimed]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from refundry.refunds import model, repository, rules
+from refundry.kernel.errors import InvariantViolated
+from refundry.refunds import model, repository
 from refundry.refunds import service as refunds
-from refundry.refunds.model import Attempt, body_of
 from tests.property.refunds.machine import OneCharge
 
 pytestmark = pytest.mark.property
@@ -20,18 +20,11 @@ SMALL = settings(
     max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), database=None
 )
 # A planted bug is to be found, not to be made small.
-FINDING = settings(SMALL, max_examples=150, phases=[Phase.generate], derandomize=True)
+FINDING = settings(SMALL, max_examples=80, phases=[Phase.generate], derandomize=True, report_multiple_bugs=False)
 
 
 def test_whatever_happens_nothing_is_paid_or_promised_twice() -> None:
     run_state_machine_as_test(OneCharge, settings=SMALL)  # type: ignore[no-untyped-call]
-
-
-def _new_key_each_time(patch: pytest.MonkeyPatch) -> None:
-    def to_send(request: model.RefundRequest, last: Attempt | None, send: model.Send) -> Attempt:
-        return Attempt(request.id, (last.number if last else 0) + 1, body_of(request), (send,))
-
-    patch.setattr(refunds, "_to_send", to_send)
 
 
 def _nothing_reserved(patch: pytest.MonkeyPatch) -> None:
@@ -61,24 +54,15 @@ def _reservation_kept_beside_the_refund(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(model, "_taken", kept)
 
 
-def _proof_without_looks(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(rules, "_proving", lambda attempt, *_: rules._proven(attempt))
-    patch.setattr(rules, "RESEND_WITHIN", 0.0)
-    patch.setattr(rules, "ABSENT_AFTER", 0.0)
-    patch.setattr(refunds, "adopt", lambda *_: False)
-
-
 PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "a new key each time": _new_key_each_time,
     "siblings' reservations not counted": _nothing_reserved,
     "unknown taken for no, and no look": _unknown_is_no,
     "a reservation kept beside its refund": _reservation_kept_beside_the_refund,
-    "a next attempt without a look": _proof_without_looks,
 }
 
 
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_is_found(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     PLANTED[bug](monkeypatch)
-    with pytest.raises(Exception):  # noqa: B017, PT011  # by whichever check sees it first
+    with pytest.raises((AssertionError, InvariantViolated)):
         run_state_machine_as_test(OneCharge, settings=FINDING)  # type: ignore[no-untyped-call]

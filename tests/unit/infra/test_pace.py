@@ -47,7 +47,9 @@ def test_limits_are_read_as_they_are_written(text: str, limits: Limits) -> None:
     assert parsed(text) == limits
 
 
-@pytest.mark.parametrize("text", ["", "fast", "global", "global=-1", "global=x", "global=1;endpoint=2", "PUT /v1/x=1", "a=1"])
+@pytest.mark.parametrize(
+    "text", ["", "fast", "global", "global=-1", "global=x", "global=1;endpoint=2", "PUT /v1/x=1", "a=1"]
+)
 def test_what_are_no_limits_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as refused:
         parsed(text)

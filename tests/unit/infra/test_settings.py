@@ -146,14 +146,14 @@ def test_an_override_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) 
     ("set_to", "told"),
     [
         ("postgresql://a:b@h/d", "postgresql+psycopg://a:b@h/d"), ("postgres://h/d", "postgresql+psycopg://h/d"),
-        ("postgresql+psycopg://h/d", "postgresql+psycopg://h/d"), ("sqlite:////tmp/x.db", "sqlite:////tmp/x.db"),
+        ("postgresql+psycopg://h/d", "postgresql+psycopg://h/d"), ("sqlite:////var/x.db", "sqlite:////var/x.db"),
     ],
 )  # fmt: skip
 def test_the_databases_address_names_its_driver(monkeypatch: pytest.MonkeyPatch, set_to: str, told: str) -> None:
     assert read(monkeypatch, REFUNDRY_DATABASE_URL=set_to).database == told
 
 
-@pytest.mark.parametrize("url", [f"mysql://ada:{SECRET}@h/d", SECRET, "/tmp/refundry.db", ""])
+@pytest.mark.parametrize("url", [f"mysql://ada:{SECRET}@h/d", SECRET, "/var/refundry.db", ""])
 def test_an_address_of_another_database_is_refused(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     told = read(monkeypatch, REFUNDRY_DATABASE_URL=url)
     with pytest.raises(SettingsError) as refused:
