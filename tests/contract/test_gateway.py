@@ -19,12 +19,13 @@ import pytest
 import stripe
 from aiohttp import web
 
-from refundry.gateways.base import GatewayError, Lane, Look, PaymentGateway, RefundBody, Trouble
+from refundry.gateways.base import GatewayError, Look, PaymentGateway, RefundBody, Trouble
 from refundry.gateways.stripe import client
 from refundry.gateways.stripe.client import StripeGateway
 from refundry.gateways.stripe.transport import Transport
 from refundry.infra.http import unit_open
 from refundry.kernel.errors import InvariantViolated
+from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Accepted, Declined, NotTaken, Unknown
 from stripesim.app import Simulator
 from stripesim.clock import Clock

@@ -151,9 +151,9 @@ class Desk:
         charge = request.content.charge
         siblings = [r for r in self.requests if r.content.charge == charge]
         settled = all(r.state in AT_STRIPE or not r.amount_minor for r in siblings)
-        if request.content.asked_minor is None and self.alone and settled and self._books.plain(charge):
-            if (left := self._books.left(charge)) > 0:
-                yield f"{who} was paid in full, and {left} is left on {charge}"
+        whole = request.content.asked_minor is None and self.alone and settled and self._books.plain(charge)
+        if whole and (left := self._books.left(charge)) > 0:
+            yield f"{who} was paid in full, and {left} is left on {charge}"
 
     def _missing(self, request: RefundRequest, who: str) -> Iterator[str]:
         content, books = request.content, self._books

@@ -20,13 +20,14 @@ from refundry.accounts import service as accounts
 from refundry.audit import service as audit
 from refundry.batches import service as batches
 from refundry.batches.model import BatchState
-from refundry.gateways.base import GatewayError, Lane
+from refundry.gateways.base import GatewayError
 from refundry.gateways.stripe.client import StripeGateway
 from refundry.infra.db import Database, Unit
 from refundry.infra.pace import Limits, Pacer, parsed
 from refundry.infra.settings import PaySettings, Settings, SettingsError, StripeSettings
 from refundry.infra.writer import InlineWriter
 from refundry.kernel.actor import SYSTEM
+from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import SeenRefund
 from refundry.refunds import service as refunds
 from refundry.worker.executor import Executor

@@ -25,10 +25,10 @@ from refundry.audit import service as audit
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState
 from refundry.connectors.base import ReadOptions
-from refundry.gateways.base import Lane
 from refundry.infra.db import Database, Unit, sqlite_url
 from refundry.kernel import ids
 from refundry.kernel.actor import Actor, ActorKind
+from refundry.kernel.lane import Lane
 from refundry.refunds import service as refunds
 from refundry.refunds.model import Content, HeldReason, RefundRequest
 from refundry.refunds.service import StateForbids
@@ -452,13 +452,15 @@ class WorldRun:
             Unsettled: It takes too long.
         """
         end, pause = self.loop.time() + QUIET_WITHIN, 0.5
-        while self.loop.time() < end:
+        while self.loop.time() < end and not self.broken:
             waits = [wait for place in self.installations.values() for wait in self._left(place)]
             stopped = any(p.life.stopped for place in self.installations.values() for p in place.processes)
             if not waits and not stopped and not self._working():
                 return
             pause = min(pause * 2, 300.0)
             await asyncio.sleep(max(pause, min(waits, default=0.0)))
+        if self.broken:
+            return
         raise Unsettled(f"still to happen after {QUIET_WITHIN / HOUR:.0f} h: {self._restless()}")
 
     def _working(self) -> bool:

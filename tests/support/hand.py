@@ -9,9 +9,9 @@ from refundry.audit import service as audit
 from refundry.audit.model import Entry
 from refundry.charges import service as charges
 from refundry.charges.model import Charge
-from refundry.gateways.base import Lane
 from refundry.infra.db import Database, Unit
 from refundry.kernel.actor import SYSTEM, Actor, ActorKind
+from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Outcome, SeenRefund
 from refundry.refunds import service as refunds
 from refundry.refunds.model import Attempt, Break, RefundRequest

@@ -18,8 +18,8 @@ import aiohttp
 import stripe
 from multidict import CIMultiDict
 
-from refundry.gateways.base import Lane
 from refundry.gateways.stripe.transport import READ_SECONDS, SEND_SECONDS
+from refundry.kernel.lane import Lane
 from stripesim.api import Answer, Request
 from stripesim.app import Simulator
 

@@ -24,14 +24,14 @@ from refundry.batches.model import (
 from refundry.charges import service as charges
 from refundry.charges.model import Charge
 from refundry.connectors.base import FileOpened, ParsedRow, Reference, ReferenceKind, Row, amount_asked
-from refundry.gateways.base import Lane
 from refundry.infra.db import Unit
 from refundry.kernel import ids
 from refundry.kernel.actor import Actor
 from refundry.kernel.errors import AmountInvalid, CurrencyUnknown
+from refundry.kernel.lane import Lane
 from refundry.refunds import service as refunds
 from refundry.refunds.model import Content, RefundRequest, State
-from refundry.refunds.service import Receipt, Received
+from refundry.refunds.service import Receipt, Received, Tally
 
 SLICE = 500
 
@@ -361,24 +361,23 @@ def totals(unit: Unit, batch: Batch) -> Totals:
     out.standings[Standing.WAITING] += unplanned
     out.moving += unplanned
     for page in repository.requests(unit, batch.id):
-        for request in refunds.many(unit, page).values():
-            _count(out, request)
+        for tally in refunds.tally(unit, page):
+            _count(out, tally)
     return out
 
 
-def _count(out: Totals, request: RefundRequest) -> None:
-    standing, currency = standing_of(request.state), request.content.currency
-    out.standings[standing] += 1
-    amount = request.amount_minor or request.content.asked_minor or 0
-    out.requested[currency] = out.requested.get(currency, 0) + amount
+def _count(out: Totals, tally: Tally) -> None:
+    standing, currency = standing_of(tally.state), tally.currency
+    out.standings[standing] += tally.count
+    out.requested[currency] = out.requested.get(currency, 0) + tally.amount_minor
     if standing is Standing.PAID:
-        out.paid[currency] = out.paid.get(currency, 0) + amount
-        out.pending += request.state is State.PENDING
+        out.paid[currency] = out.paid.get(currency, 0) + tally.amount_minor
+        out.pending += tally.count if tally.state is State.PENDING else 0
         return
-    if request.state is not State.REQUIRES_ACTION and standing is Standing.WAITING and request.hold is None:
-        out.moving += 1
-    code = request.hold.reason.value if request.hold else request.reason_code or request.state.value
-    out.reasons[code] = out.reasons.get(code, 0) + 1
+    if tally.state is not State.REQUIRES_ACTION and standing is Standing.WAITING and tally.held is None:
+        out.moving += tally.count
+    code = tally.held.value if tally.held else tally.reason_code or tally.state.value
+    out.reasons[code] = out.reasons.get(code, 0) + tally.count
 
 
 find = repository.find

@@ -17,11 +17,12 @@ import refundry
 from refundry import bootstrap, migrations
 from refundry.accounts import service as accounts
 from refundry.cli import output, session
-from refundry.gateways.base import GatewayError, Lane, PaymentGateway, Trouble
+from refundry.gateways.base import GatewayError, PaymentGateway, Trouble
 from refundry.infra.db import Database
 from refundry.infra.settings import Settings
 from refundry.kernel.clock import SystemClock
 from refundry.kernel.errors import RefundryError
+from refundry.kernel.lane import Lane
 from refundry.refunds.rules import CLOCKS_APART
 from refundry.worker.executor import REFUND
 

@@ -16,10 +16,11 @@ from refundry.charges.model import Charge
 from refundry.cli import output, refund_told, session
 from refundry.cli.work import Work, working
 from refundry.connectors.base import AmountKind, AmountText, Reference, ReferenceKind, amount_asked, check_written
-from refundry.gateways.base import GatewayError, Lane, Trouble
+from refundry.gateways.base import GatewayError, Trouble
 from refundry.infra.db import Unit
 from refundry.infra.settings import Settings
 from refundry.kernel.errors import AmountInvalid, CurrencyUnknown, UsageError
+from refundry.kernel.lane import Lane
 from refundry.kernel.money import exponent
 from refundry.policies.model import Decision
 from refundry.policies.model import Verdict as Judgement

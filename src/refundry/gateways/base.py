@@ -8,14 +8,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from refundry.kernel.errors import RefundryError
+from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Outcome, SeenRefund
-
-
-class Lane(StrEnum):
-    """Who waits: a person at the desk, before a bulk run."""
-
-    DESK = "desk"
-    BULK = "bulk"
 
 
 class Trouble(StrEnum):

@@ -141,6 +141,14 @@ class Database:
                 yield Unit(connection, self.postgres, now)
         except sa.exc.OperationalError as error:
             raise _unusable(error, self.engine.url.render_as_string()) from error
+        except sa.exc.DatabaseError as error:
+            if "not a database" not in str(error.orig) and "malformed" not in str(error.orig):
+                raise
+            raise DatabaseUnusable(
+                f"{self.engine.url.render_as_string()} is no SQLite database, or is damaged ({error.orig}): restore it from a "
+                "backup, or set REFUNDRY_STATE_DIR to another place",
+                code="database_damaged",
+            ) from error
         finally:
             unit_open.reset(token)
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions, run_dbos_database_migrations
 
-from refundry.gateways.base import Lane
 from refundry.infra.db import IDLE_UNIT_SECONDS, Database, DatabaseUnusable, Unit
+from refundry.kernel.lane import Lane
 
 # Pinned: by default DBOS hashes the code, and any deployment would strand what is queued.
 VERSION = "1"

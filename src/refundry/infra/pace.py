@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from refundry.gateways.base import Lane
 from refundry.infra.db import Unit, metadata
 from refundry.infra.writer import Writer
 from refundry.kernel.clock import Clock
 from refundry.kernel.errors import UsageError
+from refundry.kernel.lane import Lane
 
 EVERYTHING = "*"
 # How far ahead of the present a lane may reserve, in seconds: a person waits at most for what bulk has reserved.

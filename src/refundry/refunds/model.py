@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import assert_never
 
-from refundry.gateways.base import Lane, RefundBody
+from refundry.gateways.base import RefundBody
 from refundry.kernel import ids
 from refundry.kernel.errors import InvariantViolated
+from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Accepted, Answer, Declined, NotTaken, NotTakenWhy, Outcome, SeenRefund, Unknown
 from refundry.policies.model import Verdict
 

@@ -11,8 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from refundry.gateways.base import Lane, RefundBody
+from refundry.gateways.base import RefundBody
 from refundry.infra.db import Unit
+from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Answer
 from refundry.refunds.model import Attempt, Break, Content, HeldReason, Hold, RefundRequest, Send, State
 from refundry.refunds.tables import breaks, refund_attempts, refund_requests
@@ -300,6 +301,29 @@ def many(unit: Unit, ids: Iterable[str], *, hold: bool = False) -> dict[str, Ref
     """Read requests by id, in the order they came; `hold` as in `find`."""
     found = unit.connection.execute(_MANY_HELD if hold else _MANY, {"ids": list(ids)})
     return {row.id: _request(row) for row in found}
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many requests stand alike, and their money: the decided amounts, or where nothing is decided what was asked for."""
+
+    state: State
+    held: HeldReason | None
+    reason_code: str
+    currency: str
+    count: int
+    amount_minor: int
+
+
+def tally(unit: Unit, ids: Iterable[str]) -> list[Tally]:
+    """Count requests by where they stand, in the database."""
+    alike = (t.state, t.held_reason, t.reason_code, t.currency)
+    amount = sa.case((t.amount_minor > 0, t.amount_minor), else_=sa.func.coalesce(t.asked_minor, 0))
+    statement = sa.select(*alike, sa.func.count(), sa.func.sum(amount)).where(t.id.in_(list(ids))).group_by(*alike)
+    return [
+        Tally(State(state), HeldReason(held) if held else None, code, currency, count, int(total))
+        for state, held, code, currency, count, total in unit.connection.execute(statement)
+    ]
 
 
 def of_charge(unit: Unit, charge: str) -> list[RefundRequest]:

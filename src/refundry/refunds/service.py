@@ -12,10 +12,10 @@ from enum import StrEnum
 from refundry.audit import service as audit
 from refundry.charges import service as charges
 from refundry.charges.model import REQUEST_ID
-from refundry.gateways.base import Lane
 from refundry.infra.db import Unit
 from refundry.kernel.actor import SYSTEM, Actor
 from refundry.kernel.errors import InvariantViolated, RefundryError
+from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Accepted, Declined, NotTaken, Outcome, SeenRefund, Unknown
 from refundry.policies.model import Decision, Facts, Verdict, Wait
 from refundry.policies.rules import decide
@@ -44,7 +44,7 @@ from refundry.refunds.model import (
     apply,
     body_of,
 )
-from refundry.refunds.repository import Claimed
+from refundry.refunds.repository import Claimed, Tally
 from refundry.refunds.rules import Plan, Step
 
 # How long a request waits for its siblings before it is looked at again, in seconds.
@@ -602,12 +602,13 @@ foresee = _decided
 many = repository.many
 attempts = repository.attempts
 page = repository.page
+tally = repository.tally
 due_lanes = repository.due_lanes
 next_due = repository.next_due
 open_breaks = repository.open_breaks
 __all__ = [
-    "Claimed", "Intent", "Receipt", "Received", "RequestUnknown", "StateForbids", "adopt", "allow_repeat", "attempts", "claim",
+    "Claimed", "Intent", "Receipt", "Received", "RequestUnknown", "StateForbids", "Tally", "adopt", "allow_repeat", "attempts", "claim",
     "due_lanes", "end_leases", "find", "foresee", "found", "go_on", "judge", "judge_again", "last_attempt", "look_needed", "many", "need", "next_due",
-    "open_breaks", "page", "postpone", "receive", "record", "release", "renew", "reopen", "resolve", "stop", "submit",
+    "open_breaks", "page", "postpone", "receive", "record", "release", "renew", "reopen", "resolve", "stop", "submit", "tally",
     "withdraw",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from typing import TypeVar
 from refundry.accounts import service as accounts
 from refundry.charges import service as charges
 from refundry.charges.model import REQUEST_ID
-from refundry.gateways.base import GatewayError, Lane, Look, PaymentGateway, Trouble
+from refundry.gateways.base import GatewayError, Look, PaymentGateway, Trouble
 from refundry.infra.db import Database, DatabaseUnusable, Unit
 from refundry.infra.logs import logger
 from refundry.infra.pace import Pacer
@@ -23,6 +23,7 @@ from refundry.infra.writer import Writer
 from refundry.kernel.clock import Clock
 from refundry.kernel.errors import InvariantViolated
 from refundry.kernel.ids import Ids
+from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Answer, Declined, NotTaken, NotTakenWhy, Outcome, SeenRefund, Unknown
 from refundry.refunds import rules
 from refundry.refunds import service as refunds

@@ -12,11 +12,12 @@ from refundry.accounts import service as accounts
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState
 from refundry.bootstrap import Desk
-from refundry.gateways.base import GatewayError, Lane, Trouble
+from refundry.gateways.base import GatewayError, Trouble
 from refundry.infra.db import DatabaseUnusable, Unit
 from refundry.infra.engine import KEEP_SECONDS, WINDOW_SECONDS, Engine
 from refundry.infra.lock import FileLock
 from refundry.infra.logs import logger
+from refundry.kernel.lane import Lane
 from refundry.refunds import service as refunds
 from refundry.worker.executor import Executor
 from refundry.worker.planner import Planner
@@ -166,18 +167,27 @@ class Worker:
 
     async def _sweep(self, engine: Engine, until: asyncio.Event) -> None:
         """Find what is due and nobody works on, and wake its lane: after a lost wake-up, a dead worker, an upgrade."""
-        swept_at = 0.0
+        forgot_at = self._desk.clock.boot_seconds()
         while not until.is_set():
-            window = f"{int(self._desk.clock.boot_seconds() // WINDOW_SECONDS)}/{os.getpid()}"
-            due = await self._desk.writer.aside(self._due)
-            fresh = [(account, lane) for account, lane in due if lane not in self._busy]
-            if fresh:
-                await self._desk.writer.put(lambda unit, some=fresh, w=window: _wake_all(engine, unit, some, w))  # type: ignore[misc]
-            if self._desk.clock.boot_seconds() - swept_at > FORGET_SECONDS:
-                swept_at = self._desk.clock.boot_seconds()
-                before = int((self._desk.clock.now() - KEEP_SECONDS) * 1000)
-                await asyncio.to_thread(engine.forget_old, before)
+            try:
+                await self._swept(engine)
+                if self._desk.clock.boot_seconds() - forgot_at > FORGET_SECONDS:
+                    forgot_at = self._desk.clock.boot_seconds()
+                    before = int((self._desk.clock.now() - KEEP_SECONDS) * 1000)
+                    await asyncio.to_thread(engine.forget_old, before)
+            except DatabaseUnusable as error:
+                # A Postgres that restarts comes back; a disk that is full or a file that cannot be written does not by itself.
+                if not self._desk.database.postgres:
+                    raise
+                self._log.warning("database.lost", code=error.code, why=error.message)
             await _wait(until, SWEEP_SECONDS)
+
+    async def _swept(self, engine: Engine) -> None:
+        window = f"{int(self._desk.clock.boot_seconds() // WINDOW_SECONDS)}/{os.getpid()}"
+        due = await self._desk.writer.aside(self._due)
+        fresh = [(account, lane) for account, lane in due if lane not in self._busy]
+        if fresh:
+            await self._desk.writer.put(lambda unit: _wake_all(engine, unit, fresh, window))
 
     def _due(self) -> list[tuple[str, Lane]]:
         with self._desk.database.reading() as unit:

@@ -16,11 +16,12 @@ from refundry.batches.model import Batch
 from refundry.batches.service import Missing
 from refundry.charges import service as charges
 from refundry.connectors.base import Reference, ReferenceKind
-from refundry.gateways.base import GatewayError, Lane, Look, PaymentGateway, Trouble
+from refundry.gateways.base import GatewayError, Look, PaymentGateway, Trouble
 from refundry.infra.db import Database, Unit
 from refundry.infra.writer import Writer
 from refundry.kernel.actor import SYSTEM
 from refundry.kernel.clock import Clock
+from refundry.kernel.lane import Lane
 
 Result = TypeVar("Result")
 # Charges appear in lists a little after they were created; what is younger than this is listed again the next time.

@@ -11,10 +11,10 @@ import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 
-from refundry.gateways.base import Lane
 from refundry.infra.db import Database
 from refundry.infra.pace import CUT, EVERYTHING, FLOOR, HORIZON, PAUSE_AFTER_CUT, STEP, Limits, Pacer, budgets
 from refundry.infra.writer import InlineWriter
+from refundry.kernel.lane import Lane
 from tests.support.clock import HandClock
 
 pytestmark = pytest.mark.integration

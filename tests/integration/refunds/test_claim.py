@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from refundry.gateways.base import Lane
+from refundry.kernel.lane import Lane
 from refundry.refunds import repository
 from refundry.refunds import service as refunds
 from refundry.refunds.model import HeldReason, Hold, RefundRequest, State

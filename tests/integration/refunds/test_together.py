@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +24,9 @@ from tests.support.hand import ADA, ORDER_KEY, Hand
 pytestmark = pytest.mark.integration
 
 CHARGES, OF_EACH, WORKERS = 6, 3, 3
-# Rounds after which every request has been claimed, sent and recorded, also if it was stopped once.
-ROUNDS_MAX = 400
+STOPS = 5
+# How often, and for how long in all, it is seen whether everything is over.
+POLL_SECONDS, POLLS_MAX = 0.05, 1200
 
 
 class Stripe:
@@ -50,12 +52,15 @@ class Stripe:
 
 def work(hand: Hand, stripe: Stripe, done: threading.Event) -> None:
     """Pay slice after slice, each step of a whole slice in one unit."""
-    for _ in range(ROUNDS_MAX):
-        if done.is_set():
-            return
+    while not done.is_set():
         claimed = hand.claim(most=4)
+        if not claimed:
+            done.wait(POLL_SECONDS)
+            continue
         began = hand.clock.now()
-        looks = [look(c.request.content.charge, refunds=stripe.of(c.request.content.charge), began_at=began) for c in claimed]
+        looks = [
+            look(c.request.content.charge, refunds=stripe.of(c.request.content.charge), began_at=began) for c in claimed
+        ]
         hand.unit(lambda unit, some=looks: charges.mirror(unit, ACCOUNT, some, ORDER_KEY))  # type: ignore[misc]
         judged = hand.unit(
             lambda unit, some=claimed: [refunds.judge(unit, c, known=True, age_max_days=0) for c in some]  # type: ignore[misc]
@@ -76,27 +81,28 @@ def hear(hand: Hand, stripe: Stripe, done: threading.Event) -> None:
     """Take events in, a few in each unit, the latest first."""
     waiting: list[SeenRefund] = []
     while not done.is_set() or waiting or not stripe.events.empty():
-        try:
-            waiting.append(stripe.events.get(timeout=0.05))
-        except queue.Empty:
-            pass
+        with contextlib.suppress(queue.Empty):
+            waiting.append(stripe.events.get(timeout=POLL_SECONDS))
         if waiting and (len(waiting) >= 3 or stripe.events.empty()):
             some, waiting = list(reversed(waiting)), []
             hand.unit(lambda unit, s=some: [refunds.found(unit, ACCOUNT, refund) for refund in s])  # type: ignore[misc]
 
 
 def steer(hand: Hand, ids: list[str], done: threading.Event) -> None:
-    """Stop everything and let it go on, again and again; in the end it goes on and is awaited."""
+    """Stop everything and let it go on, a few times; then see that all of it comes to its end."""
 
     def over(unit: Unit) -> bool:
         return all(request.state is State.SETTLED for request in refunds.many(unit, ids).values())
 
     try:
-        for _ in range(ROUNDS_MAX):
+        for _ in range(STOPS):
             hand.unit(lambda unit: refunds.stop(unit, reversed(ids), ADA))
             hand.unit(lambda unit: refunds.go_on(unit, ids, ADA))
+            done.wait(POLL_SECONDS)
+        for _ in range(POLLS_MAX):
             if hand.unit(over):
                 return
+            done.wait(POLL_SECONDS)
     finally:
         done.set()
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stripesim.api import Request
 from stripesim import cards
+from stripesim.api import Request
 from stripesim.scenarios import BadScenario, load
 from tests.support.sim import START, Reply, Sim
 

@@ -222,9 +222,7 @@ async def test_a_card_refund_that_waits_goes_out_by_itself_when_funds_mature(sim
 
 
 @pytest.mark.parametrize("comes", ["a payment", "a refund that failed"])
-async def test_a_waiting_refund_goes_out_as_soon_as_money_comes_that_can_be_spent_at_once(
-    sim: Sim, comes: str
-) -> None:
+async def test_a_waiting_refund_goes_out_as_soon_as_money_comes_that_can_be_spent_at_once(sim: Sim, comes: str) -> None:
     failing = (await sim.call("POST /v1/refunds", charge=await paid(sim, "visa")))["id"]
     _, refund = await low(sim, "visa")
     if comes == "a payment":

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from refundry.gateways.base import Lane
 from refundry.infra import pace
 from refundry.infra.pace import Limits, Pacer, parsed
 from refundry.kernel.errors import UsageError
+from refundry.kernel.lane import Lane
 from tests.support.clock import HandClock
 
 pytestmark = pytest.mark.unit

@@ -17,7 +17,6 @@ import stripe
 
 from refundry.gateways.base import (
     GatewayError,
-    Lane,
     Look,
     RefundBody,
     SeenAccount,
@@ -32,6 +31,7 @@ from refundry.gateways.stripe.transport import Answered, Tap, Transport
 from refundry.infra.http import refuse_inside_unit
 from refundry.kernel.clock import Clock
 from refundry.kernel.errors import InvariantViolated
+from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Outcome, SeenRefund
 
 # What was recorded and is mapped here (stripe-facts, head); never the account's default, which others can change.
