@@ -329,8 +329,13 @@ class Store:
 
     def every(self, kind: str, scope: int | None = None, **equal: str) -> Iterator[Doc]:
         """Fetch all documents of a kind, oldest first; with `equal`, those whose columns have these values."""
-        clauses = ["scope=?"] * (scope is not None) + [f'"{column}"=?' for column in equal]
-        values = ([scope] if scope is not None else []) + list(equal.values())
+        clauses, values = [f'"{column}"=?' for column in equal], list[Any](equal.values())
+        if scope is not None:
+            clauses.append("scope=?")
+            values.append(scope)
+        elif equal:
+            # Every index begins with the scope; naming all of them lets it be used.
+            clauses.append("scope IN (SELECT scope FROM scope)")
         sql = (
             f"SELECT doc FROM {self._names[kind]}"
             + " WHERE " * bool(clauses)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,19 +15,31 @@ from refundry.charges.tables import charge_windows, charges, stripe_refunds
 from refundry.infra.db import Unit
 from refundry.kernel.outcome import SeenRefund
 
+_b = sa.bindparam
 
-def _upsert(unit: Unit, table: sa.Table, values: Sequence[dict[str, Any]], keep: Iterable[str] = ()) -> None:
-    insert: Any = postgresql.insert(table) if unit.postgres else sqlite.insert(table)
-    kept = {"id", *keep}
+
+@cache
+def _upsert(table: sa.Table, *, postgres: bool) -> sa.Executable:
+    insert: Any = postgresql.insert(table) if postgres else sqlite.insert(table)
+    kept = {"id", "touched_at"}
     change = {column.name: insert.excluded[column.name] for column in table.c if column.name not in kept}
-    unit.connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=change), list(values))
+    statement: sa.Executable = insert.on_conflict_do_update(index_elements=["id"], set_=change)
+    return statement
 
 
-def lock(unit: Unit, charge: str) -> tuple[float, float | None] | None:
-    """Hold a charge's row until the unit is over; tells when it was touched and looked at, `None` if it is not mirrored."""
-    statement = sa.select(charges.c.touched_at, charges.c.looked_at).where(charges.c.id == charge).with_for_update()
-    row = unit.connection.execute(statement).one_or_none()
-    return (row.touched_at, row.looked_at) if row else None
+# In one order, so that two units never wait for each other.
+_LOCK = (
+    sa.select(charges.c.id, charges.c.touched_at, charges.c.looked_at)
+    .where(charges.c.id.in_(_b("ids", expanding=True)))
+    .order_by(charges.c.id)
+    .with_for_update()
+)
+
+
+def lock(unit: Unit, ids: Iterable[str]) -> dict[str, tuple[float, float | None]]:
+    """Hold charges' rows until the unit is over; tells of those that are mirrored when they were touched and looked at."""
+    found = unit.connection.execute(_LOCK, {"ids": list(ids)})
+    return {row.id: (row.touched_at, row.looked_at) for row in found}
 
 
 def save(unit: Unit, seen: Sequence[Charge]) -> None:
@@ -42,7 +55,7 @@ def save(unit: Unit, seen: Sequence[Charge]) -> None:
         }
         for c in seen
     ]  # fmt: skip
-    _upsert(unit, charges, values, keep=["touched_at"])
+    unit.connection.execute(_upsert(charges, postgres=unit.postgres), values)
 
 
 def save_refunds(unit: Unit, account: str, refunds: Sequence[SeenRefund], seen_at: float) -> None:
@@ -57,13 +70,19 @@ def save_refunds(unit: Unit, account: str, refunds: Sequence[SeenRefund], seen_a
         for r in refunds
     ]  # fmt: skip
     if values:
-        _upsert(unit, stripe_refunds, values)
+        unit.connection.execute(_upsert(stripe_refunds, postgres=unit.postgres), values)
+
+
+_TOUCH = (
+    sa.update(charges)
+    .where(charges.c.id == _b("the_charge"), charges.c.touched_at < _b("the_time"))
+    .values(touched_at=_b("the_time", type_=sa.Double))
+)
 
 
 def touch(unit: Unit, charge: str, at: float) -> None:
     """Note that a charge changed at Stripe: looks that began before are out of date."""
-    greatest = sa.case((charges.c.touched_at > at, charges.c.touched_at), else_=at)
-    unit.connection.execute(sa.update(charges).where(charges.c.id == charge).values(touched_at=greatest))
+    unit.connection.execute(_TOUCH, {"the_charge": charge, "the_time": at})
 
 
 def untouch(unit: Unit, charge: str) -> None:
@@ -71,9 +90,17 @@ def untouch(unit: Unit, charge: str) -> None:
     unit.connection.execute(sa.update(charges).where(charges.c.id == charge).values(touched_at=0.0))
 
 
+_FIND = sa.select(charges).where(charges.c.id == _b("the_charge"))
+_REFUNDS = (
+    sa.select(stripe_refunds)
+    .where(stripe_refunds.c.charge == _b("the_charge"))
+    .order_by(stripe_refunds.c.created_at, stripe_refunds.c.id)
+)
+
+
 def find(unit: Unit, charge: str) -> Charge | None:
     """Read a charge with its refunds and disputes."""
-    row = unit.connection.execute(sa.select(charges).where(charges.c.id == charge)).one_or_none()
+    row = unit.connection.execute(_FIND, {"the_charge": charge}).one_or_none()
     return _charge(unit, row) if row else None
 
 
@@ -110,8 +137,7 @@ def save_window(unit: Unit, account: str, since: float, until: float) -> None:
 
 
 def _charge(unit: Unit, row: Any) -> Charge:  # noqa: ANN401  # a row
-    statement = sa.select(stripe_refunds).where(stripe_refunds.c.charge == row.id)
-    refunds = unit.connection.execute(statement.order_by(stripe_refunds.c.created_at, stripe_refunds.c.id))
+    refunds = unit.connection.execute(_REFUNDS, {"the_charge": row.id})
     return Charge(
         id=row.id,
         account=row.account,

@@ -45,8 +45,9 @@ def mirror(unit: Unit, account: str, looks: Sequence[Look], order_key: str) -> N
         order_key: The metadata key that holds the order id.
     """
     fresh = []
+    kept = repository.lock(unit, {look.charge.id for look in looks}) if looks else {}
     for look in looks:
-        held = repository.lock(unit, look.charge.id)
+        held = kept.get(look.charge.id)
         if held is not None and look.began_at <= unit.now < max(held[0], held[1] or 0.0):
             # What we know is from the future: the clock was set back since. By that order no look would ever count again.
             repository.untouch(unit, look.charge.id)
@@ -61,8 +62,10 @@ def mirror(unit: Unit, account: str, looks: Sequence[Look], order_key: str) -> N
 
 def take_refund(unit: Unit, account: str, refund: SeenRefund, at: float) -> None:
     """Take in one refund that Stripe answered with; the charge needs a new look before anything else is paid on it."""
-    repository.save_refunds(unit, account, [refund], at)
+    # The charge first, as everywhere, so that two units never wait for each other.
+    hold_still(unit, refund.charge)
     repository.touch(unit, refund.charge, at)
+    repository.save_refunds(unit, account, [refund], at)
 
 
 def hold_still(unit: Unit, charge: str) -> None:
@@ -71,7 +74,7 @@ def hold_still(unit: Unit, charge: str) -> None:
     On SQLite every unit that may write is alone anyway.
     """
     if unit.postgres:
-        repository.lock(unit, charge)
+        repository.lock(unit, [charge])
 
 
 find = repository.find

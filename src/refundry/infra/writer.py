@@ -7,21 +7,38 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from refundry.infra.db import Database, Unit
+from refundry.infra.db import Database, DatabaseUnusable, Unit
 from refundry.kernel.errors import InvariantViolated
 
 Result = TypeVar("Result")
 # Larger batches gain nothing more, and hold the write lock longer.
 BATCH_MAX = 256
+# How often a piece is tried that another process keeps from being written; each try has waited for a while already.
+BUSY_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of work that waits to be committed, and who waits for it."""
+
+    about: str
+    work: Callable[[Unit], Any]
+    future: asyncio.Future[Any]
 
 
 class Writer(Protocol):
     """Whoever saves."""
 
-    async def put(self, work: Callable[[Unit], Result]) -> Result:
+    async def put(self, work: Callable[[Unit], Result], *, about: str = "") -> Result:
         """Run a piece of work inside a unit, and return what it returned once that unit is committed.
+
+        Args:
+            work: It may be run more than once, until a commit keeps it.
+            about: The charge whose row it holds, if it holds one: pieces of one unit are run in the order of their charges, so
+                that the units of two processes do not wait for each other.
 
         Raises:
             Exception: What the work raised, or what the commit raised; then nothing of it was kept.
@@ -40,7 +57,7 @@ class InlineWriter:
         """Keep the database."""
         self._database = database
 
-    async def put(self, work: Callable[[Unit], Result]) -> Result:
+    async def put(self, work: Callable[[Unit], Result], *, about: str = "") -> Result:  # noqa: ARG002  # it is alone
         """Commit one piece of work."""
         with self._database.unit() as unit:
             return work(unit)
@@ -60,7 +77,7 @@ class GroupWriter:
     def __init__(self, database: Database) -> None:
         """Begin with nothing to write."""
         self._database = database
-        self._waiting: list[tuple[Callable[[Unit], Any], asyncio.Future[Any]]] = []
+        self._waiting: list[Piece] = []
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -77,7 +94,7 @@ class GroupWriter:
             # Never cancelled: a commit goes on in its thread, and whoever waits for it has to hear of it.
             await asyncio.shield(self._task)
 
-    async def put(self, work: Callable[[Unit], Result]) -> Result:
+    async def put(self, work: Callable[[Unit], Result], *, about: str = "") -> Result:
         """Have a piece of work committed with its neighbours.
 
         Raises:
@@ -86,7 +103,7 @@ class GroupWriter:
         if self._stopping:
             raise InvariantViolated("something was to be saved after the writer had stopped: nothing of it was kept")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((work, future))
+        self._waiting.append(Piece(about, work, future))
         self._woken.set()
         result: Result = await future
         return result
@@ -104,20 +121,25 @@ class GroupWriter:
             if batch:
                 await self._commit(batch)
 
-    async def _commit(self, batch: list[tuple[Callable[[Unit], Any], asyncio.Future[Any]]]) -> None:
+    async def _commit(self, batch: list[Piece], tries: int = BUSY_TRIES) -> None:
+        batch.sort(key=lambda piece: piece.about)
         try:
-            results = await asyncio.to_thread(self._together, [work for work, _ in batch])
+            results = await asyncio.to_thread(self._together, [piece.work for piece in batch])
         except Exception as error:  # noqa: BLE001  # whatever it is, it goes to whoever asked
-            if len(batch) == 1:
-                _tell(batch[0][1], error)
-                return
-            # One poisoned piece must not fail its neighbours: each is tried alone.
-            for piece in batch:
-                await self._commit([piece])
+            busy = isinstance(error, DatabaseUnusable) and error.code == "database_busy"
+            if len(batch) > 1:
+                # One poisoned piece must not fail its neighbours: each is tried alone.
+                for piece in batch:
+                    await self._commit([piece])
+            elif busy and tries > 1:
+                # Two units waited for each other, and this one was broken off; the other is over by now.
+                await self._commit(batch, tries - 1)
+            else:
+                _tell(batch[0].future, error)
             return
-        for (_, future), result in zip(batch, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+        for piece, result in zip(batch, results, strict=True):
+            if not piece.future.done():
+                piece.future.set_result(result)
 
     def _together(self, works: list[Callable[[Unit], Any]]) -> list[Any]:
         with self._database.unit() as unit:
