@@ -19,7 +19,7 @@ Doc = dict[str, Any]
 VERSION = 2
 # A commit walks all pages that are cached whenever a page of a table or index was split, so more memory costs more than it
 # saves: the system's own cache of the file is as near. Loading is one commit, and much of it lands anywhere.
-CACHE_KIB, LOADING_CACHE_KIB = 8_192, 131_072
+CACHE_KIB, LOADING_CACHE_KIB = 4_096, 131_072
 FIXED = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scope (scope INTEGER PRIMARY KEY, account TEXT NOT NULL, livemode INTEGER NOT NULL,
@@ -111,7 +111,7 @@ class Store:
     def _prepare(self) -> None:
         self._check_version()
         journal = "WAL" if self.path else "MEMORY"
-        for pragma in ("page_size=8192", f"journal_mode={journal}", "synchronous=OFF", f"cache_size=-{CACHE_KIB}"):
+        for pragma in ("page_size=4096", f"journal_mode={journal}", "synchronous=OFF", f"cache_size=-{CACHE_KIB}"):
             self.db.execute("PRAGMA " + pragma)
         self.db.executescript(FIXED)
         for kind, columns in self.columns.items():

@@ -17,7 +17,7 @@ from tests.support.sim import START, Sim
 
 pytestmark = pytest.mark.architecture
 
-PAGES = {"docs/design/simulator.md": "The control API", "README.md": "Five minutes with the simulator"}
+PAGES = {"docs/design/simulator.md": "The control API", "docs/tutorial/simulator.md": "Five minutes with the simulator"}
 
 
 def started(text: str) -> Sim:

@@ -19,7 +19,6 @@ from refundry.kernel.outcome import Outcome
 from refundry.refunds import model, repository, rules
 from refundry.refunds import service as refunds
 from refundry.refunds.model import body_of
-from refundry.worker import executor
 from refundry.worker.executor import AGAIN_WAIT, Executor
 
 
@@ -122,10 +121,6 @@ BUGS: dict[str, Bug] = {
     "reservation_counted_twice": Bug(
         cuts=(Cut(model, "_taken", "reserved_minor=0", "reserved_minor=request.reserved_minor"),)
     ),
-    "own_reservation_counted": Bug(cuts=(Cut(refunds, "_decided", "but=request.id", "but=''"),)),
-    "reservations_of_others_doubled": Bug(
-        cuts=(Cut(refunds, "_decided", "else repository.reserved(", "else 2 * repository.reserved("),)
-    ),
     "reservation_not_counted": Bug(
         cuts=(Cut(refunds, "_decided", "else repository.reserved(", "else 0 * repository.reserved("),)
     ),
@@ -162,4 +157,4 @@ def _cut(cut: Cut) -> Callable[..., Any]:
     return made
 
 
-__all__ = ["BUGS", "executor", "planted"]
+__all__ = ["BUGS", "planted"]

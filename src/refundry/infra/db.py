@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ POOL_SIZE = 8
 # A process that was stopped in the middle of a unit holds its locks. Postgres ends it after this long, well before others
 # should have taken its work over (20 s of lease); a unit itself never waits for anything but the database.
 IDLE_UNIT_SECONDS = 10
+# More often than processes can be started in the moment that the first of them takes.
+WAL_TRIES = 50
 SQLITE_MIN = (3, 35)
 
 
@@ -169,8 +171,26 @@ class Database:
 def _prepare_sqlite(connection: Any, _: Any) -> None:  # noqa: ANN401  # the driver's own
     # Transactions begin in `_begin_sqlite`, not by the driver's guess.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_SECONDS * 1000}"):
+    for pragma in (f"busy_timeout={BUSY_SECONDS * 1000}", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute("PRAGMA " + pragma)
+    _write_ahead(connection)
+
+
+def _write_ahead(connection: Any) -> None:  # noqa: ANN401  # the driver's own
+    """Turn the write-ahead log on. Two processes may open the same new file at once, and this one step never waits for another."""
+    for _ in range(WAL_TRIES):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            # To begin a transaction does wait, until whoever holds the file is done.
+            with suppress(sqlite3.OperationalError):
+                connection.execute("BEGIN EXCLUSIVE")
+                connection.execute("ROLLBACK")
+        else:
+            return
+    connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

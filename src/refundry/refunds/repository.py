@@ -94,9 +94,10 @@ def _literals(states: Iterable[State]) -> list[sa.ColumnElement[str]]:
 
 _SET: dict[str, Any] = {name: _b("new_" + name) for name in CHANGING} | {"changed_at": _b("new_changed_at")}
 _CAS = sa.update(refund_requests).where(t.id == _b("the_id"), t.version == _b("the_version")).values(_SET)
-_LET_GO = sa.update(refund_requests).where(t.id == _b("the_id")).values(lease=None, leased_until=0.0)
-_LET_GO_LEASED = _LET_GO.where(t.lease == _b("the_lease"))
 _CAS_LEASED = _CAS.where(t.lease == _b("the_lease"), t.leased_until > _b("the_now"))
+_FREED: dict[str, Any] = {"lease": None, "leased_until": 0.0}
+_CAS_FREE, _CAS_LEASED_FREE = _CAS.values(_FREED), _CAS_LEASED.values(_FREED)
+_LET_GO = sa.update(refund_requests).where(t.id == _b("the_id"), t.lease == _b("the_lease")).values(_FREED)
 
 
 def update(unit: Unit, before: RefundRequest, after: RefundRequest, lease: str | None, *, keep_lease: bool) -> bool:
@@ -113,17 +114,14 @@ def update(unit: Unit, before: RefundRequest, after: RefundRequest, lease: str |
     values = {"new_" + name: new[name] for name in CHANGING} | {"new_changed_at": unit.now}
     values |= {"the_id": before.id, "the_version": before.version}
     if lease is None:
-        done = unit.connection.execute(_CAS, values).rowcount == 1
-    else:
-        done = unit.connection.execute(_CAS_LEASED, values | {"the_lease": lease, "the_now": unit.now}).rowcount == 1
-    if done and not keep_lease:
-        unit.connection.execute(_LET_GO, {"the_id": after.id})
-    return done
+        return unit.connection.execute(_CAS if keep_lease else _CAS_FREE, values).rowcount == 1
+    values |= {"the_lease": lease, "the_now": unit.now}
+    return unit.connection.execute(_CAS_LEASED if keep_lease else _CAS_LEASED_FREE, values).rowcount == 1
 
 
 def free(unit: Unit, request: str, lease: str) -> None:
     """Give a request back, if it is still held under this lease."""
-    unit.connection.execute(_LET_GO_LEASED, {"the_id": request, "the_lease": lease})
+    unit.connection.execute(_LET_GO, {"the_id": request, "the_lease": lease})
 
 
 def pull_forward(unit: Unit, account: str, beyond: float) -> int:

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from refundry.audit import service as audit
 from refundry.charges import service as charges
-from refundry.charges.model import REQUEST_ID
+from refundry.charges.model import REQUEST_ID, Charge
 from refundry.infra.db import Unit
 from refundry.kernel.actor import SYSTEM, Actor
 from refundry.kernel.errors import InvariantViolated, RefundryError
@@ -136,10 +136,20 @@ def judge(unit: Unit, claimed: Claimed, *, known: bool, age_max_days: int) -> Cl
     Returns:
         The approved request, still held; `None` if it was not approved, or is somebody else's now.
     """
+    return _decided_on(unit, claimed, _still(unit, claimed.request) if known else None, age_max_days)
+
+
+def _still(unit: Unit, request: RefundRequest) -> Charge | None:
+    """Hold a request's charge, and read it."""
+    charges.hold_still(unit, request.content.charge)
+    return charges.find(unit, request.content.charge)
+
+
+def _decided_on(unit: Unit, claimed: Claimed, charge: Charge | None, age_max_days: int) -> Claimed | None:
     request = claimed.request
-    if known and _adopted_from_mirror(unit, claimed):
+    if charge is not None and adopt(unit, claimed, charge.refunds):
         return None
-    decision = _decided(unit, request, known=known, age_max_days=age_max_days)
+    decision = _decided(unit, request, charge, age_max_days=age_max_days)
     unchanged = (
         request.state is State.APPROVED
         and decision.verdict is Verdict.APPROVE
@@ -166,11 +176,6 @@ def adopt(unit: Unit, claimed: Claimed, seen: Iterable[SeenRefund]) -> bool:
     return bool(ours)
 
 
-def _adopted_from_mirror(unit: Unit, claimed: Claimed) -> bool:
-    charge = charges.find(unit, claimed.request.content.charge)
-    return charge is not None and adopt(unit, claimed, charge.refunds)
-
-
 def look_needed(unit: Unit, request: RefundRequest, max_age: float) -> bool:
     """Tell whether the mirror of a request's charge is too old, or was overtaken, to decide or pay by it.
 
@@ -179,16 +184,19 @@ def look_needed(unit: Unit, request: RefundRequest, max_age: float) -> bool:
         request: The request.
         max_age: The oldest look that is good enough, in seconds.
     """
-    charge = charges.find(unit, request.content.charge)
+    return _old(charges.find(unit, request.content.charge), unit.now, max_age)
+
+
+def _old(charge: Charge | None, now: float, max_age: float) -> bool:
     if charge is None or charge.stale or charge.looked_at is None:
         return True
-    return not 0 <= unit.now - charge.looked_at <= max_age
+    return not 0 <= now - charge.looked_at <= max_age
 
 
-def _decided(unit: Unit, request: RefundRequest, *, known: bool, age_max_days: int, first: bool = False) -> Decision:
+def _decided(
+    unit: Unit, request: RefundRequest, charge: Charge | None, *, age_max_days: int, first: bool = False
+) -> Decision:
     content = request.content
-    charges.hold_still(unit, content.charge)
-    charge = charges.find(unit, content.charge) if known else None
     facts = Facts(
         charge=charge,
         request=request.id,
@@ -207,6 +215,11 @@ def _decided(unit: Unit, request: RefundRequest, *, known: bool, age_max_days: i
         # `full` was resolved once: more that is left now is not paid, less is.
         decision = replace(decision, amount_minor=min(decision.amount_minor, request.amount_minor))
     return decision
+
+
+def foresee(unit: Unit, request: RefundRequest, *, known: bool, age_max_days: int) -> Decision:
+    """Tell what would be decided about a request at this moment; nothing is kept."""
+    return _decided(unit, request, _still(unit, request) if known else None, age_max_days=age_max_days)
 
 
 def _judged(decision: Decision, now: float) -> Judged:
@@ -259,14 +272,14 @@ def submit(
         What to send; `None` if the request is somebody else's now, or is held or refused, or its charge has to be looked at
         again, or another request of the charge is on its way: then nothing may be sent.
     """
-    charges.hold_still(unit, claimed.request.content.charge)
+    charge = _still(unit, claimed.request)
     if repository.on_the_way(unit, claimed.request.content.charge, but=claimed.request.id):
         return None
     approved: Claimed | None = claimed
     if claimed.request.state is State.APPROVED:
-        if look_needed(unit, claimed.request, max(look_max_age, LOOK_GRACE)):
+        if _old(charge, unit.now, max(look_max_age, LOOK_GRACE)):
             return None
-        approved = judge(unit, claimed, known=True, age_max_days=age_max_days)
+        approved = _decided_on(unit, claimed, charge, age_max_days)
     if approved is None:
         return None
     last = last_attempt(unit, approved.request)
@@ -371,7 +384,8 @@ def judge_again(unit: Unit, claimed: Claimed, attempt: Attempt, *, known: bool, 
         The request, still held, if it may; `None` if it is over.
     """
     request = claimed.request
-    decision = _decided(unit, request, known=known, age_max_days=age_max_days, first=True)
+    charge = _still(unit, request) if known else None
+    decision = _decided(unit, request, charge, age_max_days=age_max_days, first=True)
     approved = decision.verdict is Verdict.APPROVE
     if approved and decision.amount_minor >= request.reserved_minor:
         return claimed
@@ -598,7 +612,6 @@ def _needed(request: RefundRequest | None, request_id: str) -> RefundRequest:
 
 find = repository.find
 # What would be decided about a request, for those who only want to know.
-foresee = _decided
 many = repository.many
 attempts = repository.attempts
 page = repository.page

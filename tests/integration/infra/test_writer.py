@@ -11,8 +11,8 @@ import pytest_asyncio
 
 from refundry.accounts import repository as accounts
 from refundry.accounts.model import Account
-from refundry.infra.db import Database, Unit
-from refundry.infra.writer import BATCH_MAX, GroupWriter, InlineWriter
+from refundry.infra.db import Database, DatabaseUnusable, Unit
+from refundry.infra.writer import BATCH_MAX, BUSY_TRIES, GroupWriter, InlineWriter
 from refundry.kernel.errors import InvariantViolated
 
 pytestmark = pytest.mark.integration
@@ -86,6 +86,42 @@ async def test_poison_in_the_database_fails_only_who_brought_it(writer: GroupWri
     results = await asyncio.gather(*(writer.put(adding(n)) for n in (1, 2, 1, 3)), return_exceptions=True)
     assert [type(result).__name__ for result in results] == ["int", "int", "IntegrityError", "int"]
     assert kept(database) == {"acct_1", "acct_2", "acct_3"}
+
+
+async def test_pieces_of_a_unit_run_in_the_order_of_their_charges(writer: GroupWriter) -> None:
+    order: list[str] = []
+
+    def noting(name: str):  # noqa: ANN202  # a piece of work
+        def work(_: Unit) -> str:
+            order.append(name)
+            return name
+
+        return work
+
+    names = ["ch_3", "ch_1", "", "ch_2", "ch_1"]
+    assert await asyncio.gather(*(writer.put(noting(name), about=name) for name in names)) == names
+    assert order == sorted(names)
+
+
+@pytest.mark.parametrize(("times", "kept_at_last"), [(1, True), (BUSY_TRIES - 1, True), (BUSY_TRIES, False)])
+async def test_a_piece_that_another_process_kept_out_is_tried_again(
+    writer: GroupWriter, database: Database, times: int, kept_at_last: bool  # noqa: FBT001  # a column of the table
+) -> None:  # fmt: skip
+    tries = 0
+
+    def work(unit: Unit) -> int:
+        nonlocal tries
+        tries += 1
+        if tries <= times:
+            raise DatabaseUnusable("deadlock detected", code="database_busy")
+        return adding(1)(unit)
+
+    if kept_at_last:
+        assert await writer.put(work) == 1
+    else:
+        with pytest.raises(DatabaseUnusable):
+            await writer.put(work)
+    assert kept(database) == ({"acct_1"} if kept_at_last else set())
 
 
 async def test_a_failing_commit_is_heard_by_everyone(writer: GroupWriter, database: Database) -> None:

@@ -245,3 +245,19 @@ def test_a_postponed_request_that_was_withdrawn_meanwhile_stays_withdrawn(hand: 
     hand.unit(lambda unit: refunds.withdraw(unit, claimed.request.id, ADA, "no longer"))
     hand.unit(lambda unit: refunds.postpone(unit, claimed, unit.now + 5, "late"))
     assert hand.find(claimed).state is State.WITHDRAWN
+
+
+def test_a_claim_reads_the_index_of_what_is_due_and_not_the_whole_table(hand: Hand) -> None:
+    if hand.database.postgres:
+        pytest.skip("Postgres reads a small table whole, whatever index there is")
+    values = {"the_account": ACCOUNT, "the_lane": "bulk", "the_now": 0.0, "most": 5}
+    compiled = repository._DUE.compile(hand.database.engine, compile_kwargs={"render_postcompile": True})
+    sql = "EXPLAIN QUERY PLAN " + str(compiled)
+    with hand.database.reading() as unit:
+        plan = unit.connection.exec_driver_sql(
+            sql, tuple({**compiled.params, **values}[name] for name in compiled.positiontup or ())
+        ).all()
+    told = " | ".join(str(row[-1]) for row in plan)
+    assert "ix_refund_requests_due" in told
+    assert "uq_refund_requests_in_flight" in told
+    assert "SCAN" not in told

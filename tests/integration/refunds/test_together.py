@@ -1,132 +1,145 @@
-"""Workers, webhooks and a person at the same time, several pieces in each unit: nobody waits for ever, nothing is paid twice."""
+"""Three processes' writers, webhooks and a person at the same time: nobody waits for ever, nothing is paid twice."""
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 
 from refundry.charges import service as charges
 from refundry.charges.model import REQUEST_ID
+from refundry.gateways.base import Lane
 from refundry.infra.db import Unit
+from refundry.infra.writer import GroupWriter
 from refundry.kernel.outcome import SeenRefund
 from refundry.refunds import service as refunds
 from refundry.refunds.model import State
-from refundry.refunds.service import Intent
+from refundry.refunds.service import Claimed, Intent
 from tests.support.builders import ACCOUNT, accepted, content, look, refund_request
 from tests.support.clock import HandClock
 from tests.support.database import HandDatabase
-from tests.support.hand import ADA, ORDER_KEY, Hand
+from tests.support.hand import ADA, LEASE_SECONDS, ORDER_KEY, TICK, Hand
 
 pytestmark = pytest.mark.integration
 
-CHARGES, OF_EACH, WORKERS = 6, 3, 3
-STOPS = 5
-# How often, and for how long in all, it is seen whether everything is over.
-POLL_SECONDS, POLLS_MAX = 0.05, 1200
+Result = TypeVar("Result")
+CHARGES, OF_EACH, PROCESSES = 12, 3, 3
+STOPS = 4
+# Twice what it takes on a slow machine; in rounds, each of which commits at least once.
+ROUNDS_MAX = 3000
 
 
 class Stripe:
-    """Makes each refund once by its key, and tells webhooks of it."""
+    """Makes each refund once by its key, and remembers what webhooks have to tell."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
         self.refunds: dict[str, SeenRefund] = {}
-        self.events: queue.SimpleQueue[SeenRefund] = queue.SimpleQueue()
+        self.events: list[SeenRefund] = []
 
     def send(self, intent: Intent) -> SeenRefund:
-        with self.lock:
+        if intent.attempt.key not in self.refunds:
             made = accepted(intent.claimed.request, refund_id=f"re_{intent.attempt.key}").refund
-            if intent.attempt.key not in self.refunds:
-                self.refunds[intent.attempt.key] = made
-                self.events.put(made)
-            return self.refunds[intent.attempt.key]
+            self.refunds[intent.attempt.key] = made
+            self.events.append(made)
+        return self.refunds[intent.attempt.key]
 
     def of(self, charge: str) -> tuple[SeenRefund, ...]:
-        with self.lock:
-            return tuple(refund for refund in self.refunds.values() if refund.charge == charge)
+        return tuple(refund for refund in self.refunds.values() if refund.charge == charge)
 
 
-def work(hand: Hand, stripe: Stripe, done: threading.Event) -> None:
-    """Pay slice after slice, each step of a whole slice in one unit."""
-    while not done.is_set():
-        claimed = hand.claim(most=4)
-        if not claimed:
-            done.wait(POLL_SECONDS)
-            continue
-        began = hand.clock.now()
-        looks = [
-            look(c.request.content.charge, refunds=stripe.of(c.request.content.charge), began_at=began) for c in claimed
-        ]
-        hand.unit(lambda unit, some=looks: charges.mirror(unit, ACCOUNT, some, ORDER_KEY))  # type: ignore[misc]
-        judged = hand.unit(
-            lambda unit, some=claimed: [refunds.judge(unit, c, known=True, age_max_days=0) for c in some]  # type: ignore[misc]
-        )
-        at = hand.clock.now()
-        intents = hand.unit(
-            lambda unit, some=judged, now=at: [  # type: ignore[misc]
-                refunds.submit(unit, c, at=now, stripe_at=now, look_max_age=600, age_max_days=0) for c in some if c
-            ]
-        )
-        # Answers come in another order than calls were sent.
-        outcomes = [(i, accepted(i.claimed.request, refund_id=stripe.send(i).id)) for i in reversed(intents) if i]
-        hand.unit(lambda unit, some=outcomes: [refunds.record(unit, i, o, unit.now) for i, o in some])  # type: ignore[misc]
-        hand.unit(lambda unit, some=claimed: [refunds.release(unit, c) for c in some])  # type: ignore[misc]
+class Process:
+    """A process with its own writer. `told` is what it tells the writer about the charge of each piece."""
 
+    def __init__(self, number: int, database: HandDatabase, clock: HandClock, stripe: Stripe) -> None:
+        self.writer = GroupWriter(database)
+        self.lease = f"lease-{number}"
+        self.clock = clock
+        self.stripe = stripe
+        self.done = False
 
-def hear(hand: Hand, stripe: Stripe, done: threading.Event) -> None:
-    """Take events in, a few in each unit, the latest first."""
-    waiting: list[SeenRefund] = []
-    while not done.is_set() or waiting or not stripe.events.empty():
-        with contextlib.suppress(queue.Empty):
-            waiting.append(stripe.events.get(timeout=POLL_SECONDS))
-        if waiting and (len(waiting) >= 3 or stripe.events.empty()):
-            some, waiting = list(reversed(waiting)), []
-            hand.unit(lambda unit, s=some: [refunds.found(unit, ACCOUNT, refund) for refund in s])  # type: ignore[misc]
+    async def put(self, work: Callable[[Unit], Result], about: str = "") -> Result:
+        self.clock.move(TICK)
+        return await self.writer.put(work, about=about)
 
-
-def steer(hand: Hand, ids: list[str], done: threading.Event) -> None:
-    """Stop everything and let it go on, a few times; then see that all of it comes to its end."""
-
-    def over(unit: Unit) -> bool:
-        return all(request.state is State.SETTLED for request in refunds.many(unit, ids).values())
-
-    try:
-        for _ in range(STOPS):
-            hand.unit(lambda unit: refunds.stop(unit, reversed(ids), ADA))
-            hand.unit(lambda unit: refunds.go_on(unit, ids, ADA))
-            done.wait(POLL_SECONDS)
-        for _ in range(POLLS_MAX):
-            if hand.unit(over):
+    async def work(self) -> None:
+        """Claim and pay, every request of a slice on its own."""
+        for _ in range(ROUNDS_MAX):
+            if self.done:
                 return
-            done.wait(POLL_SECONDS)
-    finally:
-        done.set()
+            claimed = await self.put(
+                lambda unit: refunds.claim(unit, ACCOUNT, Lane.BULK, self.lease, seconds=LEASE_SECONDS, most=5)
+            )
+            await asyncio.gather(*(self.pay(one) for one in claimed))
+
+    async def pay(self, claimed: Claimed) -> None:
+        charge = claimed.request.content.charge
+        seen = look(charge, refunds=self.stripe.of(charge), began_at=self.clock.now())
+        await self.put(lambda unit: charges.mirror(unit, ACCOUNT, [seen], ORDER_KEY), charge)
+        approved = await self.put(lambda unit: refunds.judge(unit, claimed, known=True, age_max_days=0), charge)
+        if approved is not None:
+            at = self.clock.now()
+            intent = await self.put(
+                lambda unit: refunds.submit(unit, approved, at=at, stripe_at=at, look_max_age=600, age_max_days=0),
+                charge,
+            )
+            if intent is not None:
+                outcome = accepted(intent.claimed.request, refund_id=self.stripe.send(intent).id)
+                await self.put(lambda unit: refunds.record(unit, intent, outcome, unit.now), charge)
+        await self.put(lambda unit: refunds.release(unit, claimed), charge)
+
+    async def hear(self) -> None:
+        """Take events in at the very moment when answers come, the latest first."""
+        for _ in range(ROUNDS_MAX):
+            if self.done and not self.stripe.events:
+                return
+            some, self.stripe.events = self.stripe.events[::-1], []
+            if not some:
+                await self.put(lambda _: None)
+            await asyncio.gather(*(self.heard(refund) for refund in some))
+
+    async def heard(self, refund: SeenRefund) -> None:
+        assert await self.put(lambda unit: refunds.found(unit, ACCOUNT, refund), refund.charge)
+
+    async def steer(self, ids: list[str]) -> None:
+        """Stop everything and let it go on, a few times; then see that all of it comes to its end."""
+        for _ in range(STOPS):
+            await self.put(lambda unit: refunds.stop(unit, ids, ADA))
+            await self.put(lambda unit: refunds.go_on(unit, ids, ADA))
+        for _ in range(ROUNDS_MAX):
+            kept = await self.put(lambda unit: refunds.many(unit, ids))
+            if all(request.state is State.SETTLED for request in kept.values()):
+                return
 
 
-def test_everybody_at_once_pays_each_request_once(database: HandDatabase, clock: HandClock) -> None:
-    stripe, done, person = Stripe(), threading.Event(), Hand(database, clock)
+async def test_everybody_at_once_pays_each_request_once(database: HandDatabase, clock: HandClock) -> None:
+    stripe, hand = Stripe(), Hand(database, clock)
     wanted = [
         refund_request(f"key:{charge}:{n}", asked=content(charge=f"ch_{charge}", asked_minor=1000 + n))
         for n in range(OF_EACH)
         for charge in range(CHARGES)
     ]
     for charge in range(CHARGES):
-        person.looked(f"ch_{charge}")
-    person.receive(*wanted)
-    workers = [Hand(database, clock, f"lease-{n}") for n in range(WORKERS)]
-    with ThreadPoolExecutor(WORKERS + 2) as pool:
-        running = [pool.submit(work, worker, stripe, done) for worker in workers]
-        running.append(pool.submit(hear, Hand(database, clock), stripe, done))
-        running.append(pool.submit(steer, person, [request.id for request in wanted], done))
-        for one in running:
-            one.result(timeout=100)
-    assert [person.find(request).state for request in wanted] == [State.SETTLED] * len(wanted)
+        hand.looked(f"ch_{charge}")
+    hand.receive(*wanted)
+    processes = [Process(number, database, clock, stripe) for number in range(PROCESSES + 2)]
+    *workers, listener, person = processes
+    for process in processes:
+        process.writer.start()
+    try:
+        running = [asyncio.ensure_future(worker.work()) for worker in workers]
+        running.append(asyncio.ensure_future(listener.hear()))
+        await person.steer([request.id for request in wanted])
+        for process in processes:
+            process.done = True
+        await asyncio.gather(*running)
+    finally:
+        for process in processes:
+            await process.writer.stop()
+    assert [hand.find(request).state for request in wanted] == [State.SETTLED] * len(wanted)
     paid = [refund.metadata[REQUEST_ID] for refund in stripe.refunds.values()]
     assert sorted(paid) == sorted(request.id for request in wanted)
-    assert person.breaks() == []
-    assert all(person.find(request).reserved_minor == 0 for request in wanted)
-    assert person.audit_is_sound()
+    assert hand.breaks() == []
+    assert all(hand.find(request).reserved_minor == 0 for request in wanted)
+    assert hand.audit_is_sound()
