@@ -136,7 +136,7 @@ class _Wheel:
 _wheel = _Wheel()
 
 
-def _started() -> Any:  # noqa: ANN401  # the wheel tells no types
+def _started() -> Any:
     """Start the server, in a folder of its own.
 
     As root it makes every folder above its data readable for everybody, so its data lies directly under the temporary folder.

@@ -50,8 +50,8 @@ def test_an_empty_database_is_brought_to_this_version_once(empty_url: str) -> No
         database.close()
 
 
-def test_two_processes_that_start_at_once_upgrade_one_after_the_other(empty_url: str) -> None:
-    together = threading.Barrier(2)
+def test_processes_that_start_at_once_upgrade_one_after_the_other(empty_url: str) -> None:
+    together = threading.Barrier(4)
 
     def start(_: int) -> bool:
         database = Database(empty_url, HandClock())
@@ -61,8 +61,8 @@ def test_two_processes_that_start_at_once_upgrade_one_after_the_other(empty_url:
         finally:
             database.close()
 
-    with ThreadPoolExecutor(2) as pool:
-        done = list(pool.map(start, range(2)))
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(start, range(4)))
     assert any(done)
     database = Database(empty_url, HandClock())
     try:
