@@ -84,11 +84,8 @@ _WITHOUT_LEASE = repository._CAS.where(
 BUGS: dict[str, Bug] = {
     "intent_after_the_call": Bug(swaps=((Executor, "_send", _send_first),)),
     "no_look_before_paying": Bug(
-        swaps=(
-            (Executor, "_look_needed", _never_soon),
-            (refunds, "look_needed", _never),
-            (refunds, "_adopted_from_mirror", _never),
-        )
+        cuts=(Cut(refunds, "_decided_on", "charge is not None and adopt(", "False and adopt("),),
+        swaps=((Executor, "_look_needed", _never_soon), (refunds, "_old", _never)),
     ),
     "only_the_first_page": Bug(cuts=(Cut(StripeGateway, "_completed", "if more:", "if False:"),)),
     "key_without_attempt_number": Bug(swaps=((ids, "idempotency_key", lambda request, _: request),)),

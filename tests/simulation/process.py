@@ -130,10 +130,10 @@ class LivingWriter(InlineWriter):
         super().__init__(database)
         self._life = life
 
-    async def put(self, work: Callable[[Unit], Result]) -> Result:
+    async def put(self, work: Callable[[Unit], Result], *, about: str = "") -> Result:
         """Commit one piece of work."""
         await self._life.step()
-        result = await super().put(work)
+        result = await super().put(work, about=about)
         await self._life.step()
         return result
 

@@ -20,6 +20,10 @@ SEEDS = {
     # `full` was decided, its attempt proven absent, and meanwhile a sibling's refund appeared late: less was left, and the request
     # was declined instead of being paid what is left.
     36: {"late", "deleted"},
+    # An answer to an earlier send came while the attempt was being looked after: it was sent again by what was read before.
+    135: {"zombies"},
+    # `full` was refused as too much, since another installation had refunded between look and send: what was left is paid.
+    582: {"second_installation"},
 }
 
 

@@ -19,11 +19,11 @@ SEEDS = {
     "only_the_first_page": 23,
     "key_without_attempt_number": 8,
     "lease_ignored": 3,
-    "declined_after_an_unknown": 2,
+    "declined_after_an_unknown": 3,
     "next_attempt_after_one_look": 87,
     "next_attempt_at_once": 44,
     "reservation_counted_twice": 1,
-    "reservation_not_counted": 112,
+    "reservation_not_counted": 508,
     "request_key_with_file_hash": 2,
 }
 

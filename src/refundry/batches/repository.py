@@ -139,6 +139,16 @@ def request_of_row(unit: Unit, batch: str, number: int) -> str | None:
     return row.request if row else None
 
 
+def paused(unit: Unit, request: str) -> bool:
+    """Tell whether a request came from a row of a batch that is paused."""
+    statement = (
+        sa.select(batches.c.id)
+        .join(batch_rows, r.batch == batches.c.id)
+        .where(r.request == request, r.code == "", batches.c.state == BatchState.PAUSED.value)
+    )
+    return unit.connection.execute(statement.limit(1)).first() is not None
+
+
 def refused_counts(unit: Unit, batch: str) -> dict[str, int]:
     """Count the rows that became no request of their own, by code."""
     statement = sa.select(r.code, sa.func.count()).where(r.batch == batch, r.planned.is_(True), r.code != "")

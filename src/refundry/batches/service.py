@@ -382,3 +382,4 @@ def _count(out: Totals, tally: Tally) -> None:
 
 find = repository.find
 every = repository.every
+paused = repository.paused

@@ -283,9 +283,16 @@ def submit(
     if approved is None:
         return None
     last = last_attempt(unit, approved.request)
+    if _answered_late(approved.request, last):
+        return None
     attempt = _to_send(approved.request, last, Send(at, unit.now, stripe_at))
     held = _step(unit, approved, Submitted(attempt), keep_lease=True, facts={"attempt": attempt.number})
     return Intent(held, attempt) if held else None
+
+
+def _answered_late(request: RefundRequest, last: Attempt | None) -> bool:
+    """Tell whether an answer came to an earlier send since it was decided to send the attempt again: it is looked at anew."""
+    return request.state is State.SUBMITTING and last is not None and last.in_doubt and last.spent and not last.absent
 
 
 def _to_send(request: RefundRequest, last: Attempt | None, send: Send) -> Attempt:
@@ -347,8 +354,14 @@ def _note(unit: Unit, attempt: Attempt) -> None:
     repository.save_attempt(unit, replace(kept, sends=sends))
 
 
-def resolve(unit: Unit, claimed: Claimed, plan: Plan) -> Claimed | None:
+def resolve(unit: Unit, claimed: Claimed, plan: Plan, *, age_max_days: int = 0) -> Claimed | None:
     """Take the next step with an attempt in doubt, after a complete look without our refund.
+
+    Args:
+        unit: The open unit.
+        claimed: The request.
+        plan: What `rules.plan` said.
+        age_max_days: See `PaySettings`.
 
     Returns:
         The request, still held, where the attempt is to be sent again or followed by the next; else `None`.
@@ -367,11 +380,25 @@ def resolve(unit: Unit, claimed: Claimed, plan: Plan) -> Claimed | None:
             return None
         case Step.CLOSE:
             refusal = plan.attempt.refusal
+            if refusal is not None and (less := _less_by_now(unit, claimed, plan.attempt, refusal, age_max_days)):
+                return less
             code, text = (refusal.code, refusal.answer.message) if refusal else ("declined", "")
             _end(unit, claimed, Closed(plan.attempt, code, text), facts=facts)
             return None
         case Step.NEXT_ATTEMPT:
             return _step(unit, claimed, Looked(plan.attempt, unit.now), keep_lease=True, facts=facts)
+
+
+def _less_by_now(unit: Unit, claimed: Claimed, attempt: Attempt, refusal: Send, age_max_days: int) -> Claimed | None:
+    """Pay what is left where `full` was refused as too much: somebody else's refund came between the look and the send."""
+    request = claimed.request
+    if request.content.asked_minor is not None or refusal.code != "amount_exceeds_refundable":
+        return None
+    decision = _decided(unit, request, _still(unit, request), age_max_days=age_max_days, first=True)
+    if decision.verdict is not Verdict.APPROVE or decision.amount_minor >= request.reserved_minor:
+        return None
+    held = _step(unit, claimed, Looked(attempt, unit.now), keep_lease=True, facts={"attempt": attempt.number})
+    return _lowered(unit, held, decision) if held is not None else None
 
 
 def judge_again(unit: Unit, claimed: Claimed, attempt: Attempt, *, known: bool, age_max_days: int) -> Claimed | None:

@@ -20,6 +20,7 @@ from refundry.infra.logs import logger
 from refundry.infra.pace import Pacer
 from refundry.infra.settings import PaySettings
 from refundry.infra.writer import Writer
+from refundry.kernel.actor import SYSTEM
 from refundry.kernel.clock import Clock
 from refundry.kernel.errors import InvariantViolated
 from refundry.kernel.ids import Ids
@@ -28,7 +29,7 @@ from refundry.kernel.outcome import Answer, Declined, NotTaken, NotTakenWhy, Out
 from refundry.refunds import rules
 from refundry.refunds import service as refunds
 from refundry.refunds.model import Attempt, State
-from refundry.refunds.service import LOW_BALANCE_WAIT, Claimed, Intent
+from refundry.refunds.service import LOOK_GRACE, LOW_BALANCE_WAIT, Claimed, Intent
 
 Result = TypeVar("Result")
 REFUND = "POST /v1/refunds"
@@ -96,6 +97,8 @@ class Executor:
         self.counts = Counts()
         # Whether the process is asked to end; set by whoever runs it.
         self.stopping: Callable[[], bool] = lambda: False
+        # Whether somebody has stopped what a request belongs to; set by whoever knows batches, which are above this.
+        self.stopped: Callable[[Unit, str], bool] = lambda _unit, _request: False
         self._log = logger().bind(account=account)
 
     async def drain(self, lane: Lane, *, until: Callable[[], bool]) -> int:
@@ -163,7 +166,8 @@ class Executor:
         await self._put_off(claimed, READ_WAIT, error.message)
 
     async def _put_off(self, claimed: Claimed, seconds: float, why: str) -> None:
-        await self._writer.put(lambda unit: _postponed(unit, claimed, seconds, why))
+        about = claimed.request.content.charge
+        await self._writer.put(lambda unit: _postponed(unit, claimed, seconds, why), about=about)
 
     async def _hold_account(self, why: str) -> None:
         if await self._writer.put(lambda unit: accounts.hold(unit, self.account, why)):
@@ -181,7 +185,7 @@ class Executor:
         slot = await self._pacer.take(REFUND, claimed.request.lane)
         if self.stopping():
             # It waited for its turn, and nothing was sent: whoever comes next pays it.
-            await self._writer.put(lambda unit: refunds.release(unit, claimed))
+            await self._writer.put(lambda unit: refunds.release(unit, claimed), about=claimed.request.content.charge)
             return
         # The slot was waited for: what was seen before may be old by now.
         fresh = await self._decided(fresh) if await self._look_needed(fresh) else fresh
@@ -196,7 +200,15 @@ class Executor:
             if look is not None and await self._adopted(claimed, look.refunds):
                 return None
             known = look is not None
-        return await self._writer.put(lambda unit: refunds.judge(unit, claimed, known=known, age_max_days=age))
+
+        def work(unit: Unit) -> Claimed | None:
+            if known and refunds.look_needed(unit, claimed.request, max(self._pay.look_max_age, LOOK_GRACE)):
+                # The look was overtaken, and not taken in: by what is mirrored now nothing may be decided.
+                refunds.postpone(unit, claimed, unit.now + AGAIN_WAIT, "its charge changed while it was looked at")
+                return None
+            return refunds.judge(unit, claimed, known=known, age_max_days=age)
+
+        return await self._writer.put(work, about=claimed.request.content.charge)
 
     async def _look_needed(self, claimed: Claimed) -> bool:
         return await self._read(lambda unit: refunds.look_needed(unit, claimed.request, self._pay.look_max_age))
@@ -220,7 +232,9 @@ class Executor:
                 return None
             raise
         look = replace(look, began_at=look.began_at + self._database.offset)
-        await self._writer.put(lambda unit: charges.mirror(unit, self.account, [look], self._order_key))
+        await self._writer.put(
+            lambda unit: charges.mirror(unit, self.account, [look], self._order_key), about=look.charge.id
+        )
         return look
 
     async def _adopted(self, claimed: Claimed, seen: tuple[SeenRefund, ...]) -> bool:
@@ -228,7 +242,9 @@ class Executor:
         if not any(refund.metadata.get(REQUEST_ID) == claimed.request.id for refund in seen):
             return False
         self.counts.adopted += 1
-        return await self._writer.put(lambda unit: refunds.adopt(unit, claimed, seen))
+        return await self._writer.put(
+            lambda unit: refunds.adopt(unit, claimed, seen), about=claimed.request.content.charge
+        )
 
     async def _send(self, claimed: Claimed, slot: float) -> None:
         """Write the intent, send, record."""
@@ -238,7 +254,8 @@ class Executor:
         intent = await self._writer.put(
             lambda unit: refunds.submit(
                 unit, claimed, at=at, stripe_at=stripe_at, look_max_age=pay.look_max_age, age_max_days=pay.age_max_days
-            )
+            ),
+            about=claimed.request.content.charge,
         )
         if intent is None:
             await self._put_off(claimed, AGAIN_WAIT, "its charge has to be looked at again, or a sibling is on its way")
@@ -257,9 +274,13 @@ class Executor:
         wait = _wait(intent.attempt, outcome)
 
         def work(unit: Unit) -> Claimed | None:
-            return refunds.record(unit, intent, outcome, unit.now + wait)
+            left = refunds.record(unit, intent, outcome, unit.now + wait)
+            if isinstance(outcome, NotTaken) and self.stopped(unit, intent.attempt.request):
+                # It was on its way when it was stopped, and came back unpaid: now it can be held.
+                refunds.stop(unit, [intent.attempt.request], SYSTEM)
+            return left
 
-        left = await self._writer.put(work)
+        left = await self._writer.put(work, about=intent.attempt.body.charge)
         if isinstance(outcome, NotTaken):
             await self._not_taken(outcome, slot)
         elif isinstance(outcome, Unknown):
@@ -281,35 +302,44 @@ class Executor:
         attempt = await self._read(lambda unit: refunds.last_attempt(unit, claimed.request))
         if attempt is None:
             raise InvariantViolated(f"request {claimed.request.id} is submitting without an attempt")
+        began = self._clock.boot_seconds()
         look = await self._look(claimed)
         if look is None:
             await self._put_off(claimed, READ_WAIT, "Stripe does not know the charge of an attempt in doubt")
             return
         if await self._adopted(claimed, look.refunds):
             return
-        held = await self._planned(claimed, attempt, look)
+        held = await self._planned(claimed, attempt, look, began)
         if held is None:
             return
         slot = await self._pacer.take(REFUND, held.request.lane)
         await self._send(held, slot)
 
-    async def _planned(self, claimed: Claimed, attempt: Attempt, look: Look) -> Claimed | None:
-        """Take the next step with an attempt in doubt; the request, if it is to be sent now."""
+    async def _planned(self, claimed: Claimed, attempt: Attempt, look: Look, began: float) -> Claimed | None:
+        """Take the next step with an attempt in doubt; the request, if it is to be sent now.
+
+        Args:
+            claimed: The request.
+            attempt: Its last attempt.
+            look: A look that has not shown our refund.
+            began: When that look began, by the boot clock: what it proves, it proves of that moment.
+        """
         patience = rules.Patience(self._pay.absence_wait, self._pay.absence_gap)
-        stripe, ours = self._gateway.stripe_now(), self._clock.now()
-        looked_at = stripe if stripe is not None else ours
 
         def work(unit: Unit) -> Claimed | None:
-            plan = rules.plan(
-                attempt, rules.Clocks(ours, unit.now, stripe), looked_at=looked_at, explained=look.explained,
-                patience=patience,
-            )  # fmt: skip
-            held = refunds.resolve(unit, claimed, plan)
+            since, stripe = self._clock.boot_seconds() - began, self._gateway.stripe_now()
+            ours = self._clock.now() - since
+            then = rules.Clocks(ours, unit.now - since, None if stripe is None else stripe - since)
+            looked_at = ours if then.stripe is None else then.stripe
+            # Read again: an answer to an earlier send may have come during the look.
+            last = refunds.last_attempt(unit, claimed.request) or attempt
+            plan = rules.plan(last, then, looked_at=looked_at, explained=look.explained, patience=patience)
+            held = refunds.resolve(unit, claimed, plan, age_max_days=self._pay.age_max_days)
             if held is None or plan.step is not rules.Step.NEXT_ATTEMPT:
                 return held
             return refunds.judge_again(unit, held, plan.attempt, known=True, age_max_days=self._pay.age_max_days)
 
-        return await self._writer.put(work)
+        return await self._writer.put(work, about=claimed.request.content.charge)
 
 
 def _postponed(unit: Unit, claimed: Claimed, seconds: float, why: str) -> None:

@@ -55,6 +55,7 @@ class Worker:
             pay=settings.pay,
             order_key=settings.stripe.order_key,
         )
+        self.executor.stopped = batches.paused
         self._planner = Planner(
             desk.account.name,
             desk.account.mode,

@@ -83,9 +83,11 @@ class Planner:
             # In the order of the file, so that a run can be repeated from its seed.
             named = dict.fromkeys(reference for row in rows if row.wanted for reference in row.wanted.references)
             missing = await self._look_up(named, batch.row_count)
-            await self._writer.put(
-                lambda unit, gone=missing: batches.plan_slice(unit, batch, gone, mode=self._mode, actor=SYSTEM)  # type: ignore[misc]
-            )
+            numbers = {row.number for row in rows}
+            await self._writer.put(lambda unit, gone=missing, only=numbers: self._sliced(unit, batch, gone, only))  # type: ignore[misc]
+
+    def _sliced(self, unit: Unit, batch: Batch, missing: dict[Reference, Missing], only: set[int]) -> int:
+        return batches.plan_slice(unit, batch, missing, mode=self._mode, actor=SYSTEM, only=only)
 
     async def find(self, references: Iterable[Reference]) -> dict[Reference, Missing]:
         """Look up the charges that a single request names; an order is searched for. Tells what Stripe does not have.

@@ -1,0 +1,1 @@
+"""The executor against the simulator, in one process."""

@@ -1,0 +1,98 @@
+"""The executor, with the real gateway and the simulator in this process: what it does around each send."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from refundry.gateways.stripe.client import StripeGateway
+from refundry.infra.pace import NAMED, Pacer
+from refundry.infra.settings import PaySettings
+from refundry.infra.writer import InlineWriter
+from refundry.kernel.actor import SYSTEM
+from refundry.kernel.ids import RandomIds
+from refundry.kernel.lane import Lane
+from refundry.refunds import service as refunds
+from refundry.refunds.model import Content, HeldReason, RefundRequest, State
+from refundry.worker.executor import Executor
+from tests.support.clock import HandClock
+from tests.support.database import HandDatabase
+from tests.support.sim import Sim
+from tests.support.stripe_transport import InProcess
+
+pytestmark = pytest.mark.integration
+ACCOUNT = "acct_1|test"
+
+
+@dataclass
+class Bench:
+    """An executor, its database, and the Stripe that it pays through."""
+
+    executor: Executor
+    database: HandDatabase
+    sim: Sim
+
+    async def requested(self, amount: int) -> RefundRequest:
+        charge = await self.sim.charge(5000)
+        content = Content(charge=charge, asked_minor=amount, currency="usd", reason="requested_by_customer")
+        wanted = RefundRequest("11111111-1111-5111-8111-111111111111", ACCOUNT, "key:1", content, lane=Lane.DESK)
+        with self.database.unit() as unit:
+            return refunds.receive(unit, [wanted], SYSTEM)[0].request
+
+    async def drain(self) -> None:
+        await self.executor.drain(Lane.DESK, until=lambda: False)
+
+    def now(self, request: RefundRequest) -> RefundRequest:
+        with self.database.reading() as unit:
+            return refunds.need(unit, request.id)
+
+    async def made(self) -> int:
+        return len((await self.sim.call("GET /v1/refunds"))["data"])
+
+
+@pytest.fixture
+async def bench(database: HandDatabase, clock: HandClock) -> AsyncIterator[Bench]:
+    sim = Sim()
+    writer, transport = InlineWriter(database), InProcess(sim.simulator)
+    pacer = Pacer(NAMED["none"], 0.0, writer, clock)
+    gateway = StripeGateway(
+        "sk_test_sim", api_base="http://127.0.0.1", account=None, clock=clock, slots=pacer, http_client=transport
+    )
+    executor = Executor(
+        ACCOUNT, gateway=gateway, pacer=pacer, database=database, writer=writer, clock=clock, ids=RandomIds(),
+        pay=PaySettings(), order_key="order_id",
+    )  # fmt: skip
+    yield Bench(executor, database, sim)
+    await transport.close_async()
+    sim.simulator.close()
+
+
+async def test_a_request_is_looked_at_decided_and_paid(bench: Bench) -> None:
+    request = await bench.requested(1200)
+    await bench.drain()
+    assert bench.now(request).state is State.SETTLED
+    assert await bench.made() == 1
+
+
+async def test_what_comes_back_unpaid_while_its_batch_is_stopped_is_held(bench: Bench) -> None:
+    request = await bench.requested(1200)
+    await bench.sim.control(
+        "POST /_sim/faults", {"rules": [{"kind": "rate_limit", "operation": "POST /v1/refunds", "times": 1}]}
+    )
+    bench.executor.stopped = lambda _unit, request_id: request_id == request.id
+    await bench.drain()
+    after = bench.now(request)
+    assert after.state is State.APPROVED
+    assert after.hold is not None
+    assert after.hold.reason is HeldReason.STOPPED
+    assert await bench.made() == 0
+
+
+async def test_a_look_that_was_overtaken_decides_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = await bench.requested(1200)
+    monkeypatch.setattr("refundry.refunds.service.look_needed", lambda *_: True)
+    await bench.drain()
+    assert bench.now(request).state is State.RECEIVED
+    assert await bench.made() == 0
