@@ -31,6 +31,7 @@ from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import SeenRefund
 from refundry.refunds import service as refunds
 from refundry.worker.executor import Executor
+from refundry.worker.main import take_charge
 from refundry.worker.planner import Planner
 from tests.simulation.scenario import ABSENCE_GAP, ABSENCE_WAIT
 from tests.support.stripe_transport import InProcess
@@ -242,7 +243,7 @@ class Process:
                 await self.clock.sleep(5.0)
         self._pacer.serve(account.name)
         await self.writer.put(lambda unit: accounts.stamp(unit, account))
-        await self.writer.put(lambda unit: accounts.free(unit, account.name))
+        await self.writer.put(lambda unit: take_charge(unit, account.name, alone=False))
         parts: dict[str, Any] = {
             "gateway": self.gateway, "database": self.database, "writer": self.writer, "clock": self.clock,
             "order_key": "order_id",

@@ -24,6 +24,9 @@ SEEDS = {
     135: {"zombies"},
     # `full` was refused as too much, since another installation had refunded between look and send: what was left is paid.
     582: {"second_installation"},
+    # A clock was set back by a day before a restart: a day later a look of the day before passed for a fresh one, and what
+    # another installation had paid meanwhile was paid again, its key forgotten by then.
+    877: {"jumps", "second_installation"},
 }
 
 

@@ -98,6 +98,12 @@ _REFUNDS = (
 )
 
 
+def forget_future_looks(unit: Unit, account: str) -> int:
+    """Forget when charges were looked at, where that time is yet to come; tells how many there were."""
+    statement = sa.update(charges).where(charges.c.account == account, charges.c.looked_at > unit.now)
+    return unit.connection.execute(statement.values(looked_at=None)).rowcount
+
+
 def find(unit: Unit, charge: str) -> Charge | None:
     """Read a charge with its refunds and disputes."""
     row = unit.connection.execute(_FIND, {"the_charge": charge}).one_or_none()

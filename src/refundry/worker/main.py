@@ -12,6 +12,7 @@ from refundry.accounts import service as accounts
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState
 from refundry.bootstrap import Desk
+from refundry.charges import service as charges
 from refundry.gateways.base import GatewayError, Trouble
 from refundry.infra.db import DatabaseUnusable, Unit
 from refundry.infra.engine import KEEP_SECONDS, WINDOW_SECONDS, Engine
@@ -101,10 +102,7 @@ class Worker:
                 self._lock.free()
 
     def _take_charge(self, unit: Unit) -> None:
-        """Begin with a key that works, and without the leases of a dead process where this is the only one that executes."""
-        accounts.free(unit, self._desk.account.name)
-        if self._lock is not None:
-            refunds.end_leases(unit, self._desk.account.name)
+        take_charge(unit, self._desk.account.name, alone=self._lock is not None)
 
     async def _took_lock(self) -> bool:
         return self._lock is None or self._lock.take()
@@ -199,6 +197,20 @@ class Worker:
             if batches.every(unit, account, [BatchState.ACCEPTED]) and (account, Lane.BULK) not in due:
                 due.append((account, Lane.BULK))
             return due
+
+
+def take_charge(unit: Unit, account: str, *, alone: bool) -> None:
+    """Begin with a key that works, with looks that can be believed, and without the leases of a dead process.
+
+    Args:
+        unit: The open unit.
+        account: `acct_…|test`.
+        alone: Whether no other process executes on this database, so that what is leased was leased by the dead.
+    """
+    accounts.free(unit, account)
+    charges.distrust_future_looks(unit, account)
+    if alone:
+        refunds.end_leases(unit, account)
 
 
 def _wake_all(engine: Engine, unit: Unit, due: list[tuple[str, Lane]], window: str) -> None:
