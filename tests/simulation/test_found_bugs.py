@@ -80,3 +80,22 @@ def test_full_is_paid_what_is_left_when_its_first_attempt_is_proven_absent(play:
     result = play(scenario)
     assert result.faults == []
     assert refunds_of(result)[-1] == "2 -> 200"
+
+
+def test_a_look_from_before_the_clock_was_set_back_is_not_fresh_a_day_later(play: Callable[[Scenario], Result]) -> None:
+    scenario = one_charge(FileRow(0, "charge_id", 4_000, "T-1"))
+    scenario.files.append(list(scenario.files[0]))
+    limited = {"kind": "rate_limit", "operation": "POST /v1/refunds", "reason": "endpoint-rate"}
+    scenario.happenings += [
+        # Sent away at first, and to be sent again half a second later: which takes a day, since the clock is set back meanwhile.
+        Happening(0.05, "faults", {"rules": [limited]}),
+        Happening(1.5, "jump", {"installation": 0, "seconds": -25 * 3_600.0}),
+        Happening(1.6, "faults", {"rules": []}),
+        # Another installation pays it, and Stripe has forgotten that key a day later.
+        Happening(3.0, "start", {"installation": 1}),
+        Happening(3.1, "accept", {"installation": 1, "file": 1}),
+    ]
+    scenario.happenings.sort(key=lambda happening: happening.at)
+    scenario.traits = {"jumps", "second_installation"}
+    result = play(scenario)
+    assert result.faults == [], result.log

@@ -40,6 +40,8 @@ READ_WAIT = 5.0
 LIMITED_WAIT = 0.5
 # What kept an intent from being written is over after about this long; without a wait the same look would be made again and again.
 AGAIN_WAIT = 1.0
+# A clock that is set back by less than this changes nothing that minutes are counted for.
+SET_BACK = 1.0
 # A fault of ours stops one request; it is looked at again after this long, and is loud until then.
 FAULT_WAIT = 300.0
 
@@ -95,6 +97,10 @@ class Executor:
         self._pay = pay
         self._order_key = order_key
         self.counts = Counts()
+        # Looks are dated by the database's clock. Those from before this time are not believed: while this process was not there to
+        # see it, the clock may have been set back, and a look of yesterday would pass for one of a moment ago.
+        self._believed_since = clock.now() + database.offset
+        self._ahead = self._believed_since - clock.boot_seconds()
         # Whether the process is asked to end; set by whoever runs it.
         self.stopping: Callable[[], bool] = lambda: False
         # Whether somebody has stopped what a request belongs to; set by whoever knows batches, which are above this.
@@ -127,12 +133,19 @@ class Executor:
             await asyncio.gather(renewal, return_exceptions=True)
 
     async def _claim(self, lane: Lane, lease: str, most: int) -> list[Claimed]:
-        def work(unit: Unit) -> list[Claimed]:
-            if accounts.held_text(unit, self.account):
-                return []
-            return refunds.claim(unit, self.account, lane, lease, seconds=LEASE_SECONDS, most=most)
+        def work(unit: Unit) -> tuple[list[Claimed], float, bool]:
+            back = self._set_back(unit.now)
+            if back:
+                charges.distrust_future_looks(unit, self.account)
+            held = accounts.held_text(unit, self.account)
+            taken = [] if held else refunds.claim(unit, self.account, lane, lease, seconds=LEASE_SECONDS, most=most)
+            return taken, unit.now, back
 
-        return await self._writer.put(work)
+        claimed, now, back = await self._writer.put(work)
+        if back:
+            self._believed_since = now
+        self._ahead = now - self._clock.boot_seconds()
+        return claimed
 
     async def _renew(self, lease: str) -> None:
         while True:
@@ -211,7 +224,18 @@ class Executor:
         return await self._writer.put(work, about=claimed.request.content.charge)
 
     async def _look_needed(self, claimed: Claimed) -> bool:
-        return await self._read(lambda unit: refunds.look_needed(unit, claimed.request, self._pay.look_max_age))
+        def work(unit: Unit) -> bool:
+            age_max = min(self._pay.look_max_age, unit.now - self._believed_since)
+            return self._set_back(unit.now) or refunds.look_needed(unit, claimed.request, age_max)
+
+        return await self._read(work)
+
+    def _set_back(self, now: float) -> bool:
+        """Tell whether the database's clock was set back since the last claim: then no look from before is believed."""
+        ahead = now - self._clock.boot_seconds()
+        # Set ahead in between and back again, it has been ahead all the same.
+        self._ahead = max(self._ahead, ahead)
+        return ahead < self._ahead - SET_BACK
 
     async def _read(self, work: Callable[[Unit], Result]) -> Result:
         """Read without writing: on SQLite it waits for no writer."""
