@@ -4,25 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from refundry.gateways.base import SeenDispute
 from refundry.kernel.outcome import SeenRefund
 
 REQUEST_ID = "refundry_request_id"
 TICKET_ID = "ticket_id"
-
-
-@dataclass(frozen=True, slots=True)
-class Dispute:
-    """A dispute of a charge; `refundable` is Stripe's word on whether a refund is possible meanwhile."""
-
-    id: str
-    status: str
-    amount_minor: int
-    refundable: bool
-
-    @property
-    def inquiry(self) -> bool:
-        """Tell whether it is an open inquiry."""
-        return self.status in {"warning_needs_response", "warning_under_review"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +41,7 @@ class Charge:
     destination: str | None = None
     application_fee: bool = False
     refunds: tuple[SeenRefund, ...] = ()
-    disputes: tuple[Dispute, ...] = field(default=())
+    disputes: tuple[SeenDispute, ...] = field(default=())
 
     @property
     def given_back_minor(self) -> int:

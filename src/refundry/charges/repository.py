@@ -10,8 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from refundry.charges.model import REQUEST_ID, Charge, Dispute
+from refundry.charges.model import REQUEST_ID, Charge
 from refundry.charges.tables import charge_windows, charges, stripe_refunds
+from refundry.gateways.base import SeenDispute
 from refundry.infra.db import Unit
 from refundry.kernel.outcome import SeenRefund
 
@@ -162,7 +163,7 @@ def _charge(unit: Unit, row: Any) -> Charge:  # noqa: ANN401  # a row
         destination=row.destination,
         application_fee=bool(row.application_fee),
         refunds=tuple(_refund(r) for r in refunds),
-        disputes=tuple(Dispute(*parts) for parts in json.loads(row.disputes)),
+        disputes=tuple(SeenDispute(*parts) for parts in json.loads(row.disputes)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from refundry.charges import repository
-from refundry.charges.model import Charge, Dispute
+from refundry.charges.model import Charge
 from refundry.gateways.base import Look
 from refundry.infra.db import Unit
 from refundry.kernel.outcome import SeenRefund
@@ -31,7 +31,7 @@ def mirrored(account: str, look: Look, order_key: str) -> Charge:
         destination=seen.destination,
         application_fee=seen.application_fee,
         refunds=look.refunds,
-        disputes=tuple(Dispute(d.id, d.status, d.amount_minor, d.refundable) for d in look.disputes),
+        disputes=look.disputes,
     )
 
 

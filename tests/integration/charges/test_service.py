@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from refundry.charges import service as charges
-from refundry.charges.model import Charge, Dispute
+from refundry.charges.model import Charge
 from refundry.gateways.base import SeenDispute
 from refundry.infra.db import Database
 from tests.support.builders import ACCOUNT, CHARGE, look, seen_refund
@@ -27,7 +27,7 @@ def test_a_look_is_kept_with_its_refunds_and_disputes(hand: Hand) -> None:
     hand.looked(refunds=(PAID,), disputes=(dispute,), metadata={ORDER_KEY: "A1"}, destination="acct_2")
     kept = hand.charge()
     assert kept.refunds == (PAID,)
-    assert kept.disputes == (Dispute("du_1", "warning_needs_response", 5, refundable=True),)
+    assert kept.disputes == (SeenDispute("du_1", "warning_needs_response", 5, refundable=True),)
     assert (kept.order_id, kept.refunded_minor, kept.destination, kept.stale) == ("A1", 700, "acct_2", False)
     assert kept.looked_at == pytest.approx(hand.clock.now(), abs=0.1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from refundry.charges.model import Dispute
 from refundry.charges.service import mirrored
 from refundry.gateways.base import SeenDispute
 from refundry.kernel.outcome import SeenRefund
@@ -53,7 +52,7 @@ def test_only_what_did_not_come_back_is_given_back() -> None:
     ],
 )  # fmt: skip
 def test_an_inquiry_is_a_warning_that_is_still_open(status: str, inquiry: bool) -> None:  # noqa: FBT001
-    assert Dispute("du_1", status, 1, refundable=True).inquiry is inquiry
+    assert SeenDispute("du_1", status, 1, refundable=True).inquiry is inquiry
     assert SeenDispute("du_1", status, 1, refundable=True).inquiry is inquiry
 
 
@@ -64,7 +63,7 @@ def test_a_look_becomes_the_mirror_with_all_that_a_decision_needs() -> None:
     )  # fmt: skip
     mirror = mirrored(ACCOUNT, seen, "order_no")
     assert (mirror.order_id, mirror.looked_at, mirror.refunds) == ("A1", START + 5, (PAID,))
-    assert mirror.disputes == (Dispute("du_1", "won", 5, refundable=True),)
+    assert mirror.disputes == (SeenDispute("du_1", "won", 5, refundable=True),)
     assert (mirror.account, mirror.refunded_minor, mirror.captured_minor) == (ACCOUNT, 3000, 10_000)
     assert (mirror.destination, mirror.application_fee, mirror.disputed) == ("acct_2", True, True)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from refundry.charges.model import REQUEST_ID, TICKET_ID, Charge, Dispute
+from refundry.charges.model import REQUEST_ID, TICKET_ID, Charge
+from refundry.gateways.base import SeenDispute
 from refundry.kernel import money
 from refundry.kernel.outcome import SeenRefund
 from refundry.policies.model import BUILT_IN, Decision, Facts, Verdict, Wait
@@ -14,9 +15,9 @@ from tests.support.clock import START
 
 pytestmark = pytest.mark.unit
 
-CHARGEBACK = Dispute("du_1", "needs_response", 10_000, refundable=False)
-INQUIRY = Dispute("du_2", "warning_needs_response", 10_000, refundable=True)
-WON = Dispute("du_3", "won", 10_000, refundable=True)
+CHARGEBACK = SeenDispute("du_1", "needs_response", 10_000, refundable=False)
+INQUIRY = SeenDispute("du_2", "warning_needs_response", 10_000, refundable=True)
+WON = SeenDispute("du_3", "won", 10_000, refundable=True)
 BY_OTHERS = seen_refund("re_x", amount_minor=1000, created_at=START - DAY)
 
 
