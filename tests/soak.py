@@ -4,7 +4,7 @@
 |---|---|
 | `kills` | 50 times `kill -9` of the only process, over one batch of 2,000 rows, on each database |
 | `pairs` | `kill -9` of one of two processes, again and again over batches of 2,000 rows, until 50 or the time is up, on each database |
-| `stops` | SIGSTOP for 60 s, then SIGCONT, of the only process, until 50 or the time is up, on each database |
+| `stops` | 50 times SIGSTOP for 60 s, then SIGCONT, of the only process, ten installations at once, on each database |
 | `jumps` | a wall clock that jumps by 25 h, to and fro, until 50 or the time is up, on each database |
 | `faults` | 2,000 rows while Stripe loses answers, fails, limits and truncates |
 | `seeds` | 2,000 seeds of the simulation |
@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tests.support import crash_run
@@ -42,19 +44,27 @@ FAULTS = [
 ]
 
 
-def _each(name: str, seed: int, count: int, run: Callable[[Path, str | None, int], None]) -> None:
+def _each(
+    name: str, seed: int, count: int, run: Callable[[Path, str | None, int], None], *, at_once: int = 1
+) -> None:
     """Run a part on both databases, again and again, until it was done often enough or its time is up."""
     with postgres_server() as server:
+
+        def once(kind: str, number: int) -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                if kind == "sqlite":
+                    run(Path(folder), None, seed + number)
+                else:
+                    with server.made() as address:
+                        run(Path(folder), address, seed + number)
+
         for kind in ("sqlite", "postgres"):
             began, done = time.monotonic(), 0
-            while done < count and time.monotonic() - began < PART_SECONDS / 2:
-                with tempfile.TemporaryDirectory() as folder:
-                    if kind == "sqlite":
-                        run(Path(folder), None, seed + done)
-                    else:
-                        with server.made() as address:
-                            run(Path(folder), address, seed + done)
-                done += 1
+            with ThreadPoolExecutor(at_once) as pool:
+                while done < count and time.monotonic() - began < PART_SECONDS / 2:
+                    numbers = range(done, min(done + at_once, count))
+                    list(pool.map(partial(once, kind), numbers))
+                    done += len(numbers)
             print(f"{name} on {kind}: {done} of {count}, seed {seed}, {time.monotonic() - began:.0f} s", flush=True)
 
 
@@ -99,7 +109,7 @@ def _seeds(seed: int) -> None:
 PARTS: dict[str, Callable[[int], None]] = {
     "kills": lambda seed: _each("kills (50 each)", seed, 1, _kills),
     "pairs": lambda seed: _each("pairs", seed, COUNT, _pairs),
-    "stops": lambda seed: _each("stops", seed, COUNT, _stops),
+    "stops": lambda seed: _each("stops", seed, COUNT, _stops, at_once=10),
     "jumps": lambda seed: _each("jumps", seed, COUNT, _jumps),
     "faults": lambda seed: _each("faults", seed, 2, _faults),
     "seeds": _seeds,

@@ -39,6 +39,7 @@ class Facts:
         ticket_id: The ticket that it is for.
         reserved_minor: What other requests claim of the charge and Stripe does not know yet.
         twin: Another living request of ours for the same ticket, charge and amount, by another key; `None`, if there is none.
+        keyed: Whether the request has a key of its own, which tells it from another refund for the same ticket.
         allow_repeat: A person, or a flag, said that it is no repeat.
         allow_inquiry: A person, or a flag, said to refund while an inquiry is open.
         now: When it is decided.
@@ -56,6 +57,7 @@ class Facts:
     now: float
     age_max_days: int = 0
     twin: str | None = None
+    keyed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,22 +127,33 @@ def _beyond(facts: Facts, charge: Charge) -> Decision | None:
 
 
 def _repeat(facts: Facts, charge: Charge) -> Decision | None:
-    """A refund that somebody else made may be the one that is asked for here; ours never are."""
+    """A refund that somebody else made may be the one that is asked for here; this request's own never is."""
     if facts.allow_repeat:
         return None
     for refund in charge.refunds:
-        if REQUEST_ID in refund.metadata or refund.over:
+        if refund.over or refund.metadata.get(REQUEST_ID) == facts.request:
             continue
-        if _same(facts, charge, refund):
+        if REQUEST_ID in refund.metadata:
+            same, whose = _same_ticket_by_another_key(facts, charge, refund), "it is for the same ticket"
+        else:
+            same, whose = _same(facts, charge, refund), "it was not made here"
+        if same:
             what = Money(refund.amount_minor, charge.currency)
             return Decision(
                 Verdict.HOLD,
                 "possible_repeat",
-                f"{refund.id} has already given back {what} on {charge.id}, and it was not made here: allow it with "
+                f"{refund.id} has already given back {what} on {charge.id}, and {whose}: allow it with "
                 "--allow-repeat, or withdraw it",
                 wait=Wait.POSSIBLE_REPEAT,
             )
     return None
+
+
+def _same_ticket_by_another_key(facts: Facts, charge: Charge, refund: SeenRefund) -> bool:
+    """One ticket may name one charge in two ways, and so have two keys: the other may have been paid by another installation."""
+    if facts.keyed or facts.ticket_id is None or refund.metadata.get(TICKET_ID) != facts.ticket_id:
+        return False
+    return refund.amount_minor == (charge.unrefunded_minor if facts.asked_minor is None else facts.asked_minor)
 
 
 def _twin(facts: Facts, charge: Charge) -> Decision | None:

@@ -197,6 +197,7 @@ def _decided(
     unit: Unit, request: RefundRequest, charge: Charge | None, *, age_max_days: int, first: bool = False
 ) -> Decision:
     content = request.content
+    keyed = request.request_key.startswith("key:")
     facts = Facts(
         charge=charge,
         request=request.id,
@@ -208,7 +209,8 @@ def _decided(
         allow_inquiry=request.allow_inquiry,
         now=unit.now,
         age_max_days=age_max_days,
-        twin=None if request.request_key.startswith("key:") else repository.twin(unit, request),
+        twin=None if keyed else repository.twin(unit, request),
+        keyed=keyed,
     )
     decision = decide(facts)
     if request.content.asked_minor is None and request.amount_minor and decision.verdict is Verdict.APPROVE:

@@ -67,3 +67,16 @@ def test_one_refund_is_paid_once_however_often_it_is_asked_for(shop: Shop, insta
     assert first.json["request_id"] == second.json["request_id"]
     assert first.json["refund"] == second.json["refund"]
     assert shop.refunds() == 1
+
+
+def test_a_ticket_that_names_its_charge_in_another_way_elsewhere_is_not_paid_again(
+    shop: Shop, installed: Installation, tmp_path: Path
+) -> None:
+    asked = ("--amount", "12.34", "--reason", "duplicate", "--ticket", "T-9", "--json")
+    first = installed.run("refund", "create", "--order", "o1", *asked)
+    assert first.code == 0, first.err
+    elsewhere = Installation(tmp_path / "elsewhere", shop.server.url)
+    second = elsewhere.run("refund", "create", "--charge", first.json["charge"], *asked)
+    assert (second.code, second.json["held"]) == (3, "possible_repeat"), second.out
+    assert first.json["refund"] in second.json["why"]
+    assert shop.refunds() == 1

@@ -159,6 +159,12 @@ def same_ticket(created_at: float) -> SeenRefund:
     return seen_refund("re_x", amount_minor=77, created_at=created_at, metadata={TICKET_ID: "T1"})
 
 
+def by_another_key(**changes: object) -> SeenRefund:
+    """Show a refund that some installation made for ticket T1, whose row named the charge in another way."""
+    values: dict[str, object] = {"amount_minor": 1000, "metadata": {REQUEST_ID: "request-2", TICKET_ID: "T1"}}
+    return seen_refund("re_x", **(values | changes))
+
+
 @pytest.mark.parametrize(
     ("case", "given"),
     [
@@ -168,6 +174,7 @@ def same_ticket(created_at: float) -> SeenRefund:
         ("the same ticket", facts(charge=given_back(same_ticket(START - DAY)), ticket_id="T1")),
         ("the same ticket, years ago", facts(charge=given_back(same_ticket(START - 999 * DAY)), ticket_id="T1")),
         ("pending", facts(charge=given_back(seen_refund("re_x", amount_minor=1000, status="pending")))),
+        ("another key's, for the same ticket", facts(charge=given_back(by_another_key()), ticket_id="T1")),
         ("full, half of it is back", facts(charge=given_back(seen_refund(amount_minor=5000)), asked_minor=None)),
     ],
 )
@@ -191,6 +198,10 @@ def test_a_possible_repeat_waits_for_a_person(case: str, given: Facts) -> None:
         ("ours, the same ticket", facts(
             charge=given_back(seen_refund(amount_minor=5, metadata={REQUEST_ID: "request-2", TICKET_ID: "T1"})),
             ticket_id="T1")),
+        ("another key's, for the same ticket, and this one has its own key", facts(
+            charge=given_back(by_another_key()), ticket_id="T1", keyed=True)),
+        ("another key's, for another ticket", facts(charge=given_back(by_another_key()), ticket_id="T2")),
+        ("another key's, and it came back", facts(charge=given_back(by_another_key(status="failed")), ticket_id="T1")),
         ("another ticket", facts(charge=given_back(same_ticket(START)), ticket_id="T2")),
         ("no ticket", facts(charge=given_back(same_ticket(START)))),
     ],
