@@ -39,7 +39,7 @@ sim: .venv/dev.stamp  ## simulations: one seed again (SEED=8841), or many (SEEDS
 soak: .venv/dev.stamp  ## the long runs: kills, stops, clock jumps, faults, seeds (ARGS="kills --seed 7")
 	$(PY) -m tests.soak $(ARGS)
 
-bench: .venv/dev.stamp  ## measure (ARGS=sim), figures go to bench/results/
+bench: .venv/dev.stamp  ## measure (ARGS=engine), figures go to bench/results/
 	$(PY) -m bench $(ARGS)
 
 .venv/uv.stamp:

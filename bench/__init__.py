@@ -1,1 +1,1 @@
-"""Measurements: `make bench ARGS=sim`. Figures, with machine and commit, go to `bench/results/`."""
+"""Measurements: `make bench ARGS=engine`. Figures, with machine and commit, go to `bench/results/`."""

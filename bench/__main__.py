@@ -1,19 +1,27 @@
 """Run the measurements that are named, or all of them."""
 
+import importlib
+import signal
 import sys
+import time
 
-from bench import sim
+# In the order in which they run; each has a module of its name, whose `main` measures, prints and keeps its figures.
+ALL = ("sim", "engine", "pace", "calls", "fairness", "startup", "workers", "scale")
 
-ALL = {"sim": sim.main}
 
-
-def main(names: list[str]) -> int:
-    """Run; tells 2 for a name that is not known."""
-    if unknown := [name for name in names if name not in ALL]:
+def main(words: list[str]) -> int:
+    """Run; tells 2 for a name that is not known. A word `engine:large` hands `large` over to `engine`."""
+    wanted = [word.split(":") for word in words or ALL]
+    if unknown := [name for name, *_ in wanted if name not in ALL]:
         print(f"bench: {unknown[0]} is not known; there are {', '.join(ALL)}")
         return 2
-    for name in names or ALL:
-        ALL[name]()
+    # What was started is ended also when this is told to end.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for name, *flags in wanted:
+        print(f"== {name}")
+        began = time.monotonic()
+        importlib.import_module(f"bench.{name}").main(*flags)
+        print(f"   {time.monotonic() - began:.0f} s, kept in bench/results/{name}.json")
     return 0
 
 

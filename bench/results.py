@@ -3,11 +3,67 @@
 import json
 import platform
 import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a figure should be, and what it was. Nothing fails by it: other work on the machine would make it fail.
+
+    Args:
+        name: What is measured.
+        reached: The figure.
+        least: It should be at least this.
+        most: It should be at most this.
+    """
+
+    name: str
+    reached: float
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def met(self) -> bool:
+        """Tell whether it is as it should be."""
+        return (self.least is None or self.reached >= self.least) and (self.most is None or self.reached <= self.most)
+
+    def told(self) -> dict[str, Any]:
+        """Tell it for the file of figures."""
+        aim = {"at_least": self.least} if self.least is not None else {"at_most": self.most}
+        return {"name": self.name, **aim, "reached": self.reached, "met": self.met}
+
+
+def show(aims: Sequence[Aim]) -> list[dict[str, Any]]:
+    """Print the aims and what was reached; tells them for the file of figures."""
+    words = [
+        (
+            a.name,
+            f"at least {a.least:g}" if a.least is not None else f"at most {a.most:g}",
+            f"{a.reached:g}",
+            "" if a.met else "missed",
+        )
+        for a in aims
+    ]
+    table(("", "aim", "reached", ""), words)
+    return [aim.told() for aim in aims]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a small table."""
+    lines = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(head))]
+    for line in lines:
+        first, rest = (
+            line[0].ljust(widths[0]),
+            [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)],
+        )
+        print("  ".join([first, *rest]).rstrip())
 
 
 def machine() -> dict[str, Any]:

@@ -4,9 +4,9 @@
 |---|---|
 | `kills` | 50 times `kill -9` of the only process, over one batch of 2,000 rows, on each database |
 | `pairs` | `kill -9` of one of two processes, again and again over batches of 2,000 rows, until 50 or the time is up, on each database |
-| `stops` | 50 times SIGSTOP for 60 s, then SIGCONT, of the only process, ten installations at once, on each database |
+| `stops` | 50 times SIGSTOP for 60 s, then SIGCONT, of the only process, over batches of 2,000 rows, on each database |
 | `jumps` | a wall clock that jumps by 25 h, to and fro, until 50 or the time is up, on each database |
-| `faults` | 2,000 rows while Stripe loses answers, fails, limits and truncates |
+| `faults` | each kind of trouble of `tests/support/fault_run.py` over 2,000 rows, on each database, until the time is up |
 | `seeds` | 2,000 seeds of the simulation |
 """
 
@@ -19,53 +19,50 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
-from tests.support import crash_run
-from tests.support.database import postgres_server
+from tests.support import crash_run, fault_run
+from tests.support.database import PostgresServer, postgres_server
 
 ROWS = 2000
 COUNT = 50
 PART_SECONDS = 1200.0
+# Room for the longest fault run that begins last.
+FAULTS_LAST_SECONDS = 180.0
 STOP_SECONDS = 60.0
-FAULTS = [
-    {"kind": "latency", "operation": "*", "low": 2, "high": 30},
-    {"kind": "drop_before", "operation": "POST /v1/refunds", "probability": 0.05},
-    {"kind": "drop_after", "operation": "POST /v1/refunds", "probability": 0.05},
-    {"kind": "reset_after", "operation": "POST /v1/refunds", "probability": 0.02},
-    {"kind": "truncate", "operation": "POST /v1/refunds", "probability": 0.02},
-    {"kind": "error_before", "operation": "POST /v1/refunds", "probability": 0.02},
-    {"kind": "error_after", "operation": "POST /v1/refunds", "probability": 0.02},
-    {"kind": "error_stored", "operation": "POST /v1/refunds", "probability": 0.01},
-    {"kind": "rate_limit", "operation": "*", "probability": 0.01, "reason": "endpoint-rate"},
-    {"kind": "conflict", "operation": "POST /v1/refunds", "probability": 0.01},
-    {"kind": "lock_timeout", "operation": "POST /v1/refunds", "probability": 0.01},
-]
+# How often the process of one installation is stopped.
+STOPS = 10
+KINDS = ("sqlite", "postgres")
 
 
-def _each(
-    name: str, seed: int, count: int, run: Callable[[Path, str | None, int], None], *, at_once: int = 1
-) -> None:
+def _once(server: PostgresServer, kind: str, seed: int, run: Callable[[Path, str | None, int], None]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        if kind == "sqlite":
+            run(Path(folder), None, seed)
+        else:
+            with server.made() as address:
+                run(Path(folder), address, seed)
+
+
+def _each(name: str, seed: int, count: int, run: Callable[[Path, str | None, int], None]) -> None:
     """Run a part on both databases, again and again, until it was done often enough or its time is up."""
     with postgres_server() as server:
-
-        def once(kind: str, number: int) -> None:
-            with tempfile.TemporaryDirectory() as folder:
-                if kind == "sqlite":
-                    run(Path(folder), None, seed + number)
-                else:
-                    with server.made() as address:
-                        run(Path(folder), address, seed + number)
-
-        for kind in ("sqlite", "postgres"):
+        for kind in KINDS:
             began, done = time.monotonic(), 0
-            with ThreadPoolExecutor(at_once) as pool:
-                while done < count and time.monotonic() - began < PART_SECONDS / 2:
-                    numbers = range(done, min(done + at_once, count))
-                    list(pool.map(partial(once, kind), numbers))
-                    done += len(numbers)
+            while done < count and time.monotonic() - began < PART_SECONDS / 2:
+                _once(server, kind, seed + done, run)
+                done += 1
             print(f"{name} on {kind}: {done} of {count}, seed {seed}, {time.monotonic() - began:.0f} s", flush=True)
+
+
+def _all_stops(seed: int) -> None:
+    """Stop ten installations side by side, half of them on each database: a stopped process takes time and no work."""
+    began, places = time.monotonic(), COUNT // STOPS
+    with postgres_server() as server, ThreadPoolExecutor(len(KINDS) * places) as pool:
+        runs = [pool.submit(_once, server, kind, seed + n, _stops) for n in range(places) for kind in KINDS]
+        for run in runs:
+            run.result()
+    print(f"stops on each database: {COUNT} of {COUNT}, seed {seed}, {time.monotonic() - began:.0f} s", flush=True)
 
 
 def _kills(folder: Path, address: str | None, seed: int) -> None:
@@ -81,7 +78,7 @@ def _pairs(folder: Path, address: str | None, seed: int) -> None:
 
 def _stops(folder: Path, address: str | None, seed: int) -> None:
     with crash_run.shop(folder, ROWS, seed=seed) as shop, crash_run.house(shop, postgres=address) as house:
-        crash_run.stop_the_only_process(shop, house, seed, STOP_SECONDS)
+        crash_run.stop_the_only_process(shop, house, seed, STOP_SECONDS, STOPS)
 
 
 def _jumps(folder: Path, address: str | None, seed: int) -> None:
@@ -92,13 +89,23 @@ def _jumps(folder: Path, address: str | None, seed: int) -> None:
         crash_run.jump_the_clock(shop, house, seed, (-1) ** seed * 25 * crash_run.HOUR)
 
 
-def _faults(folder: Path, address: str | None, seed: int) -> None:
-    with (
-        crash_run.shop(folder, ROWS, seed=seed, faults=FAULTS) as shop,
-        crash_run.house(shop, postgres=address) as house,
-    ):
-        house.finish(house.run())
-        shop.judge()
+def _faults(seed: int) -> None:
+    """Run every case on one database, alternating, then on the other, as long as the time allows."""
+    began = time.monotonic()
+    turns = [
+        (case, KINDS[(at + turn) % len(KINDS)]) for turn in range(len(KINDS)) for at, case in enumerate(fault_run.CASES)
+    ]
+    with postgres_server() as server:
+        for done, (case, kind) in enumerate(turns):
+            if time.monotonic() - began > PART_SECONDS - FAULTS_LAST_SECONDS:
+                left = ", ".join(f"{later.name} on {where}" for later, where in turns[done:])
+                print(f"faults: the time is up before {left}", flush=True)
+                return
+            since = time.monotonic()
+            with tempfile.TemporaryDirectory() as folder:
+                fault_run.play(case, Path(folder), ROWS, seed=seed, server=server if kind == "postgres" else None)
+            took = time.monotonic() - since
+            print(f"faults: {case.name} ({case.what}) on {kind}, seed {seed}, {took:.0f} s", flush=True)
 
 
 def _seeds(seed: int) -> None:
@@ -109,9 +116,9 @@ def _seeds(seed: int) -> None:
 PARTS: dict[str, Callable[[int], None]] = {
     "kills": lambda seed: _each("kills (50 each)", seed, 1, _kills),
     "pairs": lambda seed: _each("pairs", seed, COUNT, _pairs),
-    "stops": lambda seed: _each("stops", seed, COUNT, _stops, at_once=10),
+    "stops": _all_stops,
     "jumps": lambda seed: _each("jumps", seed, COUNT, _jumps),
-    "faults": lambda seed: _each("faults", seed, 2, _faults),
+    "faults": _faults,
     "seeds": _seeds,
 }
 

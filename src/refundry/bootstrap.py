@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from refundry import migrations
 from refundry.accounts import service as accounts
-from refundry.accounts.model import Account
+from refundry.accounts.model import Account, Connect, NoSuchAccount
+from refundry.accounts.rules import Choice, choose
 from refundry.audit import service as audit
 from refundry.connectors.files import reader as files
 from refundry.gateways.base import GatewayError, PaymentGateway, Slots, Trouble
 from refundry.infra import pace
-from refundry.infra.db import Database, DatabaseUnusable
+from refundry.infra.db import Database, DatabaseUnusable, Unit
 from refundry.infra.lock import FileLock
 from refundry.infra.pace import Pacer
-from refundry.infra.settings import Settings, SettingsError
+from refundry.infra.settings import Access, Settings, SettingsError, account_twice
 from refundry.infra.writer import GroupWriter
 from refundry.kernel.clock import Clock, SystemClock
+from refundry.kernel.errors import RefundryError
 from refundry.kernel.ids import Ids, RandomIds
 
+if TYPE_CHECKING:
+    from refundry.gateways.stripe.transport import Transport
+
 read_file = files.read
+# Accounts that are asked for their names at once when a command begins. Those calls take no slot, and connected accounts may
+# share one limit of 25 calls a second (stripe-facts 9).
+OPENED_AT_ONCE = 2
+# Stripe's code where `Stripe-Account` names an account that the key is not connected to (stripe-facts 3.2).
+NOT_CONNECTED = "account_invalid"
 
 
 def database_of(settings: Settings, clock: Clock) -> Database:
@@ -54,107 +66,263 @@ def lock_of(settings: Settings) -> FileLock | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Seat:
+    """One account at the desk.
+
+    Args:
+        access: How it is reached, and what is set for it.
+        account: Whose money.
+        gateway: Stripe, for that account.
+        pacer: Stripe's pace, for that account.
+    """
+
+    access: Access
+    account: Account
+    gateway: PaymentGateway
+    pacer: Pacer
+
+    @property
+    def connect(self) -> Connect:
+        """Tell what is set for its refunds of Connect charges."""
+        return Connect(self.access.reverse_transfer, self.access.refund_application_fee)
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """An account that did not open, as when its key was revoked: nothing of it is paid, and the others go on.
+
+    Args:
+        access: How it should be reached.
+        error: Why it did not open.
+        name: Its name in our tables, as far as the settings tell.
+    """
+
+    access: Access
+    error: RefundryError
+    name: str | None
+
+    @property
+    def told(self) -> str:
+        """Say it to a person."""
+        return f"{self.access.opened_by} does not open its account: {self.error.message} [{self.error.code}]"
+
+
+@dataclass(frozen=True, slots=True)
 class Desk:
-    """Everything that works on one account.
+    """Everything that works: one database, one writer, one clock, and a seat for each account.
 
     Args:
         settings: As read.
-        account: Whose money.
         database: Where everything is kept.
         writer: Saves, in groups.
-        gateway: Stripe.
-        pacer: Stripe's pace.
         clock: Time.
         ids: Ids that stand for nothing.
+        seats: The accounts that opened.
+        closed: Those that did not.
+        wanted: What a person said which account is meant.
     """
 
     settings: Settings
-    account: Account
     database: Database
     writer: GroupWriter
-    gateway: PaymentGateway
-    pacer: Pacer
     clock: Clock
     ids: Ids
+    seats: tuple[Seat, ...]
+    closed: tuple[Closed, ...] = ()
+    wanted: str | None = None
+
+    @property
+    def seat(self) -> Seat:
+        """Tell the one account that a command is about.
+
+        Raises:
+            AccountNeeded: There are several, and nobody said which.
+            NoSuchAccount: There is none of that name.
+            RefundryError: It did not open: the error says why.
+        """
+        choices = [Choice(seat.account.id, seat.access.name) for seat in self.seats]
+        choices += [Choice(shut.access.said or "", shut.access.name) for shut in self.closed]
+        at = choose(self.wanted, choices)
+        if at >= len(self.seats):
+            raise self.closed[at - len(self.seats)].error
+        return self.seats[at]
+
+    def seat_of(self, account: str) -> Seat:
+        """Tell the seat of an account, by its name in our tables.
+
+        Raises:
+            NoSuchAccount: No setting opens it.
+        """
+        for seat in self.seats:
+            if seat.account.name == account:
+                return seat
+        name = account.partition("|")[0]
+        why = "".join(f"; {shut.told}" for shut in self.closed)
+        text = f"no key here opens {name}: set REFUNDRY_ACCOUNTS__NAME__SECRET_KEY or __CONNECTED for it{why}"
+        raise NoSuchAccount(text, account=name)
+
+    @property
+    def account(self) -> Account:
+        """Tell the account of `seat`."""
+        return self.seat.account
+
+    @property
+    def gateway(self) -> PaymentGateway:
+        """Tell the gateway of `seat`."""
+        return self.seat.gateway
+
+    @property
+    def pacer(self) -> Pacer:
+        """Tell the pacer of `seat`."""
+        return self.seat.pacer
 
 
-def limits_of(settings: Settings) -> pace.Limits:
-    """Tell Stripe's limits: as set, else after the key's mode."""
-    named = settings.stripe.limits or ("live" if settings.mode == "live" else "sandbox")
-    return pace.parsed(named)
+def limits_of(settings: Settings, access: Access | None = None) -> pace.Limits:
+    """Tell Stripe's limits of an account, by default the primary one: as set, else after the key's mode."""
+    named = settings.stripe.limits if access is None else access.limits
+    usual = "live" if settings.mode == "live" else "sandbox"
+    return pace.parsed(named or usual, "REFUNDRY_STRIPE__LIMITS" if access is None else access.setting("limits"))
 
 
-def gateway_of(settings: Settings, slots: Slots, clock: Clock) -> PaymentGateway:
-    """Make the way to Stripe, for the account of the key.
+def gateway_of(
+    settings: Settings, slots: Slots, clock: Clock, access: Access | None = None, transport: Transport | None = None
+) -> PaymentGateway:
+    """Make the way to Stripe for an account.
+
+    Args:
+        settings: As read.
+        slots: The account's pace.
+        clock: Time.
+        access: How the account is reached; by default the primary one.
+        transport: Carries the calls of several accounts, and is the caller's to close; without it the gateway has its own.
 
     Raises:
         SettingsError: There is no key, or it cannot be used.
     """
     from refundry.gateways.stripe.client import StripeGateway  # imports the SDK, which takes longer than most commands
 
+    access = access or settings.primary
     return StripeGateway(
-        settings.key,
+        access.key,
         api_base=settings.stripe.api_base,
-        account=None,
+        account=access.connected,
         clock=clock,
         slots=slots,
-        order_key=settings.stripe.order_key,
+        http_client=transport,
+        order_key=access.order_key,
     )
 
 
 @asynccontextmanager
-async def desk(settings: Settings, *, clock: Clock | None = None, ids: Ids | None = None) -> AsyncIterator[Desk]:
+async def desk(
+    settings: Settings, *, clock: Clock | None = None, ids: Ids | None = None, account: str | None = None
+) -> AsyncIterator[Desk]:
     """Open everything, and close it in the end.
 
+    Args:
+        settings: As read.
+        clock: Time; the machine's by default.
+        ids: Ids that stand for nothing; random ones by default.
+        account: What a person said which account is meant; see `Desk.seat`.
+
     Raises:
-        SettingsError: A setting is missing or wrong.
+        SettingsError: A setting is missing or wrong, or two of them open one account.
         DatabaseUnusable: See `database_of`.
-        OtherAccount: The database belongs to another account or mode.
-        GatewayError: Stripe did not tell whose key it is.
+        OtherAccount: The database belongs to other accounts, or to the other mode.
+        GatewayError: Stripe cannot be reached, or does not know the key: of several, none.
     """
     clock = clock or SystemClock()
-    _ = settings.key
+    accesses = settings.accesses
+    limits = [limits_of(settings, access) for access in accesses]
     database = database_of(settings, clock)
-    writer = GroupWriter(database)
+    from refundry.gateways.stripe.transport import Transport  # imports the SDK, as in `gateway_of`
+
+    writer, transport, pacers = GroupWriter(database), Transport(), list[Pacer]()
     writer.start()
-    pacer = Pacer(limits_of(settings), settings.stripe.headroom, writer, clock)
-    gateway = gateway_of(settings, pacer, clock)
     try:
-        account = await account_of(settings, gateway)
-        pacer.serve(account.name)
-        await writer.put(lambda unit: accounts.stamp(unit, account))
-        yield Desk(settings, account, database, writer, gateway, pacer, clock, ids or RandomIds())
+        pacers += [Pacer(each, one.headroom, writer, clock) for each, one in zip(limits, accesses, strict=True)]
+        gate = asyncio.Semaphore(OPENED_AT_ONCE)
+
+        async def opened(access: Access, pacer: Pacer) -> Seat | Closed:
+            gateway = gateway_of(settings, pacer, clock, access, transport)
+            async with gate:
+                return await _opened(settings, access, gateway, pacer)
+
+        found = await asyncio.gather(*(opened(*each) for each in zip(accesses, pacers, strict=True)))
+        seats = tuple(one for one in found if isinstance(one, Seat))
+        closed = tuple(one for one in found if isinstance(one, Closed))
+        if not seats:
+            raise closed[0].error
+        _check_apart(seats)
+        await writer.put(lambda unit: _stamped(unit, seats, closed))
+        yield Desk(settings, database, writer, clock, ids or RandomIds(), seats, closed, account)
     finally:
-        await pacer.close()
-        await gateway.close()
+        for pacer in pacers:
+            await pacer.close()
+        await transport.close_async()
         await writer.stop()
         database.close()
 
 
-async def account_of(settings: Settings, gateway: PaymentGateway) -> Account:
+async def _opened(settings: Settings, access: Access, gateway: PaymentGateway, pacer: Pacer) -> Seat | Closed:
+    """Learn whose key it is. A key that fails closes its own account, and no other; where Stripe cannot be reached, all are."""
+    try:
+        account = await account_of(settings, gateway, access)
+    except (GatewayError, SettingsError) as error:
+        if isinstance(error, GatewayError) and error.passing:
+            raise
+        return Closed(access, error, None if access.said is None else Account(access.said, settings.mode).name)
+    pacer.serve(account.name)
+    return Seat(access, account, gateway, pacer)
+
+
+def _check_apart(seats: tuple[Seat, ...]) -> None:
+    """See that no two keys open one account: its calls would be paced twice, and its settings could disagree."""
+    by_account: dict[str, Seat] = {}
+    for seat in seats:
+        if (other := by_account.setdefault(seat.account.name, seat)) is not seat:
+            raise account_twice(seat.account.id, other.access, seat.access)
+
+
+def _stamped(unit: Unit, seats: tuple[Seat, ...], closed: tuple[Closed, ...]) -> None:
+    beside = {seat.account.name for seat in seats} | {shut.name for shut in closed if shut.name is not None}
+    for seat in seats:
+        meant = bool(seat.access.name) and seat.access.said is not None
+        accounts.stamp(unit, seat.account, beside=beside, meant=meant)
+
+
+async def account_of(settings: Settings, gateway: PaymentGateway, access: Access | None = None) -> Account:
     """Learn whose key it is: from Stripe, and where Stripe will not say, from the settings; where both do, they must agree.
+
+    Args:
+        settings: As read.
+        gateway: The way to the account.
+        access: How it is reached; by default as the primary account.
 
     Raises:
         SettingsError: `account_unknown`, `account_disagrees`.
         GatewayError: Stripe cannot be reached, or does not know the key.
     """
-    said = settings.stripe.account
+    said, setting = settings.stripe.account, "REFUNDRY_STRIPE__ACCOUNT"
+    if access is not None:
+        said, setting = access.said, access.setting("connected" if access.connected else "account")
     try:
         seen = await gateway.account()
     except GatewayError as error:
-        if error.trouble not in {Trouble.FORBIDDEN, Trouble.NOT_FOUND, Trouble.REFUSED}:
+        silent = error.trouble in {Trouble.FORBIDDEN, Trouble.NOT_FOUND, Trouble.REFUSED}
+        if not silent or error.stripe_code == NOT_CONNECTED:
             raise
         if said is None:
             raise SettingsError(
-                f"Stripe does not tell whose key this is ({error.message}): set REFUNDRY_STRIPE__ACCOUNT to your acct_…",
+                f"Stripe does not tell whose key this is ({error.message}): set {setting} to your acct_…",
                 code="account_unknown",
-                setting="REFUNDRY_STRIPE__ACCOUNT",
+                setting=setting,
             ) from error
         return Account(said, settings.mode)
     if said is not None and said != seen.id:
         raise SettingsError(
-            f"the key opens {seen.id}, and REFUNDRY_STRIPE__ACCOUNT says {said}: take the key of that account, or unset it",
+            f"the key opens {seen.id}, and {setting} says {said}: take the key of that account, or unset it",
             code="account_disagrees",
-            setting="REFUNDRY_STRIPE__ACCOUNT",
+            setting=setting,
         )
     return Account(seen.id, settings.mode)

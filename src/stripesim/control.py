@@ -737,6 +737,12 @@ def calls(control: Control, _: dict[str, str], __: Any) -> Doc:  # noqa: ANN401
     return control.api.log.told()
 
 
+@verb("GET /_sim/calls/times")
+def call_times(control: Control, _: dict[str, str], __: Any) -> Doc:  # noqa: ANN401
+    """Tell by operation when each call passed, in seconds of the machine's monotonic clock."""
+    return {"operations": control.api.log.times()}
+
+
 @verb("DELETE /_sim/calls")
 def forget_calls(control: Control, names: dict[str, str], body: Any) -> Doc:  # noqa: ANN401
     """Count from nothing."""

@@ -170,6 +170,10 @@ class Log:
         """A call was answered; 0 stands for a connection that was cut."""
         self._statuses[str(status)] += 1
 
+    def times(self) -> dict[str, list[float]]:
+        """Tell by operation when calls passed, in order, by the machine's monotonic clock."""
+        return {name: list(times) for name, times in self._times.items()}
+
     def told(self) -> dict[str, Any]:
         """Tell the counts, and the most calls in any second and in any tenth of one, per operation and in all."""
         operations: dict[str, Any] = {name: _peaks(self._counts[name], times) for name, times in self._times.items()}

@@ -1,9 +1,13 @@
 """The reader of files, for every file: nothing lost, nothing invented, and no error but its own."""
 
 import csv
+import gzip
 import io
+import json
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,6 +27,7 @@ from refundry.connectors.files import reader
 from refundry.connectors.files.columns import AMOUNTS, KNOWN
 from refundry.kernel.errors import AmountInvalid
 from refundry.kernel.money import exponent
+from tests.support.workbook import sheet, text, workbook
 
 pytestmark = pytest.mark.property
 
@@ -48,14 +53,16 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("files") / "refunds.csv"
 
 
-def written(header: tuple[str, ...], rows: list[tuple[str, ...]], quoting: int = csv.QUOTE_MINIMAL) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, quoting=quoting)
+def written(
+    header: tuple[str, ...], rows: list[tuple[str, ...]], quoting: int = csv.QUOTE_MINIMAL, delimiter: str = ","
+) -> bytes:
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, quoting=quoting, delimiter=delimiter)
     writer.writerows([header, *rows])
-    return text.getvalue().encode()
+    return stream.getvalue().encode()
 
 
-def read(path: Path, content: bytes, **options: bool) -> list[Row]:
+def read(path: Path, content: bytes, **options: Any) -> list[Row]:
     path.write_bytes(content)
     file = reader.read(path, options=ReadOptions(**options))
     rows = list(file.rows())
@@ -88,7 +95,14 @@ def test_what_is_written_comes_back_equal_and_in_order(
 
 @given(content=st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(path: Path, content: bytes) -> None:
-    for start in (b"", b"charge_id,amount\n", b"charge_id,amount\nch_1,1\n"):
+    for start in (
+        b"",
+        b"charge_id,amount\n",
+        b"charge_id,amount\nch_1,1\n",
+        b'{"charge_id":"ch_1","amount":',
+        b"PK\x03\x04",
+        b"\x1f\x8b\x08\0",
+    ):
         assert refused_with(path, start + content) != "file_refused"
 
 
@@ -99,6 +113,75 @@ def test_a_damaged_file_is_read_or_refused(
     content = written(*table)
     start = int(at * len(content))
     assert refused_with(path, content[:start] + change + content[start + length :]) != "file_refused"
+
+
+plain = st.text(st.characters(exclude_categories=["Cc", "Cs", "Cn"], exclude_characters="_"), max_size=20)
+FORMS = st.sampled_from(["csv", "jsonl", "xlsx"])
+
+
+def encoded(form: str, header: tuple[str, ...], rows: list[tuple[str, ...]], delimiter: str) -> bytes:
+    if form == "jsonl":
+        return "".join(json.dumps(dict(zip(header, row, strict=True))) + "\n" for row in rows).encode()
+    if form == "xlsx":
+        return workbook({"A": sheet([[text(cell) for cell in row] for row in (header, *rows)])})
+    return written(header, rows, csv.QUOTE_ALL, delimiter)
+
+
+@given(
+    table=tables(plain | likely.filter(str.isprintable)),
+    form=FORMS,
+    delimiter=st.sampled_from(",;\t|"),
+    packed=st.booleans(),
+)
+def test_a_table_means_the_same_in_every_format(
+    path: Path, table: tuple[tuple[str, ...], list[tuple[str, ...]]], form: str, delimiter: str, *, packed: bool
+) -> None:
+    header, rows = table
+    rows = [row for row in rows if any(row)] or [("x",) * len(header)]
+    content = encoded(form, header, rows, delimiter)
+    expected = read(path, written(header, rows, csv.QUOTE_ALL))
+    back = read(path, gzip.compress(content, mtime=0) if packed and form != "xlsx" else content)
+    assert [replace(row, line=0) for row in back] == [replace(row, line=0) for row in expected]
+
+
+@given(
+    table=tables(likely),
+    form=FORMS,
+    at=st.floats(0, 1),
+    change=st.binary(max_size=4),
+    length=st.integers(0, 4),
+    packed=st.booleans(),
+)
+def test_a_damaged_file_of_any_format_is_read_or_refused(
+    path: Path,
+    table: tuple[tuple[str, ...], list[tuple[str, ...]]],
+    form: str,
+    at: float,
+    change: bytes,
+    length: int,
+    *,
+    packed: bool,
+) -> None:
+    content = encoded(form, *table, ",")
+    content = gzip.compress(content, mtime=0) if packed else content
+    start = int(at * len(content))
+    assert refused_with(path, content[:start] + change + content[start + length :]) != "file_refused"
+
+
+@given(
+    minor=st.integers(1, 10**11), decimal=st.sampled_from([",", "."]), between=st.sampled_from(["", " ", "'", "\u00a0"])
+)
+def test_an_amount_of_another_country_is_the_same_amount(path: Path, minor: int, decimal: str, between: str) -> None:
+    whole, fraction = f"{minor // 100:,}".replace(",", between), f"{minor % 100:02}"
+    (row,) = read(
+        path,
+        written(("charge_id", "amount", "currency"), [("ch_1", f"{whole}{decimal}{fraction}", "gbp")]),
+        decimal=decimal,
+    )
+    assert isinstance(row, ParsedRow)
+    money = amount_of(row.amounts[0], "gbp")
+    assert money is not None
+    assert money.minor_units == minor
 
 
 @given(
@@ -153,8 +236,8 @@ def check_money(row: ParsedRow, text: str, kind: AmountKind) -> None:
         assert money.currency == currency
 
 
-@given(text=texts)
-def test_a_report_cell_never_begins_like_a_formula_and_keeps_the_text(text: str) -> None:
-    cell = report_cell(text)
+@given(written_text=texts)
+def test_a_report_cell_never_begins_like_a_formula_and_keeps_the_text(written_text: str) -> None:
+    cell = report_cell(written_text)
     assert not cell.lstrip().startswith(("=", "+", "-", "@"))
-    assert cell in {text, f"'{text}"}
+    assert cell in {written_text, f"'{written_text}"}

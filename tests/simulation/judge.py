@@ -116,13 +116,20 @@ class Desk:
                 if REQUEST_ID in doc.get("metadata", {}):
                     yield f"paid double: {line}"
 
+    def _waits_for_a_sibling(self, request: RefundRequest) -> bool:
+        """Tell whether an approved request has given its claim up to another of its charge, which nobody can end by now."""
+        others = [r for r in self.requests if r.content.charge == request.content.charge and r.id != request.id]
+        unended = any(r.reserved_minor and r.state in {State.SUBMITTING, State.OUTCOME_UNKNOWN} for r in others)
+        return request.state is State.APPROVED and request.reason_code == "sibling" and unended
+
     def _request(self, request: RefundRequest) -> Iterator[str]:
         who = f"request {request.id} ({request.state}, {request.reason_code})"
         seen = self._books.by_request[request.id]
         alive = [doc for doc in seen if invariants.alive(doc)]
         if request.reserved_minor and request.state not in {State.APPROVED, State.SUBMITTING, State.OUTCOME_UNKNOWN}:
             yield f"{who} still reserves {request.reserved_minor}"
-        if request.state in {State.APPROVED, State.SUBMITTING, State.OUTCOME_UNKNOWN} and request.reserved_minor <= 0:
+        claims = request.state in {State.APPROVED, State.SUBMITTING, State.OUTCOME_UNKNOWN}
+        if claims and request.reserved_minor <= 0 and not self._waits_for_a_sibling(request):
             yield f"{who} reserves nothing"
         if request.state in AT_STRIPE:
             doc = next((doc for doc in seen if doc["id"] == request.refund), None)

@@ -31,8 +31,9 @@ from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import SeenRefund
 from refundry.refunds import service as refunds
 from refundry.worker.executor import Executor
-from refundry.worker.main import take_charge
+from refundry.worker.main import SWEEP_SECONDS, take_charge
 from refundry.worker.planner import Planner
+from refundry.worker.stagger import Stagger
 from tests.simulation.scenario import ABSENCE_GAP, ABSENCE_WAIT
 from tests.support.stripe_transport import InProcess
 from tests.support.virtual_time import MachineClock
@@ -116,6 +117,10 @@ class LivingClock:
     def boot_seconds(self) -> float:
         """Tell the boot clock."""
         return self._machine.boot_seconds()
+
+    def machine(self) -> str:
+        """Name its boot."""
+        return self._machine.machine()
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
@@ -251,7 +256,9 @@ class Process:
         self.executor = Executor(
             account.name, pacer=self._pacer, ids=CountedIds(self.life.name), pay=self.settings.pay, **parts
         )
+        self.executor.may_send, self.executor.not_sent = batches.may_send, batches.not_sent
         self.planner = Planner(account.name, account.mode, **parts)
+        self.stagger = Stagger(self.gateway, self._pacer, self.database, self.writer)
         idle = IDLE_FIRST
         while True:
             self.woken.clear()
@@ -271,6 +278,8 @@ class Process:
         def over() -> bool:
             return self.clock.boot_seconds() > ends
 
+        for batch in self._read(batches.scheduled):
+            await self.stagger.turn(batch)
         worked = 0
         accepted = await self.writer.aside(
             lambda: self._read(lambda unit: batches.every(unit, account, [BatchState.ACCEPTED]))
@@ -300,6 +309,8 @@ class Process:
         seconds = max(0.0 if due is None else due - self.clock.now(), 0.01)
         nothing = due is None and not accepted
         waits = None if nothing else idle if accepted or seconds < idle else seconds
+        if (turns := self._read(turns_in)) is not None:
+            waits = max(turns, 0.01) if waits is None else min(waits, max(turns, 0.01))
         try:
             async with asyncio.timeout(waits):
                 await self.woken.wait()
@@ -320,6 +331,15 @@ class Process:
             if request.refund is not None:
                 refund = await self.gateway.refund(request.refund, Lane.BULK)
                 await self.writer.put(partial(_found, account=account, refund=refund))
+
+
+def turns_in(unit: Unit) -> float | None:
+    """Tell in how many seconds the next turn of a batch with a schedule is worth taking; `None`, if there is none."""
+    found = []
+    for batch in batches.scheduled(unit):
+        outlook = batches.outlook(unit, batch)
+        found.append(outlook.until - unit.now if outlook is not None and outlook.until is not None else SWEEP_SECONDS)
+    return min(found, default=None)
 
 
 def _found(unit: Unit, account: str, refund: SeenRefund) -> None:

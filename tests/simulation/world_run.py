@@ -23,7 +23,7 @@ from refundry import bootstrap
 from refundry.accounts import service as accounts
 from refundry.audit import service as audit
 from refundry.batches import service as batches
-from refundry.batches.model import Batch, BatchState
+from refundry.batches.model import Batch, BatchState, Schedule
 from refundry.connectors.base import ReadOptions
 from refundry.infra.db import Database, Unit, sqlite_url
 from refundry.kernel import ids
@@ -36,7 +36,7 @@ from stripesim import limits
 from stripesim.api import Request
 from stripesim.app import Simulator
 from stripesim.clock import Clock as StripeClock
-from tests.simulation.process import Life, Process
+from tests.simulation.process import Life, Process, turns_in
 from tests.simulation.scenario import HOUR, FileRow, Happening, Scenario
 from tests.support.clock import START
 from tests.support.virtual_time import Circling, MachineClock, Standstill, VirtualLoop, run
@@ -282,8 +282,8 @@ class WorldRun:
         """Start a process."""
         self.start(self.installation(installation))
 
-    async def on_accept(self, installation: int, file: int) -> None:
-        """Hand a file in."""
+    async def on_accept(self, installation: int, file: int, schedule: Schedule | None = None) -> None:
+        """Hand a file in, to be paid at once or by a schedule."""
         place = self.installation(installation)
         path = self.folder / f"{self.scenario.seed}-file-{file}.csv"
         with path.open("w", newline="") as out:
@@ -294,6 +294,8 @@ class WorldRun:
         opened = bootstrap.read_file(path, options=ReadOptions())
         with self.unit(place) as unit:
             batch, _ = batches.accept(unit, self.name, opened, "", PERSON)
+            if schedule is not None:
+                batches.set_schedule(unit, batch, schedule, PERSON)
         place.batches[file] = batch.id
 
     def _cells(self, row: FileRow) -> dict[str, str]:
@@ -364,7 +366,8 @@ class WorldRun:
 
     async def on_pause(self, installation: int, file: int) -> None:
         """Pause a batch."""
-        self._steer(installation, file, lambda unit, batch: batches.pause(unit, batch, PERSON))
+        if not self.installation(installation).withdrawn:
+            self._steer(installation, file, lambda unit, batch: batches.pause(unit, batch, PERSON))
 
     async def on_resume(self, installation: int, file: int) -> None:
         """Resume a batch."""
@@ -471,8 +474,10 @@ class WorldRun:
         with self.unit(place) as unit:
             rows = unit.connection.exec_driver_sql(LEFT).all()
             accepted = batches.every(unit, self.name, [BatchState.ACCEPTED])
+            turns = turns_in(unit)
         now = place.machine.now()
-        return [max(row[0] - now, 0.0) for row in rows] + [0.0] * bool(accepted)
+        waits = [max(row[0] - now, 0.0) for row in rows] + [0.0] * bool(accepted)
+        return waits if turns is None else [*waits, max(turns, 0.0)]
 
     def _restless(self) -> list[Any]:
         told: list[Any] = []

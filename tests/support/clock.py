@@ -33,6 +33,10 @@ class HandClock:
         """Tell the boot clock."""
         return self._boot
 
+    def machine(self) -> str:
+        """Name nothing."""
+        return ""
+
     async def sleep(self, seconds: float) -> None:
         """Wait until a test has moved the clock so far."""
         if seconds <= 0:

@@ -100,11 +100,13 @@ class House:
         folder: Its state directory.
         shop: Whom it serves.
         postgres: The database's address; SQLite in the state directory without.
+        settings: Further settings of its processes, which win.
     """
 
     folder: Path
     shop: Shop
     postgres: str | None = None
+    settings: dict[str, str] = field(default_factory=dict)
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
     clock_file: Path | None = None
 
@@ -120,12 +122,13 @@ class House:
             "REFUNDRY_PAY__ABSENCE_GAP": "1",
             "PYTHONPATH": str(Path(__file__).parents[2]),
             **({"REFUNDRY_DATABASE_URL": self.postgres} if self.postgres else {}),
+            **self.settings,
         }
 
-    def run(self) -> subprocess.Popen[str]:
+    def run(self, *flags: str) -> subprocess.Popen[str]:
         """Start a process that pays the file."""
         module = ["tests.support.jumping_clock", str(self.clock_file)] if self.clock_file else ["refundry"]
-        command = [sys.executable, "-m", *module, "batch", "run", str(self.shop.file), "--yes", "--json"]
+        command = [sys.executable, "-m", *module, "batch", "run", str(self.shop.file), "--yes", "--json", *flags]
         log = (self.folder / f"{len(self.processes)}.log").open("w")
         process = subprocess.Popen(  # noqa: S603  # our own program
             command,
@@ -140,18 +143,18 @@ class House:
         self.processes.append(process)
         return process
 
-    def finish(self, process: subprocess.Popen[str]) -> dict[str, Any]:
-        """Wait for a process to have paid everything; tells its `--json`.
+    def finish(self, process: subprocess.Popen[str], code: int = 0) -> dict[str, Any]:
+        """Wait for a process to have paid everything, or to end with another exit code; tells its `--json`.
 
         Raises:
-            AssertionError: It did not end, or not well.
+            AssertionError: It did not end, or with another exit code.
         """
         try:
             out, _ = process.communicate(timeout=DEADLINE_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             raise AssertionError(f"still running after {DEADLINE_SECONDS:.0f} s: {self.logs()}") from None
-        assert process.returncode == 0, f"exit {process.returncode}: {out} {self.logs()}"
+        assert process.returncode == code, f"exit {process.returncode}, not {code}: {out} {self.logs()}"
         read: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
         return read
 
@@ -170,10 +173,12 @@ class House:
 
 
 @contextlib.contextmanager
-def house(shop_: Shop, *, postgres: str | None = None, jumping: bool = False) -> Iterator[House]:
+def house(
+    shop_: Shop, *, postgres: str | None = None, jumping: bool = False, settings: dict[str, str] | None = None
+) -> Iterator[House]:
     """Open an installation of its own."""
     with tempfile.TemporaryDirectory(prefix="refundry-crash-") as folder:
-        opened = House(Path(folder), shop_, postgres)
+        opened = House(Path(folder), shop_, postgres, settings or {})
         if jumping:
             opened.clock_file = Path(folder) / "clock"
             opened.clock_file.write_text("0")
@@ -251,14 +256,14 @@ def _executes(house_: House, process: subprocess.Popen[str]) -> bool:
     return bool(locks) and locks[0].read_text().strip() == str(process.pid)
 
 
-def stop_the_only_process(shop_: Shop, house_: House, seed: int, seconds: float) -> None:
+def stop_the_only_process(shop_: Shop, house_: House, seed: int, seconds: float, times: int = 1) -> None:
     """SIGSTOP the only process in the middle for a while, as a laptop that sleeps, then let it go on."""
     process = house_.run()
-    moment = moments(shop_, 1, seed)[0]
-    wait_until(f"refund {moment}", lambda: shop_.refunds() >= moment)
-    process.send_signal(signal.SIGSTOP)
-    time.sleep(seconds)  # noqa: TID251  # the stop itself is what is tried
-    process.send_signal(signal.SIGCONT)
+    for moment in moments(shop_, times, seed):
+        wait_until(f"refund {moment}", lambda at=moment: shop_.refunds() >= at)  # type: ignore[misc]
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)  # noqa: TID251  # the stop itself is what is tried
+        process.send_signal(signal.SIGCONT)
     house_.finish(process)
     shop_.judge()
 

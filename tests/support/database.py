@@ -103,6 +103,30 @@ class PostgresServer:
         finally:
             self._run(f'DROP DATABASE "{name}" WITH (FORCE)')
 
+    @contextmanager
+    def down(self, address: str) -> Iterator[None]:
+        """Stop the server, and start it again in the end; one that is not ours only breaks and refuses connections to a database.
+
+        Args:
+            address: The database's.
+        """
+        if _wheel.users:
+            _wheel.server.stop()
+            try:
+                yield
+            finally:
+                _wheel.server.ensure_postgres_running()
+            return
+        name = sa.make_url(address).database
+        self._run(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        try:
+            with self.admin.connect() as connection:
+                ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
+                connection.execute(sa.text(ends), {"name": name})
+            yield
+        finally:
+            self._run(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+
     def _run(self, statement: str) -> None:
         with self.admin.connect() as connection:
             connection.exec_driver_sql(statement)

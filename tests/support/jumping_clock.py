@@ -1,7 +1,8 @@
 """Runs the real command line with a wall clock that a test moves: `python -m tests.support.jumping_clock FILE batch run …`.
 
 FILE holds the seconds by which this process's wall clock is wrong; it is read at every look at the clock, so the clock
-jumps while the process runs. The boot clock stays right, as on a machine whose time is set.
+jumps while the process runs. The boot clock stays right, as on a machine whose time is set. A second number moves the clock of a
+Postgres server too, as if the time had passed for everybody; SQLite goes by this machine's.
 """
 
 from __future__ import annotations
@@ -9,21 +10,33 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import sqlalchemy as sa
+
+from refundry.infra.db import Database
 from refundry.kernel.clock import SystemClock
 
 
 def main(arguments: list[str]) -> None:
     """Bend the clock, then run the command."""
-    path, true = Path(arguments[0]), SystemClock.now
+    path, true, true_database = Path(arguments[0]), SystemClock.now, Database._now
 
     def now(self: SystemClock) -> float:
-        return true(self) + float(path.read_text() or "0")
+        return true(self) + _wrong_by(path)[0]
+
+    def database_now(self: Database, connection: sa.Connection) -> float:
+        return true_database(self, connection) + (_wrong_by(path)[1] if self.postgres else 0.0)
 
     SystemClock.now = now  # type: ignore[method-assign]  # the whole point
+    Database._now = database_now  # type: ignore[method-assign]  # the same
     sys.argv = ["refundry", *arguments[1:]]
     from refundry.cli.main import run
 
     run()
+
+
+def _wrong_by(path: Path) -> tuple[float, float]:
+    told = [float(number) for number in path.read_text().split()] + [0.0, 0.0]
+    return told[0], told[1]
 
 
 if __name__ == "__main__":

@@ -114,6 +114,10 @@ class StandingClock:
         """Tell the same time: it only grows."""
         return self.at
 
+    def machine(self) -> str:
+        """Name nothing."""
+        return ""
+
     async def sleep(self, seconds: float) -> None:
         """Let the time pass."""
         self.waits.append(seconds)

@@ -107,6 +107,10 @@ class MachineClock:
         """Tell the boot clock: a hundred ahead of the loop, so that it is never taken for the wall clock."""
         return 100.0 + self._loop.time()
 
+    def machine(self) -> str:
+        """Name the one boot of this machine."""
+        return "boot-1"
+
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await asyncio.sleep(max(seconds, 0.0))

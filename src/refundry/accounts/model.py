@@ -13,6 +13,31 @@ class OtherAccount(UsageError):  # noqa: N818
     code = "database_of_other_account"
 
 
+class AccountNeeded(UsageError):  # noqa: N818
+    """There are several accounts, and nobody said which is meant."""
+
+    code = "account_needed"
+
+
+class NoSuchAccount(UsageError):  # noqa: N818
+    """No account, or more than one, goes by what was said."""
+
+    code = "account_not_here"
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """The two flags that move a platform's money with a refund (stripe-facts 9); `None` where nobody has decided.
+
+    Args:
+        reverse_transfer: Whether the connected account pays a destination charge back, in proportion.
+        refund_application_fee: Whether the platform gives its fee back, in proportion.
+    """
+
+    reverse_transfer: bool | None = None
+    refund_application_fee: bool | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """One account in one mode.

@@ -1,6 +1,8 @@
-"""Which accounts a database belongs to."""
+"""Which accounts a database belongs to, and which of them are held."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from refundry.accounts import repository
 from refundry.accounts.model import Account, OtherAccount
@@ -9,11 +11,20 @@ from refundry.infra.db import Unit
 from refundry.kernel.actor import SYSTEM
 
 
-def stamp(unit: Unit, account: Account) -> None:
+def stamp(unit: Unit, account: Account, *, beside: Collection[str] = (), meant: bool = False) -> None:
     """Open the database for an account: its first use stamps it.
 
+    A database takes a further account only while every account that it knows is opened too. One that is missing beside a new one
+    is how a key looks that was swapped by mistake: then the new one has to be meant by its name.
+
+    Args:
+        unit: The open unit.
+        account: Whose key is there.
+        beside: The names of all accounts that this process is set up for.
+        meant: Whether the settings name it as a further account by its `acct_…`.
+
     Raises:
-        OtherAccount: It belongs to another account, or to the other mode: money of two accounts is never mixed up.
+        OtherAccount: It belongs to other accounts, or to the other mode: money of two accounts is never mixed up by mistake.
     """
     if any(known.name == account.name for known in repository.every(unit)):
         return
@@ -22,11 +33,14 @@ def stamp(unit: Unit, account: Account) -> None:
     known = repository.every(unit)
     if any(known_account.name == account.name for known_account in known):
         return
-    if known:
+    missing = [one for one in known if one.mode != account.mode or (one.name not in beside and not meant)]
+    if missing:
         told = ", ".join(f"{a.id} ({a.mode})" for a in known)
+        further = missing[0].mode == account.mode
         raise OtherAccount(
             f"this database belongs to {told}, and the key opens {account.id} ({account.mode}): set "
-            "REFUNDRY_STATE_DIR or REFUNDRY_DATABASE_URL to a database of its own",
+            "REFUNDRY_STATE_DIR or REFUNDRY_DATABASE_URL to a database of its own"
+            + (", or REFUNDRY_ACCOUNTS__NAME__SECRET_KEY and __ACCOUNT for a further account" if further else ""),
             account=account.id,
         )
     repository.add(unit, account)

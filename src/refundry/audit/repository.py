@@ -59,6 +59,12 @@ def of_subject(unit: Unit, subject: str) -> list[tuple[int, Entry]]:
     return [(row.number, _entry(row)) for row in unit.connection.execute(statement)]
 
 
+def of_event(unit: Unit, event: str) -> list[Entry]:
+    """Read all entries of one event, oldest first."""
+    statement = sa.select(audit_entries).where(audit_entries.c.event == event).order_by(audit_entries.c.number)
+    return [_entry(row) for row in unit.connection.execute(statement)]
+
+
 def chain(unit: Unit) -> Iterator[tuple[int, Entry | None, str, str]]:
     """Read the whole chain in order: number, entry (`None` if it cannot be read any more), the hash before it, its own."""
     after = 0

@@ -27,6 +27,11 @@ def timeline(unit: Unit, subject: str) -> list[Entry]:
     return [entry for _, entry in repository.of_subject(unit, subject)]
 
 
+def of_event(unit: Unit, event: str) -> list[Entry]:
+    """Tell all that was done of one kind, oldest first."""
+    return repository.of_event(unit, event)
+
+
 def first_fault(unit: Unit) -> str | None:
     """Verify the chain: `None` when every entry hangs on the one before it, else what is wrong with which entry."""
     expected, before = 1, ROOT

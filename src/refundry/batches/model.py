@@ -5,13 +5,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import assert_never
 
 from refundry.connectors.base import AmountKind, AmountText, ParsedRow, Reference, ReferenceKind
 from refundry.kernel.errors import RefundryError
-from refundry.refunds.model import FULL, State
+from refundry.refunds.model import FULL, Planned, State
 
+DAY_SECONDS = 86_400
 BATCHES = uuid.UUID("0b2f9a54-8a3e-5c68-8d0f-1f0f5f9f2a77")
 
 
@@ -21,9 +22,22 @@ class BatchUnknown(RefundryError):  # noqa: N818
     code = "batch_unknown"
 
 
+class BatchWithdrawn(RefundryError):  # noqa: N818
+    """A batch was withdrawn, which is its end."""
+
+    code = "batch_withdrawn"
+
+
+class NotApplied(RefundryError):  # noqa: N818
+    """A batch waits for its plan to be applied."""
+
+    code = "plan_not_applied"
+
+
 class BatchState(StrEnum):
     """Where a batch stands."""
 
+    PLANNED = "planned"
     ACCEPTED = "accepted"
     RUNNING = "running"
     PAUSED = "paused"
@@ -57,6 +71,116 @@ def standing_of(state: State) -> Standing:
             assert_never(state)
 
 
+class Turn(IntEnum):
+    """Where a row of a batch with a schedule stands in line: it waits, was let go and is not over, or is over."""
+
+    WAITS = 0
+    HAS_COME = 1
+    OVER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The hours of the day in which refunds may be sent, by the clock on the wall.
+
+    Args:
+        opens: In seconds since midnight.
+        closes: The same, and not the same as `opens`; before it, the window lasts over midnight.
+        zone: A time zone of the IANA database, as in `Europe/Berlin`.
+    """
+
+    opens: int
+    closes: int
+    zone: str
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When the rows of a batch may be sent, as a person has asked for it.
+
+    Args:
+        start_at: Not before this, in epoch seconds UTC.
+        spread_seconds: Evenly over so much time in which the window is open.
+        window: Only then.
+        max_per_day: No more than this is sent in a day, of each currency on its own: major units, as written.
+        keep_balance: What must stay of the available balance, of each currency on its own: major units, as written.
+        canary: The sizes of stages; each begins when the one before is over, and all other rows follow the last.
+        halt_hundredths: With stages, the share of failures beyond which the batch is halted, in hundredths of a percent.
+        zone: The time zone of days and of what is told.
+    """
+
+    start_at: float | None = None
+    spread_seconds: float | None = None
+    window: Window | None = None
+    max_per_day: str | None = None
+    keep_balance: str | None = None
+    canary: tuple[int, ...] = ()
+    halt_hundredths: int = 200
+    zone: str = "UTC"
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """From where on the rows of a spread are counted.
+
+    Args:
+        at: Since when, in epoch seconds UTC.
+        released: How many rows had their turn then.
+        seconds: For how much more time of an open window the others are spread.
+    """
+
+    at: float
+    released: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How far a batch has come on its schedule.
+
+    Args:
+        next_row: No row before this one waits for its turn.
+        released: How many rows had their turn.
+        over: How many of those are over, with Stripe's word on them.
+        failed: How many of those Stripe has refused, or gave up.
+        rows: How many rows became a refund request; zero until all are looked up.
+        anchor: See `Anchor`.
+        forgiven: The failures that a person knew of when the batch was let go on.
+        halted: Why it was halted; empty, if it was not.
+        resting: Nothing is left to do, until somebody puts a row back in line.
+    """
+
+    next_row: int = 1
+    released: int = 0
+    over: int = 0
+    failed: int = 0
+    rows: int = 0
+    anchor: Anchor | None = None
+    forgiven: int = 0
+    halted: str = ""
+    resting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a batch with a schedule has spent in one currency, in minor units.
+
+    Args:
+        day: The day that `sent_minor` is of; empty before the first.
+        sent_minor: What was sent that day, and what was on its way when it began.
+        spent_minor: All that was ever sent, less what came back unsent.
+        ceiling_minor: Where `spent_minor` must stop, by the balance that was read last; `None`, if none was.
+        read_at: When that was, by the database's clock.
+    """
+
+    currency: str
+    day: str = ""
+    sent_minor: int = 0
+    spent_minor: int = 0
+    ceiling_minor: int | None = None
+    read_at: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """An accepted file.
@@ -67,6 +191,9 @@ class Batch:
         sha256: Of its bytes.
         row_count: How many rows it has.
         created_at: Epoch seconds UTC.
+        schedule: When its rows may be sent; `None`, if at once.
+        course: How far it has come on its schedule.
+        plan: The plan that was applied to it; `None`, if it is paid without one.
     """
 
     id: str
@@ -77,6 +204,9 @@ class Batch:
     columns: tuple[str, ...]
     row_count: int
     created_at: float
+    schedule: Schedule | None = None
+    course: Course = Course()
+    plan: str | None = None
 
 
 def batch_id(account: str, sha256: str, options: str) -> str:
@@ -99,37 +229,31 @@ class Wanted:
     reverse_transfer: bool | None = None
 
 
-def wanted_of(row: ParsedRow) -> Wanted:
-    """Take from a parsed row what it asks for."""
-    return Wanted(
-        row.references, row.amounts, row.ticket_id, row.request_key, row.reason, row.currency, row.metadata,
-        row.refund_application_fee, row.reverse_transfer,
-    )  # fmt: skip
-
-
-def packed(wanted: Wanted) -> dict[str, object]:
-    """Turn it into plain JSON."""
-    return {
+def packed(wanted: Wanted | ParsedRow) -> dict[str, object]:
+    """Turn what a row asks for into plain JSON; what is not said is left out, since there may be a million of them."""
+    kept: dict[str, object] = {
         "references": [[r.kind.value, r.value] for r in wanted.references],
         "amounts": [[a.kind.value, a.text] for a in wanted.amounts],
         "ticket_id": wanted.ticket_id,
         "request_key": wanted.request_key,
         "reason": wanted.reason,
         "currency": wanted.currency,
-        "metadata": dict(wanted.metadata),
+        "metadata": dict(wanted.metadata) or None,
         "refund_application_fee": wanted.refund_application_fee,
         "reverse_transfer": wanted.reverse_transfer,
     }
+    return {key: value for key, value in kept.items() if value is not None}
 
 
 def unpacked(kept: dict[str, object]) -> Wanted:
     """Read it back."""
     references: list[list[str]] = kept.pop("references")  # type: ignore[assignment]  # as `packed` wrote it
     amounts: list[list[str]] = kept.pop("amounts")  # type: ignore[assignment]  # the same
+    said: dict[str, object] = {"ticket_id": None, "request_key": None, "currency": None, "metadata": {}, **kept}
     return Wanted(
         tuple(Reference(ReferenceKind(kind), value) for kind, value in references),
         tuple(AmountText(AmountKind(kind), text) for kind, text in amounts),
-        **kept,  # type: ignore[arg-type]  # the same
+        **said,  # type: ignore[arg-type]  # the same
     )
 
 
@@ -167,6 +291,27 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What the plan that was applied says about a row.
+
+    Args:
+        code: Empty, if it was payable; else why not.
+        text: For a support agent.
+        request: The refund request that it would become.
+        fingerprint: Of that request's content.
+        allow_repeat: A person said that it is no repeat.
+        planned: What its request carries along.
+    """
+
+    code: str
+    text: str
+    request: str | None
+    fingerprint: str
+    allow_repeat: bool
+    planned: Planned | None
+
+
+@dataclass(frozen=True, slots=True)
 class BatchRow:
     """One line of the file.
 
@@ -189,8 +334,8 @@ class BatchRow:
 class Totals:
     """The counts of a batch; the five standings sum to `rows`. Amounts are minor units by currency.
 
-    Each request's money is counted once, however many rows point to it. `moving` counts the rows that wait without a hold:
-    with them something is still to happen by itself.
+    Each request's money is counted once, however many rows point to it. `moving` counts the rows with which something is still to
+    happen by itself: those that wait without a hold, and those whose turn will come by a schedule, which `in_line` counts again.
     """
 
     rows: int = 0
@@ -200,6 +345,7 @@ class Totals:
     paid: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     moving: int = 0
+    in_line: int = 0
 
     def told(self) -> dict[str, object]:
         """Tell it in the form of `--json`."""

@@ -4,17 +4,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from refundry.batches.model import Batch, BatchRow, BatchState, Verdict, packed, unpacked
-from refundry.batches.tables import batch_rows, batches
+from refundry.batches.model import (
+    Anchor,
+    Batch,
+    BatchRow,
+    BatchState,
+    Budget,
+    Course,
+    Schedule,
+    Turn,
+    Verdict,
+    Window,
+    packed,
+    unpacked,
+)
+from refundry.batches.tables import batch_budgets, batch_rows, batches
+from refundry.connectors.base import ParsedRow, Row
 from refundry.infra.db import Unit
 
 r = batch_rows.c
 PAGE = 1000
+# A row as it is accepted: number, line, cells, what it asks for, code, text.
+PackedRow = tuple[int, int, str, str | None, str, str]
+_ADD_ROWS_SQLITE = (
+    "INSERT INTO batch_rows (batch, number, line, raw, wanted, planned, code, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_ADD_ROWS_POSTGRES = _ADD_ROWS_SQLITE.replace("?", "%s")
 
 
 def add(unit: Unit, batch: Batch) -> bool:
@@ -30,17 +52,34 @@ def add(unit: Unit, batch: Batch) -> bool:
     return unit.connection.execute(statement).first() is not None
 
 
-def add_rows(unit: Unit, batch: str, rows: Sequence[BatchRow]) -> None:
-    """Write rows of a new batch."""
-    values = [
-        {
-            "batch": batch, "number": row.number, "line": row.line, "raw": json.dumps(dict(row.raw)),
-            "wanted": json.dumps(packed(row.wanted)) if row.wanted else None, "planned": row.verdict is not None,
-            "code": row.verdict.code if row.verdict else "", "text": row.verdict.text if row.verdict else "",
-        }
-        for row in rows
-    ]  # fmt: skip
-    unit.connection.execute(sa.insert(batch_rows), values)
+def packed_row(row: Row) -> PackedRow:
+    """Pack a row of a file as it is accepted: its cells and what it asks for as JSON; one that is refused asks for nothing."""
+    raw = orjson.dumps(row.raw).decode()
+    if isinstance(row, ParsedRow):
+        return row.number, row.line, raw, orjson.dumps(packed(row)).decode(), "", ""
+    return row.number, row.line, raw, None, row.code, row.message
+
+
+def add_rows(unit: Unit, batch: str, rows: Sequence[PackedRow]) -> None:
+    """Write rows of a new batch; one that was refused needs no look."""
+    # As the driver takes them: a million dictionaries cost more than writing them.
+    unit.connection.exec_driver_sql(
+        _ADD_ROWS_POSTGRES if unit.postgres else _ADD_ROWS_SQLITE,
+        [(batch, number, line, raw, wanted, bool(code), code, text) for number, line, raw, wanted, code, text in rows],
+    )
+
+
+def packed_rows(unit: Unit, batch: str) -> Iterator[list[PackedRow]]:
+    """Read the rows of a batch as they were accepted, page by page; why one was refused is left out, as it may have changed."""
+    after = 0
+    columns = (r.number, r.line, r.raw, r.wanted)
+    while True:
+        statement = sa.select(*columns).where(r.batch == batch, r.number > after).order_by(r.number).limit(PAGE)
+        found = unit.connection.execute(statement).all()
+        if not found:
+            return
+        yield [(row.number, row.line, row.raw, row.wanted, "", "") for row in found]
+        after = found[-1].number
 
 
 def find(unit: Unit, batch: str) -> Batch | None:
@@ -62,9 +101,21 @@ def every(unit: Unit, account: str, states: Iterable[BatchState]) -> list[Batch]
     return [_batch(row) for row in unit.connection.execute(statement.order_by(batches.c.created_at.desc()))]
 
 
+def accounts_to_plan(unit: Unit) -> list[str]:
+    """Tell the accounts that have accepted batches whose rows are still to be looked up."""
+    statement = sa.select(batches.c.account).where(batches.c.state == BatchState.ACCEPTED.value).distinct()
+    return list(unit.connection.execute(statement.order_by(batches.c.account)).scalars())
+
+
 def set_state(unit: Unit, batch: str, state: BatchState) -> None:
     """Move a batch."""
     unit.connection.execute(sa.update(batches).where(batches.c.id == batch).values(state=state.value))
+
+
+def apply(unit: Unit, batch: str, plan: str) -> bool:
+    """Let a batch that waits for its plan be paid by it; false, if it does not wait."""
+    waits = sa.update(batches).where(batches.c.id == batch, batches.c.state == BatchState.PLANNED.value)
+    return unit.connection.execute(waits.values(state=BatchState.ACCEPTED.value, plan=plan)).rowcount == 1
 
 
 def lock(unit: Unit, batch: str) -> None:
@@ -81,6 +132,12 @@ def unplanned(unit: Unit, batch: str, most: int) -> list[BatchRow]:
 def rows(unit: Unit, batch: str, *, after: int = 0, most: int = PAGE) -> list[BatchRow]:
     """Read rows in order."""
     statement = sa.select(batch_rows).where(r.batch == batch, r.number > after).order_by(r.number).limit(most)
+    return [_row(row) for row in unit.connection.execute(statement)]
+
+
+def some_rows(unit: Unit, batch: str, numbers: Iterable[int]) -> list[BatchRow]:
+    """Read rows by number."""
+    statement = sa.select(batch_rows).where(r.batch == batch, r.number.in_(list(numbers))).order_by(r.number)
     return [_row(row) for row in unit.connection.execute(statement)]
 
 
@@ -103,6 +160,13 @@ def plan(unit: Unit, batch: str, verdicts: dict[int, Verdict]) -> None:
         for number, v in verdicts.items()
     ]  # fmt: skip
     unit.connection.execute(statement, values)
+
+
+def unplan(unit: Unit, batch: str) -> int:
+    """Put those readable rows back that led to no charge, or to more than one; tells how many."""
+    led_nowhere = (r.planned.is_(True), r.wanted.is_not(None), r.request.is_(None), r.code != "withdrawn")
+    statement = sa.update(batch_rows).where(r.batch == batch, *led_nowhere)
+    return unit.connection.execute(statement.values(planned=False, code="", text="")).rowcount
 
 
 def first_row_of(unit: Unit, request: str) -> tuple[str, str, int] | None:
@@ -161,10 +225,130 @@ def unplanned_count(unit: Unit, batch: str) -> int:
     return int(unit.connection.execute(statement).scalar_one())
 
 
+# Schedules
+
+
+def set_schedule(unit: Unit, batch: str, schedule: Schedule) -> None:
+    """Write when a batch's rows may be sent."""
+    kept = json.dumps(asdict(schedule))
+    unit.connection.execute(sa.update(batches).where(batches.c.id == batch).values(schedule=kept))
+
+
+def set_course(unit: Unit, batch: str, course: Course) -> None:
+    """Write how far a batch has come on its schedule."""
+    kept = json.dumps(asdict(course))
+    unit.connection.execute(sa.update(batches).where(batches.c.id == batch).values(course=kept))
+
+
+def scheduled(unit: Unit) -> list[Batch]:
+    """Read the batches with a schedule that are to be paid, and on which something is left to do, oldest first."""
+    states = [BatchState.ACCEPTED.value, BatchState.RUNNING.value]
+    statement = sa.select(batches).where(batches.c.schedule.is_not(None), batches.c.state.in_(states))
+    found = [_batch(row) for row in unit.connection.execute(statement.order_by(batches.c.created_at, batches.c.id))]
+    return [batch for batch in found if not batch.course.resting]
+
+
+_HAVING_TURN = (
+    # As the partial index has it, so that both databases use that.
+    sa.select(r.number, r.request)
+    .where(r.batch == sa.bindparam("the_batch"), sa.text("released = 1"))
+    .order_by(r.number)
+)
+
+
+def having_turn(unit: Unit, batch: str) -> list[tuple[int, str]]:
+    """Tell the rows whose turn has come and that are not over: their numbers and requests."""
+    return [(row.number, row.request) for row in unit.connection.execute(_HAVING_TURN, {"the_batch": batch})]
+
+
+def in_line(unit: Unit, batch: str, since: int, most: int) -> list[tuple[int, str]]:
+    """Tell the next rows that wait for their turn, from a number on: their numbers and requests."""
+    statement = sa.select(r.number, r.request).where(
+        r.batch == batch, r.number >= since, r.released == int(Turn.WAITS), r.request.is_not(None), r.code == ""
+    )
+    found = unit.connection.execute(statement.order_by(r.number).limit(most))
+    return [(row.number, row.request) for row in found]
+
+
+def set_turn(unit: Unit, batch: str, numbers: Sequence[int], turn: Turn) -> None:
+    """Write where rows stand in line."""
+    if numbers:
+        statement = sa.update(batch_rows).where(r.batch == batch, r.number == sa.bindparam("the_number"))
+        unit.connection.execute(statement.values(released=int(turn)), [{"the_number": number} for number in numbers])
+
+
+def request_count(unit: Unit, batch: str) -> int:
+    """Count the rows that became a request of their own."""
+    statement = sa.select(sa.func.count()).where(r.batch == batch, r.request.is_not(None), r.code == "")
+    return int(unit.connection.execute(statement).scalar_one())
+
+
+_SCHEDULE_OF = (
+    sa.select(batches, r.number, r.released)
+    .join(batch_rows, r.batch == batches.c.id)
+    .where(r.request == sa.bindparam("the_request"), r.code == "", batches.c.schedule.is_not(None))
+    .limit(1)
+)
+
+
+def schedule_of(unit: Unit, request: str) -> tuple[Batch, int, Turn] | None:
+    """Tell the batch with a schedule that a request came from, the number of its row and where that stands in line."""
+    row = unit.connection.execute(_SCHEDULE_OF, {"the_request": request}).one_or_none()
+    return (_batch(row), row.number, Turn(row.released)) if row else None
+
+
+_b = batch_budgets.c
+
+
+def budget(unit: Unit, batch: str, currency: str) -> Budget:
+    """Read what a batch has spent in a currency, made at its first use, and hold it until the unit is over."""
+    statement = sa.select(batch_budgets).where(_b.batch == batch, _b.currency == currency).with_for_update()
+    row = unit.connection.execute(statement).one_or_none()
+    if row is None:
+        values = {"batch": batch, "currency": currency, "day": "", "sent_minor": 0, "spent_minor": 0, "read_at": 0.0}
+        make: Any = postgresql.insert(batch_budgets) if unit.postgres else sqlite.insert(batch_budgets)
+        unit.connection.execute(make.values(values).on_conflict_do_nothing())
+        row = unit.connection.execute(statement).one()
+    return _budget(row)
+
+
+def budgets(unit: Unit, batch: str) -> dict[str, Budget]:
+    """Read what a batch has spent, by currency."""
+    found = unit.connection.execute(sa.select(batch_budgets).where(_b.batch == batch).order_by(_b.currency))
+    return {row.currency: _budget(row) for row in found}
+
+
+def save_budget(unit: Unit, batch: str, budget: Budget) -> None:
+    """Write what a batch has spent in a currency."""
+    values = {name: value for name, value in asdict(budget).items() if name != "currency"}
+    statement = sa.update(batch_budgets).where(_b.batch == batch, _b.currency == budget.currency)
+    unit.connection.execute(statement.values(values))
+
+
+def _budget(row: Any) -> Budget:  # noqa: ANN401  # a row
+    return Budget(row.currency, row.day, row.sent_minor, row.spent_minor, row.ceiling_minor, row.read_at)
+
+
+def _schedule(text: str | None) -> Schedule | None:
+    if text is None:
+        return None
+    kept = json.loads(text)
+    window = kept.pop("window")
+    return Schedule(**kept | {"canary": tuple(kept["canary"]), "window": Window(**window) if window else None})
+
+
+def _course(text: str | None) -> Course:
+    if text is None:
+        return Course()
+    kept = json.loads(text)
+    anchor = kept.pop("anchor")
+    return Course(**kept, anchor=Anchor(**anchor) if anchor else None)
+
+
 def _batch(row: Any) -> Batch:  # noqa: ANN401  # a row
     return Batch(
         row.id, row.account, row.name, row.sha256, BatchState(row.state), tuple(json.loads(row.columns)), row.row_count,
-        row.created_at,
+        row.created_at, schedule=_schedule(row.schedule), course=_course(row.course), plan=row.plan,
     )  # fmt: skip
 
 

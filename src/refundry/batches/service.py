@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+import hashlib
+import marshal
+from array import array
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 
+from refundry.accounts.model import Connect
 from refundry.audit import service as audit
 from refundry.batches import repository
 from refundry.batches.model import (
@@ -12,28 +18,44 @@ from refundry.batches.model import (
     BatchRow,
     BatchState,
     BatchUnknown,
+    BatchWithdrawn,
+    Budget,
+    Course,
+    Foreseen,
+    NotApplied,
+    Schedule,
     Standing,
     Totals,
+    Turn,
     Verdict,
     Wanted,
     batch_id,
     request_key_of,
     standing_of,
-    wanted_of,
 )
+from refundry.batches.repository import PackedRow
+from refundry.batches.rules import calendar
+from refundry.batches.rules import schedule as rules
+from refundry.batches.rules.asked import words
+from refundry.batches.rules.schedule import Allow, Fit, Halt, Seen, Wait, Why
 from refundry.charges import service as charges
 from refundry.charges.model import Charge
-from refundry.connectors.base import FileOpened, ParsedRow, Reference, ReferenceKind, Row, amount_asked
+from refundry.connectors.base import FileOpened, Reference, ReferenceKind, amount_asked
 from refundry.infra.db import Unit
+from refundry.infra.spool import Spool
 from refundry.kernel import ids
-from refundry.kernel.actor import Actor
+from refundry.kernel.actor import SYSTEM, Actor
 from refundry.kernel.errors import AmountInvalid, CurrencyUnknown
 from refundry.kernel.lane import Lane
+from refundry.kernel.money import Money
+from refundry.policies.rules import connect_of, undecided
 from refundry.refunds import service as refunds
-from refundry.refunds.model import Content, RefundRequest, State
-from refundry.refunds.service import Receipt, Received, Tally
+from refundry.refunds.model import AT_STRIPE, IN_FLIGHT, UNPAID, Content, HeldReason, RefundRequest, State
+from refundry.refunds.service import Claimed, Receipt, Received, Tally
 
 SLICE = 500
+# The event of a batch's one audit entry for all its rows.
+ACCEPTED = "batch.accepted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +66,57 @@ class Missing:
     text: str
 
 
-def accept(unit: Unit, account: str, file: FileOpened, options: str, actor: Actor) -> tuple[Batch, bool]:
+@dataclass(frozen=True, slots=True)
+class ReadyFile:
+    """A file whose rows were all read and checked, and lie packed on the disk.
+
+    Args:
+        file: The file.
+        rows_sha256: Of its rows as they will be kept: see `_hashed`.
+        kept: The packed rows, slice by slice.
+        sizes: How many bytes each slice has.
+    """
+
+    file: FileOpened
+    rows_sha256: str
+    kept: Spool = field(repr=False)
+    sizes: array[int] = field(repr=False)
+
+    def slices(self) -> Iterator[list[PackedRow]]:
+        """Give the rows again, slice by slice."""
+        start = 0
+        for size in self.sizes:
+            yield marshal.loads(self.kept.part(start, size))  # noqa: S302  # what this process has just written
+            start += size
+
+
+def ready(file: FileOpened) -> ReadyFile:
+    """Read and check every row of a file. It may take long, and is done before a unit is open, since a unit keeps other writers waiting.
+
+    Raises:
+        FileRefused: The file changed while it was read; nothing was taken in.
+    """
+    kept, sizes, digest = Spool(), array("Q"), hashlib.sha256()
+    rows = (repository.packed_row(row) for row in file.rows())
+    while some := list(islice(rows, SLICE)):
+        written = marshal.dumps(some)
+        kept.append(written)
+        sizes.append(len(written))
+        digest.update(_hashed(some))
+    return ReadyFile(file, digest.hexdigest(), kept, sizes)
+
+
+def _hashed(rows: Sequence[PackedRow]) -> bytes:
+    """Write down of rows what never changes: number, line, cells, what is asked for; JSON has no line breaks of its own."""
+    return "".join(f"{number}\n{line}\n{raw}\n{wanted or ''}\n" for number, line, raw, wanted, _, _ in rows).encode()
+
+
+def accept(
+    unit: Unit, account: str, file: FileOpened | ReadyFile, options: str, actor: Actor, *, planned: bool = False
+) -> tuple[Batch, bool]:
     """Take a whole file in, in one commit; the same file again is the batch that is there already.
+
+    With `planned` nothing of it is paid before its plan is applied, or it is handed in again without. Its one audit entry has the hash of its bytes and the hash of its rows as they are kept.
 
     Returns:
         The batch, and whether it is new.
@@ -53,27 +124,55 @@ def accept(unit: Unit, account: str, file: FileOpened, options: str, actor: Acto
     Raises:
         FileRefused: The file changed while it was read; nothing was taken in.
     """
-    known = repository.find(unit, batch_id(account, file.sha256, options))
+    opened = file.file if isinstance(file, ReadyFile) else file
+    known = repository.find(unit, batch_id(account, opened.sha256, options))
     if known is not None:
-        return known, False
+        return (known if planned else _unplanned_run(unit, known, actor)), False
+    state = BatchState.PLANNED if planned else BatchState.ACCEPTED
     batch = Batch(
-        batch_id(account, file.sha256, options), account, file.name, file.sha256, BatchState.ACCEPTED, file.columns,
-        file.row_count, unit.now,
+        batch_id(account, opened.sha256, options), account, opened.name, opened.sha256, state,
+        opened.columns, opened.row_count, unit.now,
     )  # fmt: skip
     if not repository.add(unit, batch):
         return need(unit, batch.id), False
-    waiting: list[BatchRow] = []
-    for row in file.rows():
-        waiting.append(_row(row))
-        if len(waiting) == SLICE:
-            repository.add_rows(unit, batch.id, waiting)
-            waiting = []
-    if waiting:
-        repository.add_rows(unit, batch.id, waiting)
+    kept = file if isinstance(file, ReadyFile) else ready(file)
+    for rows in kept.slices():
+        repository.add_rows(unit, batch.id, rows)
     batch = _planned_if_all(unit, batch)
-    facts = {"file": batch.name, "sha256": batch.sha256, "rows": batch.row_count, "account": account}
-    audit.record(unit, actor, "batch.accepted", batch.id, facts)
+    facts = {
+        "file": batch.name, "sha256": batch.sha256, "options": options, "rows": batch.row_count,
+        "rows_sha256": kept.rows_sha256, "account": account,
+    }  # fmt: skip
+    audit.record(unit, actor, ACCEPTED, batch.id, facts)
     return batch, True
+
+
+def _unplanned_run(unit: Unit, batch: Batch, actor: Actor) -> Batch:
+    """Let a batch that waits for a plan be paid without one: whoever runs a file has said so."""
+    if batch.state is not BatchState.PLANNED:
+        return batch
+    repository.set_state(unit, batch.id, BatchState.ACCEPTED)
+    audit.record(unit, actor, "batch.run", batch.id, {})
+    return _planned_if_all(unit, replace(batch, state=BatchState.ACCEPTED))
+
+
+def apply(unit: Unit, batch: Batch, plan: str) -> bool:
+    """Let a batch that waits for its plan be paid by it; false, if it does not wait."""
+    if not repository.apply(unit, batch.id, plan):
+        return False
+    _planned_if_all(unit, need(unit, batch.id))
+    return True
+
+
+def first_fault(unit: Unit) -> str | None:
+    """Hold the rows of every batch against the hash in its audit entry: `None` if nobody has changed them, else what is wrong."""
+    for entry in audit.of_event(unit, ACCEPTED):
+        digest = hashlib.sha256()
+        for rows in repository.packed_rows(unit, entry.subject):
+            digest.update(_hashed(rows))
+        if digest.hexdigest() != entry.facts.get("rows_sha256", digest.hexdigest()):
+            return f"rows of batch {entry.subject[:8]} ({entry.facts['file']}) are not those that were accepted"
+    return None
 
 
 def _planned_if_all(unit: Unit, batch: Batch) -> Batch:
@@ -82,12 +181,6 @@ def _planned_if_all(unit: Unit, batch: Batch) -> Batch:
         return batch
     repository.set_state(unit, batch.id, BatchState.RUNNING)
     return replace(batch, state=BatchState.RUNNING)
-
-
-def _row(row: Row) -> BatchRow:
-    if isinstance(row, ParsedRow):
-        return BatchRow(row.number, row.line, row.raw, wanted_of(row))
-    return BatchRow(row.number, row.line, row.raw, None, Verdict(row.code, row.message))
 
 
 # Planning
@@ -106,6 +199,8 @@ def plan_slice(
     mode: str,
     actor: Actor,
     only: Collection[int] | None = None,
+    connect: Connect = Connect(),  # noqa: B008  # frozen: nothing is set
+    foreseen: Mapping[int, Foreseen] | None = None,
 ) -> int:
     """Turn the next rows into refund requests, from the mirror; tells how many rows were planned.
 
@@ -117,18 +212,25 @@ def plan_slice(
         actor: Who handed the file in.
         only: The numbers of the rows whose references were looked for; another planner may have taken some of them since, and
             then the next ones are not ours: what was not looked for would be called unknown.
+        connect: The Connect flags that are set for the account.
+        foreseen: What the batch's plan says of those rows; `None` without a plan.
     """
     repository.lock(unit, batch.id)
+    now = repository.find(unit, batch.id)
+    scheduled = now is not None and now.schedule is not None
     rows = [row for row in repository.unplanned(unit, batch.id, SLICE) if only is None or row.number in only]
     verdicts: dict[int, Verdict] = {}
     wanted: list[tuple[BatchRow, RefundRequest]] = []
     for row in rows:
         if row.wanted is None:
             continue
-        judged = resolve(unit, batch.account, row.wanted, missing, mode)
+        judged = resolve(unit, batch.account, row.wanted, missing, mode, connect)
+        if foreseen is not None:
+            judged = _as_planned(judged, foreseen.get(row.number))
         if isinstance(judged, Verdict):
             verdicts[row.number] = judged
         else:
+            judged = refunds.put_in_line(judged) if scheduled else judged
             wanted.append((row, judged))
     first: dict[str, int] = {}
     for (row, request), got in zip(wanted, refunds.receive(unit, [q for _, q in wanted], actor), strict=True):
@@ -144,10 +246,38 @@ def plan_slice(
     return len(rows)
 
 
+def _as_planned(judged: Verdict | RefundRequest, foreseen: Foreseen | None) -> Verdict | RefundRequest:
+    """Take only what the plan was to pay, and only if the row still means the same."""
+    if foreseen is None:
+        return Verdict("not_in_plan", "the plan does not know this row")
+    if foreseen.code:
+        return Verdict(foreseen.code, f"not payable in the plan: {foreseen.text}")
+    if isinstance(judged, Verdict):
+        return replace(judged, code="changed_since_plan", text=f"payable in the plan, and now: {judged.text}")
+    if judged.id != foreseen.request or judged.content.fingerprint != foreseen.fingerprint:
+        text = f"in the plan it was request {foreseen.request}, and now it is {judged.id} on {judged.content.charge}: plan it again"
+        return Verdict("changed_since_plan", text)
+    return replace(judged, allow_repeat=foreseen.allow_repeat, planned=foreseen.planned)
+
+
 def resolve(
-    unit: Unit, account: str, wanted: Wanted, missing: Mapping[Reference, Missing], mode: str
+    unit: Unit,
+    account: str,
+    wanted: Wanted,
+    missing: Mapping[Reference, Missing],
+    mode: str,
+    connect: Connect = Connect(),  # noqa: B008  # frozen: nothing is set
 ) -> Verdict | RefundRequest:
-    """Find the charge and amount that a row, or a person at the desk, asks for; or say why not."""
+    """Find the charge and amount that a row, or a person at the desk, asks for; or say why not.
+
+    Args:
+        unit: The open unit.
+        account: Whose charge it has to be.
+        wanted: What is asked for.
+        missing: The references that were looked for at Stripe and lead to no charge.
+        mode: `test` or `live`.
+        connect: The Connect flags that are set for the account; what they say becomes part of the request's content.
+    """
     found: Charge | None = None
     for reference in wanted.references:
         charge = _charge(unit, account, reference, missing)
@@ -165,6 +295,10 @@ def resolve(
     except (AmountInvalid, CurrencyUnknown) as error:
         return Verdict(error.code, error.message, currency=currency)
     asked = None if money is None else money.minor_units
+    flags = connect_of(found, Connect(wanted.reverse_transfer, wanted.refund_application_fee), connect)
+    if (refused := undecided(found, flags)) is not None:
+        # Before there is a request: the row is to be filled in, and then asks for something else under the same key.
+        return Verdict(refused.code, refused.text, currency=currency, asked_minor=asked)
     key = request_key_of(wanted, found.id, asked, currency)
     content = Content(
         charge=found.id,
@@ -173,8 +307,8 @@ def resolve(
         reason=wanted.reason,
         ticket_id=wanted.ticket_id,
         metadata=wanted.metadata,
-        refund_application_fee=wanted.refund_application_fee,
-        reverse_transfer=wanted.reverse_transfer,
+        refund_application_fee=flags.refund_application_fee,
+        reverse_transfer=flags.reverse_transfer,
     )
     stripe_id = account.partition("|")[0]
     return RefundRequest(ids.request_id(stripe_id, mode, key), account, key, content, lane=Lane.BULK, due_at=unit.now)
@@ -186,6 +320,10 @@ def _charge(unit: Unit, account: str, reference: Reference, missing: Mapping[Ref
     match reference.kind:
         case ReferenceKind.CHARGE_ID:
             charge = charges.find(unit, reference.value)
+            if charge is not None and charge.account != account:
+                whose = charge.account.partition("|")[0]
+                text = f"{charge.id} is a charge of {whose}, another of your accounts: pay it there, with --account {whose}"
+                return Verdict("charge_of_other_account", text)
             candidates = [charge] if charge is not None else []
         case ReferenceKind.PAYMENT_INTENT:
             candidates = charges.by_payment_intent(unit, account, reference.value)
@@ -250,25 +388,74 @@ def need(unit: Unit, prefix: str) -> Batch:
     raise BatchUnknown(f"{why} {prefix}: `refundry batch list` shows them", batch=prefix)
 
 
-def pause(unit: Unit, batch: Batch, actor: Actor) -> int:
-    """Stop a batch: nothing more of it is sent; what is on its way is awaited. Tells how many requests were stopped."""
+def _applied(batch: Batch) -> None:
+    if batch.state is BatchState.PLANNED:
+        raise NotApplied(
+            f"{batch.name} is planned, and its plan was not applied: nothing of it is paid; `refundry batch apply PLAN` or "
+            "`refundry batch run FILE --yes` pays it",
+            batch=batch.id,
+        )
+
+
+def pause(unit: Unit, batch: Batch, actor: Actor, why: str = "") -> int:
+    """Stop a batch: nothing more of it is sent; what is on its way is awaited. Tells how many rows were stopped.
+
+    Raises:
+        NotApplied: It waits for its plan to be applied, and pays nothing.
+    """
+    _applied(batch)
+    _not_withdrawn(unit, batch)
     repository.set_state(unit, batch.id, BatchState.PAUSED)
     count = sum(refunds.stop(unit, page, actor) for page in repository.requests(unit, batch.id))
-    audit.record(unit, actor, "batch.paused", batch.id, {"stopped": count})
-    return count
+    audit.record(unit, actor, "batch.paused", batch.id, {"stopped": count} | ({"why": why} if why else {}))
+    return count + _in_line_count(unit, batch) + repository.unplanned_count(unit, batch.id)
+
+
+def _in_line_count(unit: Unit, batch: Batch) -> int:
+    """Count the rows that wait for their turn: a pause keeps them there, and so does going on."""
+    if batch.schedule is None:
+        return 0
+    tallies = (tally for page in repository.requests(unit, batch.id) for tally in refunds.tally(unit, page))
+    return sum(tally.count for tally in tallies if tally.held in refunds.IN_LINE)
 
 
 def resume(unit: Unit, batch: Batch, actor: Actor) -> int:
-    """Let a paused batch go on; tells how many requests go on."""
-    planned = repository.unplanned_count(unit, batch.id) == 0
-    repository.set_state(unit, batch.id, BatchState.RUNNING if planned else BatchState.ACCEPTED)
-    count = sum(refunds.go_on(unit, page, actor) for page in repository.requests(unit, batch.id))
+    """Let a paused batch go on; tells how many rows go on.
+
+    Raises:
+        NotApplied: It waits for its plan to be applied.
+    """
+    _applied(batch)
+    _not_withdrawn(unit, batch)
+    unplanned = repository.unplanned_count(unit, batch.id)
+    repository.set_state(unit, batch.id, BatchState.ACCEPTED if unplanned else BatchState.RUNNING)
+    current = need(unit, batch.id)
+    waiting = _in_line_count(unit, current)
+    in_line = current.schedule is not None
+    count = sum(refunds.go_on(unit, page, actor, in_line=in_line) for page in repository.requests(unit, batch.id))
+    if in_line:
+        having = _having_turn(unit, current)
+        # Whoever lets it go on knows what has failed: only what fails from here on halts it again.
+        failed = having.course.failed + having.unknown
+        repository.set_course(unit, batch.id, replace(current.course, halted="", forgiven=failed, resting=False))
     audit.record(unit, actor, "batch.resumed", batch.id, {"resumed": count})
-    return count
+    return count + waiting + unplanned
+
+
+def _not_withdrawn(unit: Unit, batch: Batch) -> None:
+    """Keep a batch that was withdrawn as it is; until the unit is over, nobody withdraws it."""
+    repository.lock(unit, batch.id)
+    current = repository.find(unit, batch.id)
+    if current is not None and current.state is BatchState.WITHDRAWN:
+        raise BatchWithdrawn(
+            f"batch {batch.id[:8]} ({batch.name}) was withdrawn: nothing more of it is paid; `refundry refund create` pays a refund "
+            "of it that is wanted after all",
+            batch=batch.id,
+        )
 
 
 def withdraw(unit: Unit, batch: Batch, actor: Actor, why: str) -> int:
-    """Take back all that was not sent yet; tells how many requests were withdrawn."""
+    """Take back all that was not sent yet; tells how many rows were withdrawn."""
     # First, since it waits for a planner that is turning rows into requests: none of those may be missed.
     repository.set_state(unit, batch.id, BatchState.WITHDRAWN)
     count = 0
@@ -287,16 +474,30 @@ def withdraw(unit: Unit, batch: Batch, actor: Actor, why: str) -> int:
 
 
 def retry(unit: Unit, batch: Batch, actor: Actor) -> int:
-    """Have those looked at again that were declined or rejected; tells how many."""
-    count = 0
+    """Have those rows looked at again that were declined or rejected, or whose charge was not found; tells how many.
+
+    Raises:
+        BatchWithdrawn: It was withdrawn.
+    """
+    _not_withdrawn(unit, batch)
+    count, over = 0, {State.DECLINED, State.REJECTED}
     for page in repository.requests(unit, batch.id):
-        for request in refunds.many(unit, page, hold=True).values():
-            if request.state in {State.DECLINED, State.REJECTED}:
+        refused = [request for request in refunds.many(unit, page).values() if request.state in over]
+        # By a new look: whoever asks again has changed something. Charges before requests, as everywhere.
+        for charge in sorted({request.content.charge for request in refused}):
+            charges.touch(unit, charge, unit.now)
+        for request in refunds.many(unit, [request.id for request in refused], hold=True).values():
+            if request.state in over:
                 refunds.reopen(unit, request.id, actor)
                 _stopped_if_paused(unit, batch, request.id, actor)
+                _in_line_again(unit, request.id, request.state, actor)
                 count += 1
-    audit.record(unit, actor, "batch.retried", batch.id, {"reopened": count})
-    return count
+    again = repository.unplan(unit, batch.id)
+    current = repository.find(unit, batch.id)
+    if again and current is not None and current.state is BatchState.RUNNING:
+        repository.set_state(unit, batch.id, BatchState.ACCEPTED)
+    audit.record(unit, actor, "batch.retried", batch.id, {"reopened": count, "looked_up_again": again})
+    return count + again
 
 
 def allow_repeat(unit: Unit, batch: Batch, number: int, actor: Actor) -> bool:
@@ -304,8 +505,10 @@ def allow_repeat(unit: Unit, batch: Batch, number: int, actor: Actor) -> bool:
     request = repository.request_of_row(unit, batch.id, number)
     if request is None:
         return False
+    before = refunds.need(unit, request).state
     refunds.allow_repeat(unit, request, actor)
     _stopped_if_paused(unit, batch, request, actor)
+    _in_line_again(unit, request, before, actor)
     return True
 
 
@@ -314,6 +517,392 @@ def _stopped_if_paused(unit: Unit, batch: Batch, request: str, actor: Actor) -> 
     current = repository.find(unit, batch.id)
     if current is not None and current.state is BatchState.PAUSED:
         refunds.stop(unit, [request], actor)
+
+
+def _in_line_again(unit: Unit, request: str, before: State, actor: Actor) -> None:
+    """Keep to a schedule: what was freed from another wait, or is decided anew, waits for its turn.
+
+    Args:
+        unit: The open unit.
+        request: The request.
+        before: Its state before.
+        actor: Who has freed it.
+    """
+    found = repository.schedule_of(unit, request)
+    if found is None:
+        return
+    batch, number, turn = found
+    refunds.make_wait(unit, [request], actor)
+    course = replace(batch.course, resting=False)
+    if turn is Turn.OVER:
+        # The next turn finds it in line.
+        repository.set_turn(unit, batch.id, [number], Turn.HAS_COME)
+        declined = before is State.DECLINED
+        course = replace(course, over=course.over - declined, failed=course.failed - declined)
+    repository.set_course(unit, batch.id, course)
+
+
+# Keeping to a schedule
+
+PAYING = frozenset({BatchState.ACCEPTED, BatchState.RUNNING})
+# How many rows in line are looked at in one turn at most: those that were paid before there was a schedule are passed by.
+LINE_MAX = 5000
+# The balance is read again after so many seconds while rows are on their way, and while none is.
+BALANCE_SECONDS, BALANCE_IDLE_SECONDS = 5.0, 60.0
+IN_DOUBT_MAX = 1000
+# So many rows are looked at though fewer may go, for those that are passed by.
+LOOK_LEAST = 50
+
+
+def set_schedule(unit: Unit, batch: Batch, schedule: Schedule, actor: Actor) -> Batch:
+    """Give a batch a schedule, or another one: what could be sent and is not yet waits for its turn, anew.
+
+    The same schedule again changes nothing, and what was sent today stays counted.
+    """
+    repository.lock(unit, batch.id)
+    current = need(unit, batch.id)
+    if current.schedule == schedule:
+        return current
+    repository.set_schedule(unit, batch.id, schedule)
+    repository.set_course(unit, batch.id, replace(current.course, anchor=None, rows=0, next_row=1, resting=False))
+    for page in repository.requests(unit, batch.id):
+        refunds.make_wait(unit, page, actor)
+    audit.record(unit, actor, "batch.scheduled", batch.id, {"schedule": asdict(schedule)})
+    return need(unit, batch.id)
+
+
+@dataclass(slots=True)
+class _HavingTurn:
+    """What has become of the rows whose turn had come; by row number, and amounts in minor units by currency."""
+
+    course: Course
+    back: list[int] = field(default_factory=list)
+    over: list[int] = field(default_factory=list)
+    unsent: dict[str, int] = field(default_factory=dict)
+    moving: int = 0
+    unknown: int = 0
+    promised: Counter[str] = field(default_factory=Counter)
+    flying: Counter[str] = field(default_factory=Counter)
+
+
+def _having_turn(unit: Unit, batch: Batch) -> _HavingTurn:
+    """Look at the rows whose turn had come; nothing is written."""
+    course = batch.course
+    if batch.state is BatchState.ACCEPTED:
+        course = replace(course, rows=0)
+    elif not course.rows:
+        # All are looked up, also those that were passed by before.
+        course = replace(course, rows=repository.request_count(unit, batch.id), next_row=1)
+    rows = repository.having_turn(unit, batch.id)
+    known = refunds.many(unit, [request for _, request in rows])
+    seen = _HavingTurn(course)
+    for number, request_id in rows:
+        _look_at(seen, number, known[request_id])
+    return seen
+
+
+def _look_at(seen: _HavingTurn, number: int, request: RefundRequest) -> None:
+    course, amount, currency = seen.course, request.amount_minor, request.content.currency
+    if refunds.waits_in_line(request):
+        seen.back.append(number)
+        seen.course = replace(
+            course, next_row=min(course.next_row, number), released=course.released - 1, resting=False
+        )
+    elif request.state in UNPAID:
+        goes_on = request.state is not State.AWAITING_APPROVAL
+        if goes_on and (request.hold is None or request.hold.until is not None):
+            seen.moving += 1
+            seen.unsent[request.id] = number
+            seen.promised[currency] += amount or request.content.asked_minor or 0
+    elif request.state in IN_FLIGHT:
+        seen.flying[currency] += amount
+        seen.moving += request.state is State.SUBMITTING
+        seen.unknown += request.state is State.OUTCOME_UNKNOWN
+    else:
+        seen.over.append(number)
+        # What was refused before it was sent, or taken back, says nothing about how Stripe takes the rest.
+        told = request.state in AT_STRIPE or request.state is State.DECLINED
+        failed = told and standing_of(request.state) in {Standing.REFUSED, Standing.FAILED}
+        seen.course = replace(course, over=course.over + told, failed=course.failed + failed)
+
+
+def _seen(batch: Batch, schedule: Schedule, having: _HavingTurn, now: float) -> Seen:
+    rows = having.course.rows or batch.row_count
+    seen = Seen(having.course, having.moving, having.unknown, rows)
+    return replace(seen, course=rules.anchored(schedule, seen, now))
+
+
+def release(unit: Unit, batch_id: str, ahead: int) -> None:
+    """Let the next rows of a batch have their turn, as far as its schedule allows; call back those whose time is over.
+
+    Processes take turns. Too many failures pause the batch, and `course.halted` says why.
+
+    Args:
+        unit: The open unit.
+        batch_id: The batch; without a schedule, or paused, nothing happens.
+        ahead: How many rows that had their turn may be unsent at most.
+    """
+    repository.lock(unit, batch_id)
+    batch = repository.find(unit, batch_id)
+    if batch is None or batch.schedule is None or batch.state not in PAYING:
+        return
+    having = _having_turn(unit, batch)
+    repository.set_turn(unit, batch.id, having.back, Turn.WAITS)
+    repository.set_turn(unit, batch.id, having.over, Turn.OVER)
+    seen = _seen(batch, batch.schedule, having, unit.now)
+    course = seen.course
+    match rules.decide(batch.schedule, seen, unit.now, ahead):
+        case Allow(rows=rows):
+            course = _let_go(unit, batch, batch.schedule, having, replace(seen, course=course), rows)
+        case Wait(recall=True):
+            course = _recalled(unit, batch, having, course)
+        case Wait():
+            pass
+        case Halt(text=text):
+            course = replace(course, halted=text)
+            pause(unit, batch, SYSTEM, why=text)
+    if batch.state is BatchState.RUNNING and course.released >= course.rows and not having.moving:
+        course = replace(course, resting=True)
+    if course != batch.course:
+        repository.set_course(unit, batch.id, course)
+
+
+def _recalled(unit: Unit, batch: Batch, having: _HavingTurn, course: Course) -> Course:
+    put = [having.unsent[request] for request in refunds.make_wait(unit, having.unsent, SYSTEM)]
+    repository.set_turn(unit, batch.id, put, Turn.WAITS)
+    return replace(course, released=course.released - len(put), next_row=min([course.next_row, *put]))
+
+
+def _let_go(unit: Unit, batch: Batch, schedule: Schedule, having: _HavingTurn, seen: Seen, rows: int) -> Course:
+    """Let up to so many rows go, in row order, until one does not fit into the day or the balance."""
+    course, budgets, looked_at = seen.course, dict[str, Budget](), 0
+    left = rows
+    while left > 0 and looked_at < LINE_MAX:
+        line = repository.in_line(unit, batch.id, course.next_row, min(max(left, LOOK_LEAST), SLICE))
+        if not line:
+            ended = batch.state is BatchState.RUNNING
+            return replace(course, next_row=batch.row_count + 1, released=course.rows) if ended else course
+        looked_at += len(line)
+        known = refunds.many(unit, [request for _, request in line], hold=True)
+        free: list[RefundRequest] = []
+        passed: list[int] = []
+        stuck: Wait | None = None
+        for number, request_id in line:
+            if len(free) == left:
+                break
+            request = known[request_id]
+            if refunds.waits_in_line(request):
+                stuck = _stuck(unit, batch, schedule, having, budgets, request)
+                if stuck is not None:
+                    break
+                free.append(request)
+            # Whoever does not wait any more is looked at in the next turn.
+            passed.append(number)
+            course = replace(course, next_row=number + 1, released=course.released + 1)
+        refunds.let_go(unit, free, SYSTEM)
+        repository.set_turn(unit, batch.id, passed, Turn.HAS_COME)
+        having.moving += len(free)
+        left -= len(free)
+        if stuck is not None:
+            if stuck.why is Why.BALANCE:
+                short = [request for _, request in line[len(passed) : len(passed) + left]]
+                refunds.make_wait(unit, short, SYSTEM, HeldReason.LOW_BALANCE)
+            break
+    return course
+
+
+def _stuck(
+    unit: Unit,
+    batch: Batch,
+    schedule: Schedule,
+    having: _HavingTurn,
+    budgets: dict[str, Budget],
+    request: RefundRequest,
+) -> Wait | None:
+    """Tell why a row's money does not fit; if it does, it is counted in `budgets`, which is what is left for the next."""
+    if schedule.max_per_day is None and schedule.keep_balance is None:
+        return None
+    currency, amount = request.content.currency, request.amount_minor or request.content.asked_minor or 0
+    if currency not in budgets:
+        budgets[currency] = rules.spent(_today(unit, batch, schedule, currency), having.promised[currency])
+    fit = rules.fits(schedule, budgets[currency], amount, unit.now)
+    if fit in {Fit.ANOTHER_DAY, Fit.LOW_BALANCE}:
+        return rules.short(schedule, budgets[currency], fit, amount, unit.now)
+    if fit is Fit.YES:
+        budgets[currency] = rules.spent(budgets[currency], amount)
+    # One that never fits is let go too: it is refused when it is about to be sent, and its amount is decided.
+    return None
+
+
+def _today(unit: Unit, batch: Batch, schedule: Schedule, currency: str) -> Budget:
+    """Read what was spent, held until the unit is over; on a new day, what is still on its way counts on it."""
+    kept = repository.budget(unit, batch.id, currency)
+    day = calendar.day_of(schedule.zone, unit.now)
+    if day <= kept.day:
+        return kept
+    # Kept at once: what is on its way now may be over when the day's first row is sent.
+    begun = rules.of_day(kept, day, _having_turn(unit, batch).flying[currency])
+    repository.save_budget(unit, batch.id, begun)
+    return begun
+
+
+def may_send(unit: Unit, claimed: Claimed) -> bool:
+    """Tell whether a request may be sent at this moment, by the schedule of the batch that it came from.
+
+    Where it may, its amount is spent. Where it may not, it waits in line again, or is refused, and its worker has lost it. This is
+    what makes the hours of a window and the maximum of a day exact, whatever process was asleep when they were over. One whose
+    outcome is in doubt is sent again whatever the schedule says, since its money was spent before.
+    """
+    request = claimed.request
+    found = repository.schedule_of(unit, request.id)
+    if found is None or found[0].state is BatchState.WITHDRAWN or found[0].schedule is None:
+        return True
+    batch, number, turn = found
+    schedule = found[0].schedule
+    limited = schedule.max_per_day is not None or schedule.keep_balance is not None
+    if request.state is not State.APPROVED:
+        if limited:
+            _today(unit, batch, schedule, request.content.currency)
+        return True
+    if batch.state is BatchState.PAUSED or rules.too_early(schedule, unit.now) is not None:
+        _back(unit, claimed, batch, number, turn, HeldReason.SCHEDULE)
+        return False
+    if limited:
+        budget = _today(unit, batch, schedule, request.content.currency)
+        match rules.fits(schedule, budget, request.amount_minor, unit.now):
+            case Fit.YES:
+                repository.save_budget(unit, batch.id, rules.spent(budget, request.amount_minor))
+            case Fit.NEVER:
+                text = (
+                    f"{Money(request.amount_minor, budget.currency)} is more than the batch may send in a day "
+                    f"({schedule.max_per_day}): raise --max-per-day and use `batch retry`, or pay it with `refundry refund create`"
+                )
+                refunds.refuse(unit, claimed, "above_daily_maximum", text)
+                return False
+            case Fit.ANOTHER_DAY:
+                _back(unit, claimed, batch, number, turn, HeldReason.SCHEDULE)
+                return False
+            case Fit.LOW_BALANCE:
+                _back(unit, claimed, batch, number, turn, HeldReason.LOW_BALANCE)
+                return False
+    if turn is not Turn.HAS_COME:
+        repository.set_turn(unit, batch.id, [number], Turn.HAS_COME)
+    return True
+
+
+def _back(unit: Unit, claimed: Claimed, batch: Batch, number: int, turn: Turn, reason: HeldReason) -> None:
+    refunds.send_back(unit, claimed, reason)
+    if turn is Turn.OVER:
+        # It was over, and a person had it decided anew.
+        repository.set_turn(unit, batch.id, [number], Turn.HAS_COME)
+    if turn is Turn.OVER or batch.course.resting:
+        repository.set_course(unit, batch.id, replace(batch.course, resting=False))
+
+
+def not_sent(unit: Unit, request: RefundRequest, amount_minor: int) -> None:
+    """Give back what was spent for a request by `may_send`, and not sent after all."""
+    found = repository.schedule_of(unit, request.id)
+    if found is None or found[0].schedule is None:
+        return
+    if found[0].schedule.max_per_day is not None or found[0].schedule.keep_balance is not None:
+        budget = repository.budget(unit, found[0].id, request.content.currency)
+        repository.save_budget(unit, found[0].id, rules.spent(budget, -amount_minor))
+
+
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """What has to be known from before a balance is read: what is spent until then may be in it, or not.
+
+    Args:
+        at: When, by the database's clock.
+        spent: By currency, in minor units.
+        flying: What is being sent on the whole account, and may or may not be taken from the balance.
+    """
+
+    at: float
+    spent: Mapping[str, int]
+    flying: Mapping[str, int]
+
+
+def purse(unit: Unit, batch_id: str) -> Purse | None:
+    """Tell what has to be known before a balance is read for a batch; `None`, if it needs none now."""
+    batch = repository.find(unit, batch_id)
+    if batch is None or batch.schedule is None or batch.schedule.keep_balance is None or batch.state not in PAYING:
+        return None
+    kept = repository.budgets(unit, batch_id)
+    if not kept or rules.too_early(batch.schedule, unit.now) is not None:
+        return None
+    wait = BALANCE_SECONDS if repository.having_turn(unit, batch_id) else BALANCE_IDLE_SECONDS
+    if 0 <= unit.now - min(budget.read_at for budget in kept.values()) < wait:
+        return None
+    flying: Counter[str] = Counter()
+    for _, request in refunds.page(unit, batch.account, [State.SUBMITTING], after=0, most=IN_DOUBT_MAX):
+        flying[request.content.currency] += request.amount_minor
+    return Purse(unit.now, {currency: budget.spent_minor for currency, budget in kept.items()}, flying)
+
+
+def note_balance(unit: Unit, batch_id: str, before: Purse, available: Mapping[str, int]) -> None:
+    """Keep how much more a batch may spend before the available balance is used up.
+
+    Args:
+        unit: The open unit.
+        batch_id: The batch.
+        before: What `purse` told before the balance was read.
+        available: The balance, in minor units by currency; one that is not in it has nothing.
+    """
+    for currency, spent in before.spent.items():
+        kept = repository.budget(unit, batch_id, currency)
+        if kept.read_at < before.at:
+            ceiling = spent + available.get(currency, 0) - before.flying.get(currency, 0)
+            repository.save_budget(unit, batch_id, replace(kept, ceiling_minor=ceiling, read_at=before.at))
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a batch's schedule says at a moment.
+
+    Args:
+        schedule: As it was asked for, in words.
+        waits_for: What is waited for, see `Why`; empty, if rows may go on.
+        until: When that is over, in epoch seconds UTC, if time is all it takes.
+        text: The same in words.
+        halted: Why the batch was halted; empty, if it was not.
+    """
+
+    schedule: str
+    waits_for: str = ""
+    until: float | None = None
+    text: str = ""
+    halted: str = ""
+
+
+def outlook(unit: Unit, batch: Batch) -> Outlook | None:
+    """Tell what a batch waits for by its schedule; `None`, if it has none."""
+    if batch.schedule is None:
+        return None
+    told = Outlook(words(batch.schedule, unit.now), halted=batch.course.halted)
+    waits = _waits(unit, batch, batch.schedule)
+    return replace(told, waits_for=waits.why.value, until=waits.until, text=waits.text) if waits else told
+
+
+def _waits(unit: Unit, batch: Batch, schedule: Schedule) -> Wait | None:
+    if batch.state not in PAYING or batch.course.resting:
+        return None
+    having = _having_turn(unit, batch)
+    seen = _seen(batch, schedule, having, unit.now)
+    verdict = rules.decide(schedule, seen, unit.now, seen.rows)
+    if isinstance(verdict, Wait):
+        return verdict
+    known = refunds.many(unit, [request for _, request in repository.in_line(unit, batch.id, seen.course.next_row, 1)])
+    for request in known.values():
+        currency, amount = request.content.currency, request.amount_minor or request.content.asked_minor or 0
+        kept = repository.budgets(unit, batch.id).get(currency, Budget(currency))
+        budget = rules.of_day(kept, calendar.day_of(schedule.zone, unit.now), having.flying[currency])
+        budget = rules.spent(budget, having.promised[currency])
+        fit = rules.fits(schedule, budget, amount, unit.now)
+        if fit in {Fit.ANOTHER_DAY, Fit.LOW_BALANCE}:
+            return rules.short(schedule, budget, fit, amount, unit.now)
+    return None
 
 
 # Counting
@@ -336,19 +925,30 @@ def lines(unit: Unit, batch: Batch) -> Iterator[Line]:
     while rows := repository.rows(unit, batch.id, after=after):
         known = refunds.many(unit, [row.verdict.request for row in rows if row.verdict and row.verdict.request])
         for row in rows:
-            yield _line(row, known)
+            yield _line(row, known, batch)
         after = rows[-1].number
 
 
-def _line(row: BatchRow, known: Mapping[str, RefundRequest]) -> Line:
+def _line(row: BatchRow, known: Mapping[str, RefundRequest], batch: Batch) -> Line:
     verdict = row.verdict
     if verdict is None:
         return Line(row, Standing.WAITING, "not_looked_up", "its charge is not looked up yet", None)
     request = known.get(verdict.request) if verdict.request else None
     if verdict.code or request is None:
         return Line(row, Standing.REFUSED, verdict.code, verdict.text, request)
-    code = request.hold.reason.value if request.hold else request.reason_code or request.state.value
-    return Line(row, standing_of(request.state), code, request.reason_text, request)
+    held, text = _held_as(request.hold.reason if request.hold else None, batch), request.reason_text
+    if held is HeldReason.STOPPED and batch.course.halted:
+        text = f"the batch was halted: {batch.course.halted}"
+    elif held is HeldReason.SCHEDULE:
+        text = "waits for its turn, by the batch's schedule"
+    code = held.value if held else request.reason_code or request.state.value
+    return Line(row, standing_of(request.state), code, text, request)
+
+
+def _held_as(reason: HeldReason | None, batch: Batch) -> HeldReason | None:
+    """Tell why a request is held: while its batch is paused, not for its turn, which does not come."""
+    waits = batch.schedule is not None and reason in refunds.IN_LINE and batch.state is BatchState.PAUSED
+    return HeldReason.STOPPED if waits else reason
 
 
 def totals(unit: Unit, batch: Batch) -> Totals:
@@ -358,15 +958,18 @@ def totals(unit: Unit, batch: Batch) -> Totals:
     out.standings[Standing.REFUSED] += sum(refused.values())
     out.reasons.update(refused)
     unplanned = repository.unplanned_count(unit, batch.id)
-    out.standings[Standing.WAITING] += unplanned
-    out.moving += unplanned
+    if unplanned:
+        out.standings[Standing.WAITING] += unplanned
+        out.reasons["not_looked_up"] = unplanned
+        # Nobody looks them up for a batch that is paused: whoever waits for it would wait for ever.
+        out.moving += 0 if batch.state is BatchState.PAUSED else unplanned
     for page in repository.requests(unit, batch.id):
         for tally in refunds.tally(unit, page):
-            _count(out, tally)
+            _count(out, tally, batch)
     return out
 
 
-def _count(out: Totals, tally: Tally) -> None:
+def _count(out: Totals, tally: Tally, batch: Batch) -> None:
     standing, currency = standing_of(tally.state), tally.currency
     out.standings[standing] += tally.count
     out.requested[currency] = out.requested.get(currency, 0) + tally.amount_minor
@@ -374,12 +977,19 @@ def _count(out: Totals, tally: Tally) -> None:
         out.paid[currency] = out.paid.get(currency, 0) + tally.amount_minor
         out.pending += tally.count if tally.state is State.PENDING else 0
         return
-    if tally.state is not State.REQUIRES_ACTION and standing is Standing.WAITING and tally.held is None:
+    in_turn = tally.held in refunds.IN_LINE and batch.schedule is not None and batch.state in PAYING
+    if tally.state is not State.REQUIRES_ACTION and standing is Standing.WAITING and (tally.held is None or in_turn):
         out.moving += tally.count
-    code = tally.held.value if tally.held else tally.reason_code or tally.state.value
+        out.in_line += tally.count if in_turn else 0
+    held = _held_as(tally.held, batch)
+    code = held.value if held else tally.reason_code or tally.state.value
     out.reasons[code] = out.reasons.get(code, 0) + tally.count
 
 
 find = repository.find
+rows = repository.rows
+some_rows = repository.some_rows
 every = repository.every
+accounts_to_plan = repository.accounts_to_plan
 paused = repository.paused
+scheduled = repository.scheduled

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from refundry.gateways.base import SeenDispute
+from refundry.kernel.money import Money
 from refundry.kernel.outcome import SeenRefund
 
 REQUEST_ID = "refundry_request_id"
 TICKET_ID = "ticket_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a charge was like when its refund was planned, as far as the plan rests on it; our own refunds are reserved, not expected.
+
+    Args:
+        status: Stripe's.
+        captured_minor: What the customer paid.
+        given_back_minor: What others have given back, without what came back to us.
+        disputes: Each dispute's id and status.
+    """
+
+    status: str
+    captured_minor: int
+    given_back_minor: int
+    disputes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +38,7 @@ class Charge:
         account: `acct_…|test` or `acct_…|live`.
         captured_minor: What the customer paid; zero while it is only authorised.
         refunded_minor: What Stripe's own sum says was refunded.
+        fee_minor: What Stripe kept for processing it, in `fee_currency`; `None` where that was not asked for or is not known yet.
         looked_at: When the read of this state began; `None` if it was only seen in a list without its refunds.
         stale: Whether an event or one of our own writes came since: the next payment looks again.
         refunds: All refunds that Stripe has shown us, whoever made them.
@@ -42,6 +62,31 @@ class Charge:
     application_fee: bool = False
     refunds: tuple[SeenRefund, ...] = ()
     disputes: tuple[SeenDispute, ...] = field(default=())
+    fee_minor: int | None = None
+    fee_currency: str | None = None
+
+    @property
+    def expected(self) -> Expected:
+        """Tell what a plan that is made now rests on."""
+        others = sum(r.amount_minor for r in self.refunds if not r.over and REQUEST_ID not in r.metadata)
+        disputes = tuple(sorted((d.id, d.status) for d in self.disputes))
+        return Expected(self.status, self.captured_minor, others, disputes)
+
+    def changes(self, since: Expected) -> Iterator[str]:
+        """Tell in words what is different by now from what was expected; nothing, if all is as it was."""
+        now = self.expected
+        if now.status != since.status:
+            yield f"its status was {since.status} and is {now.status}"
+        if now.captured_minor != since.captured_minor:
+            was, is_ = Money(since.captured_minor, self.currency), Money(now.captured_minor, self.currency)
+            yield f"{was} was captured and {is_} is"
+        if now.given_back_minor != since.given_back_minor:
+            was, is_ = Money(since.given_back_minor, self.currency), Money(now.given_back_minor, self.currency)
+            yield f"others had given back {was} and have given back {is_}"
+        before = dict(since.disputes)
+        for dispute, status in now.disputes:
+            if before.get(dispute) != status:
+                yield f"dispute {dispute} is {status}"
 
     @property
     def given_back_minor(self) -> int:

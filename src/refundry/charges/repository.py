@@ -17,6 +17,7 @@ from refundry.infra.db import Unit
 from refundry.kernel.outcome import SeenRefund
 
 _b = sa.bindparam
+FEE = {"fee_minor", "fee_currency"}
 
 
 @cache
@@ -24,6 +25,9 @@ def _upsert(table: sa.Table, *, postgres: bool) -> sa.Executable:
     insert: Any = postgresql.insert(table) if postgres else sqlite.insert(table)
     kept = {"id", "touched_at"}
     change = {column.name: insert.excluded[column.name] for column in table.c if column.name not in kept}
+    for name in FEE & change.keys():
+        # Most looks do not ask for the fee, and it does not change.
+        change[name] = sa.func.coalesce(change[name], table.c[name])
     statement: sa.Executable = insert.on_conflict_do_update(index_elements=["id"], set_=change)
     return statement
 
@@ -53,6 +57,7 @@ def save(unit: Unit, seen: Sequence[Charge]) -> None:
             "disputes": json.dumps([[d.id, d.status, d.amount_minor, d.refundable] for d in c.disputes]),
             "destination": c.destination, "application_fee": c.application_fee, "created_at": c.created_at,
             "looked_at": c.looked_at, "touched_at": 0.0,
+            "fee_minor": c.fee_minor, "fee_currency": c.fee_currency,
         }
         for c in seen
     ]  # fmt: skip
@@ -164,6 +169,8 @@ def _charge(unit: Unit, row: Any) -> Charge:  # noqa: ANN401  # a row
         application_fee=bool(row.application_fee),
         refunds=tuple(_refund(r) for r in refunds),
         disputes=tuple(SeenDispute(*parts) for parts in json.loads(row.disputes)),
+        fee_minor=row.fee_minor,
+        fee_currency=row.fee_currency,
     )
 
 

@@ -32,6 +32,8 @@ def mirrored(account: str, look: Look, order_key: str) -> Charge:
         application_fee=seen.application_fee,
         refunds=look.refunds,
         disputes=look.disputes,
+        fee_minor=seen.fee_minor,
+        fee_currency=seen.fee_currency,
     )
 
 

@@ -22,6 +22,8 @@ charges = sa.Table(
     sa.Column("destination", sa.Text),
     sa.Column("application_fee", sa.Boolean, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("fee_minor", sa.BigInteger),
+    sa.Column("fee_currency", sa.Text),
     sa.Column("looked_at", sa.Double),
     # When we last wrote to the charge at Stripe, or an event came: a look that began earlier is dropped, one is needed anew.
     sa.Column("touched_at", sa.Double, nullable=False, server_default="0"),

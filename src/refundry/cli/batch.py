@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
+from refundry.batches.model import Schedule
+from refundry.cli.account_option import AccountOption
+from refundry.cli.file_options import FileName, with_file_options
 from refundry.cli.output import AsJson
+from refundry.cli.schedule_options import with_schedule_options
+from refundry.connectors.base import ReadOptions
 
 app = typer.Typer(help="Files of refunds.", no_args_is_help=True)
 
@@ -25,55 +30,105 @@ Patience = Annotated[
 
 
 @app.command("run", epilog="example: refundry batch run refunds.csv --yes")
+@with_file_options
+@with_schedule_options
 def run(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV: see docs/features/files.md.")],
+    file: FileName,
     *,
+    reading: ReadOptions,
+    schedule: Schedule | None,
     yes: Annotated[bool, typer.Option("--yes", help="Pay it. Without, only the totals are shown.")] = False,
-    blank_amount: Annotated[
-        str | None, typer.Option(metavar="full", help="What an empty amount means; only `full` is possible.")
-    ] = None,
-    allow_fraudulent: Annotated[
-        bool,
-        typer.Option(
-            "--allow-fraudulent", help="Let rows use the reason `fraudulent`, which block-lists the customer."
-        ),
-    ] = False,
     allow_repeat: Annotated[
         list[int] | None,
         typer.Option(metavar="ROW", min=1, help="This row is no repeat, though it looks like one; may be given again."),
     ] = None,
     no_wait: NoWait = False,
     patience: Patience = PATIENCE_SECONDS,
+    account: AccountOption = None,
     as_json: AsJson = False,
 ) -> int:
     """Pay a file. Running it again, or twice at once, goes on with the same work: no row is paid twice."""
     from refundry.cli import batch_run
 
-    if blank_amount not in {None, "full"}:
-        from refundry.kernel.errors import UsageError
-
-        raise UsageError(
-            f"--blank-amount {blank_amount} is not possible: write --blank-amount full",
-            code="usage",
-            option="--blank-amount",
-        )
     return batch_run.pay_file(
         file,
+        reading,
         yes=yes,
-        blank_amount_full=blank_amount == "full",
-        allow_fraudulent=allow_fraudulent,
         allow_repeat=frozenset(allow_repeat or []),
         wait=batch_run.Wait(patience, none=no_wait),
+        schedule=schedule,
+        account=account,
         as_json=as_json,
     )
 
 
+@app.command("plan", epilog="example: refundry batch plan refunds.csv -o plan.jsonl")
+@with_file_options
+def plan(
+    file: FileName,
+    *,
+    reading: ReadOptions,
+    allow_repeat: Annotated[
+        list[int] | None,
+        typer.Option(metavar="ROW", min=1, help="This row is no repeat, though it looks like one; may be given again."),
+    ] = None,
+    look_max_age: Annotated[
+        float,
+        typer.Option(
+            metavar="MINUTES",
+            min=0,
+            max=60,
+            help="How old the plan's look at a charge may be when it is paid, where no event came since; the setting by default.",
+        ),
+    ] = 0.0,
+    to: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write the plan, row by row, for others to read."),
+    ] = None,
+    account: AccountOption = None,
+    as_json: AsJson = False,
+) -> int:
+    """Check every row at Stripe and pay nothing: what would be paid, what not and why, what it costs and how long it takes."""
+    from refundry.cli import batch_plan
+
+    return batch_plan.plan_file(
+        file,
+        reading,
+        allow_repeat=frozenset(allow_repeat or []),
+        look_max_age=look_max_age * 60,
+        to=to,
+        account=account,
+        as_json=as_json,
+    )
+
+
+@app.command("apply", epilog="example: refundry batch apply 7c1e --yes")
+@with_schedule_options
+def apply(
+    plan: Annotated[
+        str,
+        typer.Argument(metavar="PLAN", help="The plan's id, the beginning of it, or the file that `plan -o` wrote."),
+    ],
+    *,
+    schedule: Schedule | None,
+    yes: Annotated[bool, typer.Option("--yes", help="Pay it. Without, only the totals are shown.")] = False,
+    no_wait: NoWait = False,
+    patience: Patience = PATIENCE_SECONDS,
+    as_json: AsJson = False,
+) -> int:
+    """Pay exactly what was planned: a row whose charge has changed since is not paid, and says what has."""
+    from refundry.cli import batch_plan, batch_run
+
+    wait = batch_run.Wait(patience, none=no_wait)
+    return batch_plan.apply_plan(plan, yes=yes, wait=wait, schedule=schedule, as_json=as_json)
+
+
 @app.command("list", epilog="example: refundry batch list")
-def show_all(*, as_json: AsJson = False) -> int:
+def show_all(*, account: AccountOption = None, as_json: AsJson = False) -> int:
     """Show the batches, the newest first."""
     from refundry.cli import batch_steer
 
-    return batch_steer.show_all(as_json=as_json)
+    return batch_steer.show_all(account, as_json=as_json)
 
 
 @app.command("status", epilog="example: refundry batch status 3f2a")

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from refundry.batches import service as batches
-from refundry.batches.model import Batch, BatchState
+from refundry.batches.model import Batch, BatchState, Schedule
+from refundry.batches.rules.asked import check
 from refundry.bootstrap import read_file
 from refundry.cli import batch_told, output, session
 from refundry.cli.progress import Progress, Seen
+from refundry.cli.schedule_options import scheduled
 from refundry.cli.work import Work, working
 from refundry.connectors.base import AmountKind, FileOpened, ParsedRow, ReadOptions, amount_asked
 from refundry.infra.db import Unit
@@ -69,18 +71,48 @@ class NotConfirmed(UsageError):  # noqa: N818
 
 def pay_file(
     path: Path,
+    reading: ReadOptions,
     *,
     yes: bool,
-    blank_amount_full: bool,
-    allow_fraudulent: bool,
     allow_repeat: frozenset[int],
     wait: Wait,
+    schedule: Schedule | None = None,
+    account: str | None = None,
     as_json: bool,
 ) -> int:
     """Take a file in, and pay it."""
     settings = session.settings()
     _ = settings.key
-    file = read_file(path, options=ReadOptions(blank_amount_full=blank_amount_full, allow_fraudulent=allow_fraudulent))
+    file = read_file(path, options=reading)
+    for assumption in file.assumed:
+        output.say(f"{file.name}: {assumption}")
+    check_rows(file, allow_repeat)
+    if schedule is not None:
+        check(schedule, file.row_count, 0.0, new=False)
+    if not yes:
+        raise _unconfirmed(file)
+
+    async def pay() -> int:
+        async with working(settings, account) as work:
+            ready = await work.desk.writer.aside(lambda: batches.ready(file))
+
+            def taken(unit: Unit) -> tuple[Batch, bool]:
+                batch, new = batches.accept(unit, work.desk.account.name, ready, file.options, session.person())
+                return scheduled(unit, batch, schedule, session.person()), new
+
+            batch, new = await work.desk.writer.put(taken)
+            output.say(f"{_taken(batch)} {'was taken in' if new else _here(batch)}: batch {batch.id[:8]}")
+            return await followed(work, batch, allow_repeat, wait, as_json=as_json)
+
+    return asyncio.run(pay())
+
+
+def check_rows(file: FileOpened, allow_repeat: frozenset[int]) -> None:
+    """See that the rows that are allowed by number are there.
+
+    Raises:
+        UsageError: The file has fewer rows.
+    """
     beyond = [row for row in sorted(allow_repeat) if row > file.row_count]
     if beyond:
         raise UsageError(
@@ -88,24 +120,16 @@ def pay_file(
             option="--allow-repeat",
             row=beyond[0],
         )
-    if not yes:
-        raise _unconfirmed(file)
-    # The options are part of what was accepted: the same bytes mean something else with other ones.
-    options = ",".join(
-        name for name, on in (("allow-fraudulent", allow_fraudulent), ("blank-amount-full", blank_amount_full)) if on
-    )
 
-    async def pay() -> int:
-        async with working(settings) as work:
-            batch, new = await work.desk.writer.put(
-                lambda unit: batches.accept(unit, work.desk.account.name, file, options, session.person())
-            )
-            output.say(
-                f"{_taken(batch)} {'was taken in' if new else 'is here already, and goes on'}: batch {batch.id[:8]}"
-            )
-            return await _followed(work, batch, allow_repeat, wait, as_json=as_json)
 
-    return asyncio.run(pay())
+def _here(batch: Batch) -> str:
+    match batch.state:
+        case BatchState.WITHDRAWN:
+            return "was withdrawn, and nothing more of it is paid"
+        case BatchState.PAUSED:
+            return "is here already, and paused"
+        case _:
+            return "is here already, and goes on"
 
 
 def _taken(batch: Batch) -> str:
@@ -167,17 +191,17 @@ def go_on(prefix: str, again: Again, *, wait: Wait, as_json: bool) -> int:
     with session.local() as local:
         # Known to be there before anything is started; the steering itself is one commit, below.
         with local.database.reading() as unit:
-            batches.need(unit, prefix)
+            account = batches.need(unit, prefix).account.partition("|")[0]
         if wait.none:
             with local.database.unit() as unit:
                 batch, count = steer(unit)
             return _left(local, batch, again, count, as_json=as_json)
 
     async def pay() -> int:
-        async with working(settings) as work:
+        async with working(settings, account) as work:
             batch, count = await work.desk.writer.put(steer)
             output.say(_said(again, count))
-            return await _followed(work, batch, frozenset(), wait, as_json=as_json)
+            return await followed(work, batch, frozenset(), wait, as_json=as_json)
 
     return asyncio.run(pay())
 
@@ -185,9 +209,9 @@ def go_on(prefix: str, again: Again, *, wait: Wait, as_json: bool) -> int:
 def _said(again: Again, count: int) -> str:
     match again:
         case Again.RESUME:
-            return f"resumed: {output.counted(count, 'refund request')} may be paid again"
+            return f"resumed: {output.counted(count, 'row')} may be paid again"
         case Again.RETRY:
-            return f"to be decided anew: {output.counted(count, 'refund request')}"
+            return f"to be decided anew: {output.counted(count, 'row')}"
         case _:
             assert_never(again)
 
@@ -195,23 +219,24 @@ def _said(again: Again, count: int) -> str:
 def _left(local: session.Local, batch: Batch, again: Again, count: int, *, as_json: bool) -> int:
     with local.database.reading() as unit:
         batch = batches.need(unit, batch.id)
-        totals = batches.totals(unit, batch)
+        totals, outlook = batches.totals(unit, batch), batches.outlook(unit, batch)
     if as_json:
-        output.as_json(batch_told.facts(batch, totals))
+        output.as_json(batch_told.facts(batch, totals, outlook=outlook))
     output.say(_said(again, count))
     return batch_told.exit_code(totals)
 
 
-async def _followed(work: Work, batch: Batch, allow_repeat: frozenset[int], wait: Wait, *, as_json: bool) -> int:
+async def followed(work: Work, batch: Batch, allow_repeat: frozenset[int], wait: Wait, *, as_json: bool) -> int:
     """Follow a batch to its end, and tell it; tells the exit code."""
     began = work.desk.clock.boot_seconds()
     seen = await (_glance(work, batch) if wait.none else paid(work, batch, allow_repeat, wait.patience_seconds))
     batch = await work.read(lambda unit: batches.need(unit, batch.id))
     why = await work.read(lambda unit: batch_told.examples(unit, batch, seen.totals))
     if as_json:
-        output.as_json(batch_told.facts(batch, seen.totals, of_run(work, began)))
+        output.as_json(batch_told.facts(batch, seen.totals, of_run(work, began), outlook=seen.outlook))
     else:
-        batch_told.words(batch, seen.totals, why, session.where(batch.account, work.desk.settings))
+        where = session.where(batch.account, work.desk.settings)
+        batch_told.words(batch, seen.totals, why, where, seen.outlook)
     if seen.held:
         output.say(
             f"error: {seen.held} [key_refused]: nothing more is paid until the key works; then run the same command again"
@@ -250,12 +275,13 @@ async def paid(work: Work, batch: Batch, allow_repeat: frozenset[int], patience:
                 if not allow_repeat or not await _allowed(work, batch, allow_repeat):
                     break
                 allow_repeat = frozenset()
-            elif await _sleeps(work, patience):
+            elif not seen.planning and not seen.totals.in_line and await _sleeps(work, patience):
                 break
             took = clock.boot_seconds() - began
             await work.rest(max(LOOK_SECONDS, took / LOOKING_SHARE))
-        if work.interrupted:
+        if work.interrupted or seen.totals.moving:
             # What was on its way is awaited, and then counted.
+            work.stop.set()
             await work.task
             seen = await _glance(work, batch)
             progress.show(seen)
@@ -271,13 +297,14 @@ async def _glance(work: Work, batch: Batch) -> Seen:
         submitting = refunds.page(unit, batch.account, [State.SUBMITTING], after=0, most=IN_DOUBT_MAX)
         later = [request.due_at - unit.now for _, request in submitting if request.due_at > unit.now]
         return Seen(
-            totals=batches.totals(unit, batch),
+            totals=batches.totals(unit, now or batch),
             planning=now is not None and now.state is BatchState.ACCEPTED,
             watching=work.worker.watching,
             in_doubt=len(later),
             next_look_seconds=min(later, default=None),
             limit=desk.pacer.rate_of(REFUND),
             limited=desk.pacer.limited_count,
+            outlook=batches.outlook(unit, now or batch),
         )
 
     return replace(await work.read(look), held=await work.held())
@@ -291,7 +318,7 @@ async def _sleeps(work: Work, patience: float) -> bool:
         return None if due is None else due - unit.now
 
     left = await work.read(soonest)
-    return left is not None and left > patience
+    return left is None or left > patience
 
 
 async def _allowed(work: Work, batch: Batch, rows: frozenset[int]) -> bool:

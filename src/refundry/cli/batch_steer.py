@@ -10,14 +10,17 @@ from refundry.cli import batch_told, output, session
 from refundry.infra.db import Unit
 
 
-def show_all(*, as_json: bool) -> int:
-    """Show the batches, the newest first."""
-    with session.local() as local, local.database.reading() as unit:
+def show_all(account: str | None, *, as_json: bool) -> int:
+    """Show the batches of an account, the newest first."""
+    with session.local(account) as local, local.database.reading() as unit:
         told = [(batch, batches.totals(unit, batch)) for batch in batches.every(unit, local.name, list(BatchState))]
+        outlooks = [batches.outlook(unit, batch) for batch, _ in told]
     if as_json:
-        output.as_json(
-            {"batches": [batch_told.facts(batch, totals) | {"created_at": batch.created_at} for batch, totals in told]}
-        )
+        facts = [
+            batch_told.facts(batch, totals, outlook=outlook) | {"created_at": batch.created_at}
+            for (batch, totals), outlook in zip(told, outlooks, strict=True)
+        ]
+        output.as_json({"batches": facts})
         return output.DONE
     if not told:
         output.line("There are no batches yet: `refundry batch run FILE` shows what a file asks for.")
@@ -67,7 +70,7 @@ def _steered(prefix: str, verb: Callable[[Unit, Batch], int], words: str, *, as_
     with session.local() as local:
         with local.database.unit() as unit:
             count = verb(unit, batches.need(unit, prefix))
-        output.say(words.format(output.counted(count, "refund request")))
+        output.say(words.format(output.counted(count, "row")))
         with local.database.reading() as unit:
             _told(local, unit, batches.need(unit, prefix), as_json=as_json)
     return output.DONE
@@ -75,11 +78,11 @@ def _steered(prefix: str, verb: Callable[[Unit, Batch], int], words: str, *, as_
 
 def _told(local: session.Local, unit: Unit, batch: Batch, *, as_json: bool) -> int:
     totals: Totals = batches.totals(unit, batch)
+    outlook = batches.outlook(unit, batch)
     if as_json:
-        output.as_json(batch_told.facts(batch, totals))
+        output.as_json(batch_told.facts(batch, totals, outlook=outlook))
     else:
-        batch_told.words(
-            batch, totals, batch_told.examples(unit, batch, totals), session.where(batch.account, local.settings)
-        )
+        why, where = batch_told.examples(unit, batch, totals), session.where(batch.account, local.settings)
+        batch_told.words(batch, totals, why, where, outlook)
         batch_told.advice(batch, totals)
     return batch_told.exit_code(totals)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState, Standing, Totals
+from refundry.batches.service import Outlook
 from refundry.cli import output
 from refundry.infra.db import Unit
 
@@ -34,11 +36,16 @@ def examples(unit: Unit, batch: Batch, totals: Totals) -> dict[str, tuple[int, s
     return found
 
 
-def facts(batch: Batch, totals: Totals, run: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def facts(
+    batch: Batch, totals: Totals, run: Mapping[str, Any] | None = None, *, outlook: Outlook | None = None
+) -> dict[str, Any]:
     """Write a batch for `--json`. What only a run knows is `null` for those who look at it later."""
     counts = totals.told()
     of_run = run or {"stripe_calls": None, "rate_limited": None, "seconds": None}
-    return {"batch_id": batch.id, "file": batch.name, "state": stands(batch, totals), **counts, **of_run}
+    schedule = asdict(outlook) if outlook else None
+    return {
+        "batch_id": batch.id, "file": batch.name, "state": stands(batch, totals), **counts, "schedule": schedule, **of_run,
+    }  # fmt: skip
 
 
 def stands(batch: Batch, totals: Totals) -> str:
@@ -48,7 +55,9 @@ def stands(batch: Batch, totals: Totals) -> str:
     return "waiting" if totals.standings[Standing.WAITING] or totals.standings[Standing.UNKNOWN] else "done"
 
 
-def words(batch: Batch, totals: Totals, why: Mapping[str, tuple[int, str]], where: str) -> None:
+def words(
+    batch: Batch, totals: Totals, why: Mapping[str, tuple[int, str]], where: str, outlook: Outlook | None = None
+) -> None:
     """Write a batch for people, on stdout."""
     output.line(output.wrapped(f"Batch {batch.id[:8]} ({batch.name}), {stands(batch, totals)}, {where}", hanging=2))
     counts = [
@@ -60,6 +69,11 @@ def words(batch: Batch, totals: Totals, why: Mapping[str, tuple[int, str]], wher
     pending = f" ({output.counted(totals.pending, 'refund')} pending at Stripe)" if totals.pending else ""
     if totals.requested:
         output.line(f"  paid {output.amounts(totals.paid)} of {output.amounts(totals.requested)}{pending}")
+    if outlook is not None:
+        output.line(output.wrapped(f"schedule: {outlook.schedule}", indent=2, hanging=4))
+        if outlook.halted or outlook.text:
+            waits = f"halted: {outlook.halted}" if outlook.halted else outlook.text
+            output.line(output.wrapped(waits, indent=2, hanging=4))
     if totals.reasons:
         output.line("  not paid, and why:")
     for code, count in sorted(totals.reasons.items(), key=lambda pair: -pair[1])[:REASONS_MAX]:

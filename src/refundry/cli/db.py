@@ -31,9 +31,10 @@ def upgrade(*, as_json: AsJson = False) -> int:
 
 @app.command("check", epilog="example: refundry db check --json")
 def check(*, as_json: AsJson = False) -> int:
-    """See that the tables are as the program expects them, and that nobody changed the audit log."""
+    """See that the tables are as the program expects them, and that nobody changed the audit log or the rows of an accepted file."""
     from refundry import bootstrap, migrations
     from refundry.audit import service as audit
+    from refundry.batches import service as batches
     from refundry.cli import session
     from refundry.kernel.clock import SystemClock
 
@@ -42,7 +43,7 @@ def check(*, as_json: AsJson = False) -> int:
         version = migrations.version(database)
         with database.reading() as unit:
             differs = [str(difference) for difference in migrations.differences(unit.connection)]
-            fault = audit.first_fault(unit)
+            fault = audit.first_fault(unit) or batches.first_fault(unit)
     finally:
         database.close()
     sound = not differs and fault is None
@@ -58,6 +59,6 @@ def check(*, as_json: AsJson = False) -> int:
         )
     if fault is not None:
         output.say(
-            "error: the audit log was changed after it was written: keep this database as evidence [audit_broken]"
+            "error: the audit log, or what it vouches for, was changed after it was written: keep this database as evidence [audit_broken]"
         )
     return output.DONE if sound else output.FAILED

@@ -132,7 +132,9 @@ def _settings(folder: Path, simulator: Simulator, wanted: Wanted) -> Settings:
         "secret_key": KEY, "api_base": simulator.address, "account": None, "order_key": "order_id",
         "limits": wanted.limits,
     }  # fmt: skip
-    return session.settings(mode="test", state_dir=folder, database_url=None, stripe=stripe)
+    read = session.settings(mode="test", state_dir=folder, database_url=None, stripe=stripe)
+    # What is handed over is merged with the environment, where further accounts may be named, with their keys.
+    return read.model_copy(update={"accounts": {}})
 
 
 async def _shown(settings: Settings, simulator: Simulator, wanted: Wanted, folder: Path, *, as_json: bool) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from refundry.cli.account_option import AccountOption
 from refundry.cli.output import AsJson
 
 
-def doctor(*, as_json: AsJson = False) -> int:
-    """Check key, mode, account, permissions, balance, database, clock, limits and directories; changes nothing."""
+def doctor(*, account: AccountOption = None, as_json: AsJson = False) -> int:
+    """Check settings, machine, database, key, permissions, pace and what is stuck; changes nothing. Exit 0 when nothing is wrong, else 1; 2 for a setting."""
     from refundry.cli import doctor_looks
 
-    return doctor_looks.run(as_json=as_json)
+    return doctor_looks.run(account, as_json=as_json)

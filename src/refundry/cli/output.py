@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -32,7 +32,7 @@ def say(text: str = "") -> None:
     """Write a line beside the result: progress, advice."""
     # Both may lead to one terminal or one log, where the order matters.
     sys.stdout.flush()
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(_filled(text, sys.stderr, "", "") + "\n")
     sys.stderr.flush()
 
 
@@ -44,14 +44,21 @@ def wrapped(text: str, *, indent: int = 0, hanging: int | None = None) -> str:
         indent: Spaces before its first line.
         hanging: Spaces before the others; as the first without.
     """
-    first = " " * indent
-    if not sys.stdout.isatty():
+    return _filled(text, sys.stdout, " " * indent, " " * (indent if hanging is None else hanging))
+
+
+def _filled(text: str, to: TextIO, first: str, rest: str) -> str:
+    if not to.isatty():
         return first + text
-    rest = " " * (indent if hanging is None else hanging)
     width = min(shutil.get_terminal_size().columns, WIDTH_MAX)
-    return textwrap.fill(
-        text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    lines = text.split("\n") if "\n" in text else [text]
+    filled = (
+        textwrap.fill(
+            line, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+        )
+        for line in lines
     )
+    return "\n".join(filled)
 
 
 def as_json(result: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from refundry.batches.model import Standing, Totals
+from refundry.batches.service import Outlook
 from refundry.cli.output import amounts, counted, number, say, span
 from refundry.kernel.clock import Clock
 
@@ -36,6 +37,7 @@ class Seen:
         limit: Refunds per second that the pace allows; zero means any number.
         limited: How many calls Stripe has turned away since the start (429).
         held: Why the account is held, or empty.
+        outlook: What its schedule says, if it has one.
     """
 
     totals: Totals
@@ -46,6 +48,7 @@ class Seen:
     limit: float
     limited: int
     held: str = ""
+    outlook: Outlook | None = None
 
     @property
     def done(self) -> int:
@@ -155,7 +158,10 @@ class Progress:
             parts.append(f"{rate:.1f}/s" + (f" of {seen.limit:.1f}/s" if seen.limit else ""))
         if seen.limited:
             parts.append(f"{number(seen.limited)} x 429")
-        if rate and totals.moving and not seen.planning:
+        if seen.outlook is not None:
+            # A schedule says when rows are sent, and not how fast they were a moment ago.
+            parts += [seen.outlook.text] if seen.outlook.text else []
+        elif rate and totals.moving and not seen.planning:
             parts.append(f"{span(totals.moving / rate)} left")
         if seen.in_doubt and seen.next_look_seconds is not None:
             parts.append(f"{counted(seen.in_doubt, 'row')} in doubt, next look in {span(seen.next_look_seconds)}")

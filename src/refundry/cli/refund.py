@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from refundry.cli.account_option import AccountOption
 from refundry.cli.output import AsJson
 
 app = typer.Typer(help="Single refunds.", no_args_is_help=True)
@@ -45,6 +46,17 @@ def create(  # noqa: PLR0913  # its flags
     allow_fraudulent: Annotated[
         bool, typer.Option("--allow-fraudulent", help="Let the reason be `fraudulent`, which block-lists the customer.")
     ] = False,
+    reverse_transfer: Annotated[
+        bool | None,
+        typer.Option("--reverse-transfer/--keep-transfer", help="Connect: whether the connected account pays it back."),
+    ] = None,
+    refund_application_fee: Annotated[
+        bool | None,
+        typer.Option(
+            "--refund-application-fee/--keep-application-fee", help="Connect: whether the platform gives its fee back."
+        ),
+    ] = None,
+    account: AccountOption = None,
     cancel_uncaptured: Annotated[
         bool,
         typer.Option("--cancel-uncaptured", help="If the payment is only authorised, cancel it: nothing was paid yet."),
@@ -71,6 +83,9 @@ def create(  # noqa: PLR0913  # its flags
         allow_inquiry=allow_inquiry,
         allow_fraudulent=allow_fraudulent,
         cancel_uncaptured=cancel_uncaptured,
+        reverse_transfer=reverse_transfer,
+        refund_application_fee=refund_application_fee,
+        account=account,
     )
     return refund_create.create(asked, dry_run=dry_run, patience_seconds=patience, as_json=as_json)
 
@@ -83,12 +98,13 @@ def show_all(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 50,
     after: Annotated[int, typer.Option(min=0, help="Go on from here: the `next` of the page before.")] = 0,
+    account: AccountOption = None,
     as_json: AsJson = False,
 ) -> int:
     """Show refund requests, the newest first."""
     from refundry.cli import refund_steer
 
-    return refund_steer.show_all(state or [], limit=limit, after=after, as_json=as_json)
+    return refund_steer.show_all(state or [], account, limit=limit, after=after, as_json=as_json)
 
 
 @app.command("show", epilog="example: refundry refund show 6f1c7f0e-3d0a-5b53-9a8e-0c6f2f5d9b11")

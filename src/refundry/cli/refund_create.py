@@ -45,6 +45,7 @@ class Asked:
     Args:
         references: By kind (`ReferenceKind`); one of them.
         amounts: By kind (`AmountKind`); one of them.
+        account: Which account is meant, with several.
     """
 
     references: Mapping[str, str | None]
@@ -57,6 +58,9 @@ class Asked:
     allow_inquiry: bool
     allow_fraudulent: bool
     cancel_uncaptured: bool
+    reverse_transfer: bool | None = None
+    refund_application_fee: bool | None = None
+    account: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +79,9 @@ def create(asked: Asked, *, dry_run: bool, patience_seconds: float, as_json: boo
 
     async def run() -> int:
         if dry_run:
-            async with bootstrap.desk(settings) as desk:
+            async with bootstrap.desk(settings, account=asked.account) as desk:
                 return await _foreseen(desk, asked, wanted, as_json=as_json)
-        async with working(settings) as work:
+        async with working(settings, asked.account) as work:
             return await _created(work, asked, wanted, patience_seconds, as_json=as_json)
 
     return asyncio.run(run())
@@ -119,6 +123,8 @@ def wanted_of(asked: Asked) -> Wanted:
         reason=asked.reason,
         currency=currency,
         metadata={},
+        refund_application_fee=asked.refund_application_fee,
+        reverse_transfer=asked.reverse_transfer,
     )
 
 
@@ -153,28 +159,29 @@ async def _found(desk: Desk, asked: Asked, wanted: Wanted) -> Found:
     Raises:
         UsageError: There is no charge, or more than one, or the amount is none in its currency.
     """
+    seat = desk.seat
+    account, order_key = seat.account, seat.access.order_key
     planner = Planner(
-        desk.account.name,
-        desk.account.mode,
-        gateway=desk.gateway,
+        account.name,
+        account.mode,
+        gateway=seat.gateway,
         database=desk.database,
         writer=desk.writer,
         clock=desk.clock,
-        order_key=desk.settings.stripe.order_key,
+        order_key=order_key,
         lane=Lane.DESK,
     )
     missing = await planner.find(wanted.references)
     judged = await desk.writer.put(
-        lambda unit: batches.resolve(unit, desk.account.name, wanted, missing, desk.account.mode)
+        lambda unit: batches.resolve(unit, account.name, wanted, missing, account.mode, seat.connect)
     )
     if isinstance(judged, Verdict):
         raise UsageError(judged.text, code=judged.code)
-    look = await desk.gateway.look(judged.content.charge, Lane.DESK)
+    look = await seat.gateway.look(judged.content.charge, Lane.DESK)
     look = replace(look, began_at=look.began_at + desk.database.offset)
-    order_key = desk.settings.stripe.order_key
 
     def mirrored(unit: Unit) -> Charge | None:
-        charges.mirror(unit, desk.account.name, [look], order_key)
+        charges.mirror(unit, account.name, [look], order_key)
         return charges.find(unit, judged.content.charge)
 
     charge = await desk.writer.put(mirrored)
@@ -192,26 +199,37 @@ async def _foreseen(desk: Desk, asked: Asked, wanted: Wanted, *, as_json: bool) 
         lambda unit: refunds.foresee(unit, found.request, known=True, age_max_days=age)
     )
     pays = decision.verdict is Judgement.APPROVE
+    cancels = asked.cancel_uncaptured and _releasable(found.charge) and not found.charge.refunded_minor
     if as_json:
         told = refund_told.facts(found.request)
         told |= {"dry_run": True, "decision": decision.verdict.value, "code": decision.code, "why": decision.text}
-        output.as_json(told | {"amount": decision.amount_minor})
+        output.as_json(told | {"amount": decision.amount_minor, "cancels_payment": cancels})
     else:
-        output.line(_seen(found.charge, desk.settings))
-        output.line(
-            f"would pay {output.money(decision.amount_minor, found.charge.currency)}"
-            if pays
-            else f"would not pay: {decision.text}"
-        )
+        output.line(output.wrapped(_seen(found.charge, desk.settings)))
+        if pays:
+            told_so = f"would pay {output.money(decision.amount_minor, found.charge.currency)}"
+        elif cancels:
+            told_so = f"would cancel the payment {found.charge.payment_intent}: it is only authorised"
+        else:
+            told_so = f"would not pay: {decision.text}"
+        output.line(output.wrapped(told_so))
         output.say("dry run: nothing was asked for, and nothing was paid")
-    return output.DONE if pays else output.PARTLY
+    return output.DONE if pays or cancels else output.PARTLY
 
 
 def _seen(charge: Charge, settings: Settings) -> str:
     order = f", order {charge.order_id}" if charge.order_id else ""
-    captured = output.money(charge.captured_minor, charge.currency)
-    given = output.money(charge.given_back_minor, charge.currency)
-    return f"{charge.id}{order}: {captured} captured, {given} given back before ({session.where(charge.account, settings)})"
+    if _releasable(charge):
+        released = output.money(charge.refunded_minor, charge.currency)
+        told = f"{output.money(charge.amount_minor, charge.currency)} authorised and not captured, {released} released before"
+    else:
+        given = output.money(charge.given_back_minor, charge.currency)
+        told = f"{output.money(charge.captured_minor, charge.currency)} captured, {given} given back before"
+    return f"{charge.id}{order}: {told} ({session.where(charge.account, settings)})"
+
+
+def _releasable(charge: Charge) -> bool:
+    return not charge.captured and charge.status != "failed"
 
 
 # Paying
@@ -221,7 +239,7 @@ async def _created(work: Work, asked: Asked, wanted: Wanted, patience: float, *,
     desk = work.desk
     found = await _found(desk, asked, wanted)
     output.say(_seen(found.charge, desk.settings))
-    if asked.cancel_uncaptured and not found.charge.captured and found.charge.status != "failed":
+    if asked.cancel_uncaptured and _releasable(found.charge):
         return await _canceled(desk, found.charge, as_json=as_json)
     request, new = await desk.writer.put(lambda unit: _received(unit, found.request, asked))
     if not new:
@@ -313,12 +331,16 @@ async def _canceled(desk: Desk, charge: Charge, *, as_json: bool) -> int:
             code="charge_uncaptured",
             charge=charge.id,
         )
-    # The same key for the same payment: asked for twice, it is canceled once.
-    await desk.gateway.cancel_payment_intent(charge.payment_intent, f"cancel.{charge.payment_intent}")
     facts = {"charge": charge.id, "payment_intent": charge.payment_intent}
-    await desk.writer.put(
-        lambda unit: audit.record(unit, session.person(), "payment_intent.canceled", charge.id, dict(facts))
-    )
+    if charge.refunded_minor:
+        # Canceled before, or expired: Stripe would refuse to cancel it again.
+        output.say(f"the payment {charge.payment_intent} was released before: nothing was changed")
+    else:
+        # The same key for the same payment: asked for twice at once, it is canceled once.
+        await desk.gateway.cancel_payment_intent(charge.payment_intent, f"cancel.{charge.payment_intent}")
+        await desk.writer.put(
+            lambda unit: audit.record(unit, session.person(), "payment_intent.canceled", charge.id, dict(facts))
+        )
     if as_json:
         output.as_json(
             {**facts, "state": "payment_canceled", "amount": charge.amount_minor, "currency": charge.currency}
@@ -326,6 +348,8 @@ async def _canceled(desk: Desk, charge: Charge, *, as_json: bool) -> int:
     else:
         released = output.money(charge.amount_minor, charge.currency)
         output.line(
-            f"canceled: the payment {charge.payment_intent} was only authorised; {released} are released, nothing had been paid"
+            output.wrapped(
+                f"canceled: the payment {charge.payment_intent} was only authorised; {released} are released, nothing had been paid"
+            )
         )
     return output.DONE

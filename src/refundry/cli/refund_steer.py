@@ -18,7 +18,7 @@ from refundry.refunds.model import Attempt, RefundRequest, Send, State
 from refundry.refunds.service import StateForbids
 
 
-def show_all(states: Sequence[str], *, limit: int, after: int, as_json: bool) -> int:
+def show_all(states: Sequence[str], account: str | None, *, limit: int, after: int, as_json: bool) -> int:
     """Show a page of refund requests.
 
     Raises:
@@ -27,7 +27,7 @@ def show_all(states: Sequence[str], *, limit: int, after: int, as_json: bool) ->
     unknown = [state for state in states if state not in {known.value for known in State}]
     if unknown:
         raise UsageError(f"--state {unknown[0]} is none: {', '.join(State)}", code="state_unknown", option="--state")
-    with session.local() as local, local.database.reading() as unit:
+    with session.local(account) as local, local.database.reading() as unit:
         found = refunds.page(unit, local.name, [State(state) for state in states], after=after, most=limit)
     more = found[-1][0] if len(found) == limit else None
     if as_json:
@@ -70,13 +70,12 @@ def show(request_id: str, *, as_json: bool) -> int:
             output.line(f"  {name:12} {value}")
     output.line("timeline")
     for entry in entries:
-        output.line(f"  {output.moment(entry.at)}  {_entry(entry)}")
+        output.line(output.wrapped(f"{output.moment(entry.at)}  {_entry(entry)}", indent=2, hanging=4))
     for attempt in attempts:
-        output.line(
-            f"attempt {attempt.number}, {output.money(attempt.body.amount_minor, content.currency)}, key {attempt.key}"
-        )
+        sum_ = output.money(attempt.body.amount_minor, content.currency)
+        output.line(output.wrapped(f"attempt {attempt.number}, {sum_}, key {attempt.key}", hanging=4))
         for at, send in enumerate(attempt.sends, 1):
-            output.line(f"  send {at}  {output.moment(send.at)}  {_send(send)}")
+            output.line(output.wrapped(f"send {at}  {output.moment(send.at)}  {_send(send)}", indent=2, hanging=4))
         if attempt.absent:
             output.line("  proven: no refund of it exists")
     return output.DONE
@@ -138,11 +137,11 @@ def cancel(request_id: str, *, as_json: bool) -> int:
                     f"request {request_id} is {request.state}: only a refund that waits for its customer (requires_action) can be canceled",
                     request=request_id,
                 )
-            refund = await desk.gateway.cancel_refund(request.refund)
+            refund = await desk.seat_of(request.account).gateway.cancel_refund(request.refund)
 
             def take(unit: Unit) -> RefundRequest:
                 audit.record(unit, session.person(), "refund_request.cancel_asked", request_id, {"refund": refund.id})
-                refunds.found(unit, desk.account.name, refund)
+                refunds.found(unit, request.account, refund)
                 return refunds.need(unit, request_id)
 
             return await desk.writer.put(take)

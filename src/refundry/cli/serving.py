@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from refundry.refunds import service as refunds
 from refundry.web.app import Health, app_of
 from refundry.web.metrics import Numbers
 from refundry.worker.executor import REFUND
+from refundry.worker.main import Station
 
 LOOK_SECONDS = 1.0
 
@@ -45,14 +48,24 @@ def bound(address: Address) -> socket.socket:
     """Take the port.
 
     Raises:
-        UsageError: `port_taken`.
+        UsageError: `port_taken`, `host_wrong`.
     """
     try:
         return socket.create_server((address.host, address.port))
     except OSError as error:
+        # Below zero are the resolver's own numbers: the name leads nowhere.
+        if error.errno == errno.EADDRNOTAVAIL or (error.errno or 0) < 0:
+            raise UsageError(
+                f"--host {address.host} is no IPv4 address of this machine: leave it out, or write 0.0.0.0 for all of them",
+                code="host_wrong",
+                option="--host",
+            ) from error
+        # The library's own text has more of Python in it than of the network.
+        why = os.strerror(error.errno) if error.errno else str(error)
         raise UsageError(
-            f"{address.host}:{address.port} cannot be listened on ({error.strerror}): choose another --port, or 0 for a free one",
+            f"{address.host}:{address.port} cannot be listened on ({why}): choose another --port, or 0 for a free one",
             code="port_taken",
+            option="--port",
         ) from error
 
 
@@ -62,8 +75,9 @@ def run(settings: Settings, address: Address | None) -> int:
     sock = bound(address) if address else None
 
     async def stay() -> int:
-        async with working(settings) as work:
-            output.say(f"Refundry {refundry.__version__}, {session.where(work.desk.account.name, settings)}")
+        async with working(settings, every=True) as work:
+            names = ", ".join(seat.account.id for seat in work.desk.seats)
+            output.say(f"Refundry {refundry.__version__}, {names}, {session.place(settings)}")
             await until_interrupted(work, sock)
             return output.INTERRUPTED if work.interrupted else output.DONE
 
@@ -75,7 +89,7 @@ def run(settings: Settings, address: Address | None) -> int:
 
 
 async def until_interrupted(work: Work, sock: socket.socket | None) -> None:
-    """Serve and work until Ctrl-C; say when this process begins to execute, and when the account is held."""
+    """Serve and work until Ctrl-C; say when this process begins to execute, and when an account is held."""
     server: Server | None = None
     task: asyncio.Task[None] | None = None
     if sock is not None:
@@ -93,18 +107,20 @@ async def until_interrupted(work: Work, sock: socket.socket | None) -> None:
 
 
 async def _watched(work: Work) -> None:
-    told, held = "", ""
+    told, held = "", dict[str, str]()
     while not work.interrupted:
         now = _stands(work)
         if now != told:
             output.say(now)
         told = now
-        why = await work.held()
-        if why and why != held:
-            output.say(
-                f"error: {why} [key_refused]: nothing is paid until the key works; then start this process again"
-            )
-        held = why
+        held_now = await work.held_accounts()
+        for account, why in held_now.items():
+            if why != held.get(account):
+                name = account.partition("|")[0]
+                output.say(
+                    f"error: {why} [key_refused]: nothing of {name} is paid until its key works; then start this process again"
+                )
+        held = held_now
         await work.rest(LOOK_SECONDS)
 
 
@@ -119,29 +135,41 @@ def _health(work: Work) -> Health:
     desk = work.desk
     facts: dict[str, object] = {
         "version": refundry.__version__,
-        "account": desk.account.id,
-        "mode": desk.account.mode,
+        "accounts": [seat.account.id for seat in desk.seats],
+        "mode": desk.settings.mode,
         "executing": work.worker.executing.is_set(),
+        "closed": {shut.access.opened_by: shut.error.message for shut in desk.closed},
     }
     try:
         with desk.database.reading() as unit:
-            facts["held"] = accounts.held_text(unit, desk.account.name) or None
+            held = {
+                one.id: one.held_text for one in accounts.known(unit) if one.held_text and _works_on(work, one.name)
+            }
             facts["breaks"] = len(refunds.open_breaks(unit))
     except RefundryError as error:
         return Health(ok=False, facts={**facts, "error": error.told()})
-    return Health(ok=not work.task.done() and not facts["held"], facts=facts)
+    # One account that is held does not stop the others, and a new start would not free it.
+    return Health(ok=not work.task.done() and len(held) < len(desk.seats), facts={**facts, "held": held})
 
 
-def _numbers(work: Work) -> Numbers:
-    counts, pacer = work.worker.executor.counts, work.desk.pacer
+def _works_on(work: Work, account: str) -> bool:
+    return account in work.worker.stations
+
+
+def _numbers(work: Work) -> list[Numbers]:
     with work.desk.database.reading() as unit:
-        held = bool(accounts.held_text(unit, work.desk.account.name))
+        held = {one.name for one in accounts.known(unit) if one.held_text}
         breaks = len(refunds.open_breaks(unit))
+    return [_of_station(work, station, breaks, held) for station in work.worker.stations.values()]
+
+
+def _of_station(work: Work, station: Station, breaks: int, held: set[str]) -> Numbers:
+    counts, pacer, account = station.executor.counts, station.seat.pacer, station.seat.account
     return Numbers(
-        account=work.desk.account.id,
-        mode=work.desk.account.mode,
+        account=account.id,
+        mode=account.mode,
         executing=work.worker.executing.is_set(),
-        held=held,
+        held=account.name in held,
         breaks=breaks,
         claimed=counts.claimed,
         sent=counts.sent,

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refundry.accounts import service as accounts
-from refundry.accounts.model import Account, OtherAccount
+from refundry.accounts.model import Account, NoSuchAccount, OtherAccount
+from refundry.accounts.rules import Choice, choose
 from refundry.bootstrap import database_of
 from refundry.infra import logs
 from refundry.infra import settings as settings_of
@@ -41,12 +42,40 @@ class Local:
     """The database, without Stripe.
 
     Args:
-        account: The one that the database belongs to; `None`, before its first use.
+        known: The accounts that the database belongs to, those of the settings' mode; none before its first use.
+        wanted: What a person said which account is meant.
     """
 
     settings: Settings
     database: Database
-    account: Account | None
+    known: tuple[Account, ...]
+    wanted: str | None = None
+
+    @property
+    def account(self) -> Account | None:
+        """Tell the one account that a command is about; `None` before the first use.
+
+        Raises:
+            AccountNeeded: There are several, and nobody said which.
+            NoSuchAccount: There is none of that name.
+        """
+        if not self.known:
+            return None
+        names = {access.said: access.name for access in self.settings.accesses if access.said is not None}
+        name = (self.wanted or "").strip().lower()
+        if name in self.settings.accounts and name not in names.values():
+            told = ", ".join(account.id for account in self.known)
+            place = f"REFUNDRY_ACCOUNTS__{name.upper()}"
+            raise NoSuchAccount(
+                f"only Stripe knows which account {place}__SECRET_KEY opens, and it is not asked here: set {place}__ACCOUNT, or write "
+                f"the account itself ({told})",
+                option="--account",
+            )
+        return self.known[choose(self.wanted, [Choice(one.id, names.get(one.id, "")) for one in self.known])]
+
+    def among(self, account: str) -> str:
+        """Tell the name of an account if the database belongs to it; else the name of the one that it belongs to."""
+        return account if any(one.name == account for one in self.known) else self.name
 
     @property
     def name(self) -> str:
@@ -55,8 +84,11 @@ class Local:
 
 
 @contextmanager
-def local() -> Iterator[Local]:
+def local(account: str | None = None) -> Iterator[Local]:
     """Open the database for what needs no network.
+
+    Args:
+        account: What a person said which account is meant; see `Local.account`.
 
     Raises:
         SettingsError: Among others `stripe_key_missing`: without a key nobody knows whose data is meant.
@@ -69,14 +101,14 @@ def local() -> Iterator[Local]:
     try:
         with database.reading() as unit:
             known = accounts.known(unit)
-        mine = next((account for account in known if account.mode == read.mode), None)
-        if known and mine is None:
+        mine = tuple(one for one in known if one.mode == read.mode)
+        if known and not mine:
             raise OtherAccount(
                 f"this database belongs to {known[0].id} ({known[0].mode}), and REFUNDRY_MODE is {read.mode}: set "
                 "REFUNDRY_STATE_DIR or REFUNDRY_DATABASE_URL to a database of its own",
                 account=known[0].id,
             )
-        yield Local(read, database, mine)
+        yield Local(read, database, mine, account)
     finally:
         database.close()
 

@@ -14,12 +14,14 @@ from refundry import bootstrap
 from refundry.accounts import service as accounts
 from refundry.bootstrap import Desk
 from refundry.cli import output
-from refundry.infra.db import Unit
+from refundry.infra.db import DatabaseUnusable, Unit
 from refundry.infra.settings import Settings
 from refundry.worker.main import Worker
 
 Result = TypeVar("Result")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# For so long a Postgres may be away before a command that watches gives up.
+LOST_SECONDS = 60
 # Called before the process leaves at once, on the second Ctrl-C.
 last_words: list[Callable[[], None]] = []
 
@@ -56,13 +58,25 @@ class Work:
         output.say("stopping: nothing more is begun, what is on its way is finished (again: leave at once)")
 
     async def read(self, work: Callable[[Unit], Result]) -> Result:
-        """Read the database, beside the event loop."""
+        """Read the database, beside the event loop.
+
+        Raises:
+            DatabaseUnusable: On SQLite at once; on Postgres, if it does not come back.
+        """
 
         def reading() -> Result:
             with self.desk.database.reading() as unit:
                 return work(unit)
 
-        return await asyncio.to_thread(reading)
+        for tried in range(LOST_SECONDS + 1):
+            try:
+                return await asyncio.to_thread(reading)
+            except DatabaseUnusable:
+                # A Postgres that restarts comes back; and one that has cut off a process which was stopped takes it again.
+                if not self.desk.database.postgres or tried == LOST_SECONDS or self.task.done():
+                    raise
+                await self.desk.clock.sleep(1.0)
+        raise AssertionError("the last try has raised or answered")
 
     async def rest(self, seconds: float) -> None:
         """Wait until the next look, or until interrupted.
@@ -77,16 +91,36 @@ class Work:
             await self.task
 
     async def held(self) -> str:
-        """Tell why the account is held; an empty string, if it is not. A hold from before our own start is not believed."""
+        """Tell why the account that the command is about is held; an empty string, if it is not."""
+        return (await self.held_accounts()).get(self.desk.account.name, "")
+
+    async def held_accounts(self) -> dict[str, str]:
+        """Tell which of the open accounts are held, and why. A hold from before our own start is not believed."""
         if not self.worker.executing.is_set():
-            return ""
-        return await self.read(lambda unit: accounts.held_text(unit, self.desk.account.name))
+            return {}
+        known = await self.read(accounts.known)
+        return {one.name: one.held_text for one in known if one.held_text and one.name in self.worker.stations}
 
 
 @asynccontextmanager
-async def working(settings: Settings) -> AsyncIterator[Work]:
-    """Open everything and work until the block ends; what is on its way then is finished first."""
-    async with bootstrap.desk(settings) as desk:
+async def working(settings: Settings, account: str | None = None, *, every: bool = False) -> AsyncIterator[Work]:
+    """Open everything and work until the block ends; what is on its way then is finished first.
+
+    Whatever the command is about, the work is on all accounts: on SQLite no other process could do it.
+
+    Args:
+        settings: As read.
+        account: What a person said which account the command is about; see `bootstrap.Desk.seat`.
+        every: It is about all of them.
+
+    Raises:
+        AccountNeeded: There are several, and nobody said which.
+    """
+    async with bootstrap.desk(settings, account=account) as desk:
+        for shut in desk.closed:
+            output.say(f"error: {shut.told}: nothing of it is paid until that is mended; the other accounts go on")
+        if not every:
+            _ = desk.seat
         stop = asyncio.Event()
         worker = Worker(desk, bootstrap.lock_of(settings))
         work = Work(desk, worker, stop, asyncio.create_task(worker.run(until=stop), name="worker"))

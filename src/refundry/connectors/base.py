@@ -55,7 +55,10 @@ class AmountKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AmountText:
-    """An amount as written, without the space around it. Of `full`, the text is empty where an empty cell was said to mean it."""
+    """An amount as written, without the space around it and in the plain form, `1234.56`, whatever decimal sign was said.
+
+    Of `full`, the text is empty where an empty cell was said to mean it.
+    """
 
     kind: AmountKind
     text: str
@@ -123,15 +126,28 @@ Row = ParsedRow | RefusedRow
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """What the person who hands in a file has allowed.
+    """What the person who hands in a file has allowed, and has said about how to read it.
 
     Args:
         blank_amount_full: An empty amount means `full`.
         allow_fraudulent: The reason `fraudulent` may be used, which block-lists the customer's card and address (stripe-facts 3.1).
+        format: `csv`, `jsonl` or `xlsx`; `None`: told by how the file begins.
+        delimiter: The one character between the cells of CSV; `None`: told by the header.
+        encoding: `utf-8` or `windows-1252`; `None`: UTF-8, and where it is not that, Windows-1252 is assumed and said.
+        decimal: The decimal sign of amounts as text, `.` or `,`, with the other one allowed between thousands; `None`: a point, and
+            nothing between thousands.
+        sheet: Which sheet of a workbook; `None`: the only one that is not hidden.
+        mapping: What columns mean that have other names: pairs of the file's name and ours, where an empty one means nothing.
     """
 
     blank_amount_full: bool = False
     allow_fraudulent: bool = False
+    format: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
+    decimal: str | None = None
+    sheet: str | None = None
+    mapping: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +156,15 @@ class FileOpened:
 
     Args:
         name: Without its folder.
-        sha256: Of its bytes, in hexadecimal digits.
-        size_bytes: Its size.
+        sha256: Of its bytes, in hexadecimal digits; of a gzip file, of what is packed in it.
+        size_bytes: Its size as it lies on the disk.
         columns: The header.
         unknown_columns: Those that mean nothing to us; their cells are kept in `raw`.
         row_count: How many rows `rows` gives.
         stream: Reads the rows anew.
+        options: What its bytes were taken to mean where that is not the usual, in one canonical form; empty for plain CSV. It is part
+            of what is accepted, since the same bytes mean something else with other options.
+        assumed: How it was read where nobody has said so, for people, a sentence each; empty for plain CSV.
     """
 
     name: str
@@ -155,6 +174,8 @@ class FileOpened:
     unknown_columns: tuple[str, ...]
     row_count: int
     stream: Callable[[], Iterator[Row]] = field(repr=False, compare=False)
+    options: str = ""
+    assumed: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[Row]:
         """Read the rows, one at a time, from the file itself; may be called again.
@@ -171,15 +192,11 @@ class FileReader(Protocol):
     """Reads files of refunds, of whatever format."""
 
     def read(self, path: Path, *, options: ReadOptions) -> FileOpened:
-        """Open a file and see that it is sound as a whole.
+        """Open a file, or standard input (`-`), and see that it is sound as a whole.
 
         Raises:
             FileRefused: With a code for each reason; docs/features/files.md lists them.
         """
-        ...
-
-    def digest(self, path: Path) -> str:
-        """Tell the SHA-256 of a file's bytes, in hexadecimal digits."""
         ...
 
 

@@ -30,15 +30,17 @@ class GatewayError(RefundryError):
         trouble: Which kind.
         message: For a person.
         stripe_code: Stripe's own code, if it gave one.
+        permission: The permission that is missing, as Stripe names it; empty, if it named none.
     """
 
     code = "stripe_read_failed"
 
-    def __init__(self, trouble: Trouble, message: str, *, stripe_code: str | None = None) -> None:
+    def __init__(self, trouble: Trouble, message: str, *, stripe_code: str | None = None, permission: str = "") -> None:
         """Keep the parts; the code is `stripe_` and the trouble."""
         super().__init__(message, code=f"stripe_{trouble}")
         self.trouble = trouble
         self.stripe_code = stripe_code
+        self.permission = permission
 
     @property
     def passing(self) -> bool:
@@ -54,6 +56,36 @@ class SeenAccount:
     livemode: bool
     country: str | None = None
     default_currency: str | None = None
+
+
+class Right(StrEnum):
+    """What a restricted key may be allowed to do, as far as we need it; the values are stable."""
+
+    ACCOUNT_READ = "account_read"
+    CHARGE_READ = "charge_read"
+    REFUND_READ = "refund_read"
+    REFUND_WRITE = "refund_write"
+    DISPUTE_READ = "dispute_read"
+    PAYMENT_INTENT_READ = "payment_intent_read"
+    PAYMENT_INTENT_WRITE = "payment_intent_write"
+    BALANCE_READ = "balance_read"
+    WEBHOOK_READ = "webhook_read"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenEndpoint:
+    """A webhook endpoint of the account: where Stripe sends which events.
+
+    Args:
+        events: Their types; `*` stands for all.
+        api_version: The version that its events are written in; `None` for the account's default.
+    """
+
+    id: str
+    url: str
+    enabled: bool
+    api_version: str | None
+    events: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +105,11 @@ class SeenDispute:
 
 @dataclass(frozen=True, slots=True)
 class SeenCharge:
-    """A charge as Stripe showed it; amounts in minor units of `currency`, times in epoch seconds UTC."""
+    """A charge as Stripe showed it; amounts in minor units of `currency`, times in epoch seconds UTC.
+
+    Args:
+        fee_minor: What Stripe kept for processing it, in minor units of `fee_currency`, where its balance transaction was asked for.
+    """
 
     id: str
     payment_intent: str | None
@@ -88,6 +124,8 @@ class SeenCharge:
     created_at: float
     destination: str | None = None
     application_fee: bool = False
+    fee_minor: int | None = None
+    fee_currency: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
 
 
@@ -138,16 +176,16 @@ class PaymentGateway(Protocol):
         """Tell whose key this is."""
         ...
 
-    async def look(self, charge: str, lane: Lane) -> Look:
-        """Read a charge, all its refunds and its disputes."""
+    async def look(self, charge: str, lane: Lane, *, fees: bool = False) -> Look:
+        """Read a charge, all its refunds and its disputes, and with `fees` what Stripe kept for it."""
         ...
 
     async def charge_of(self, payment_intent: str, lane: Lane) -> str | None:
         """Tell the latest charge of a payment intent; `None`, if it has none."""
         ...
 
-    def charges(self, since: float, until: float) -> AsyncIterator[Sequence[Look]]:
-        """List the charges that were created in a time window (epoch seconds, both ends included), page by page."""
+    def charges(self, since: float, until: float, *, fees: bool = False) -> AsyncIterator[Sequence[Look]]:
+        """List the charges that were created in a time window (epoch seconds, both ends included), page by page, newest first."""
         ...
 
     async def charges_of_order(self, order_id: str, lane: Lane) -> Sequence[SeenCharge]:
@@ -162,6 +200,14 @@ class PaymentGateway(Protocol):
         """Tell what is available, in minor units per currency."""
         ...
 
+    async def ask(self, right: Right) -> None:
+        """Ask for a right of the key by a call that has no effect; `FORBIDDEN` says that it is missing."""
+        ...
+
+    async def endpoints(self) -> Sequence[SeenEndpoint]:
+        """List the account's webhook endpoints."""
+        ...
+
     async def send(self, body: RefundBody, key: str) -> Outcome:
         """Send a refund attempt under its idempotency key. The caller has taken a slot for it, and has written its intent."""
         ...
@@ -172,6 +218,11 @@ class PaymentGateway(Protocol):
 
     async def cancel_payment_intent(self, payment_intent: str, key: str) -> None:
         """Release an authorised, uncaptured payment."""
+        ...
+
+    @property
+    def api_version(self) -> str:
+        """Tell the version of the processor's interface that is spoken."""
         ...
 
     def stripe_now(self) -> float | None:

@@ -142,7 +142,7 @@ class Database:
                 self.offset = now - self._clock.now()
                 yield Unit(connection, self.postgres, now)
         except sa.exc.OperationalError as error:
-            raise _unusable(error, self.engine.url.render_as_string()) from error
+            raise unusable(error, self.engine.url.render_as_string()) from error
         except sa.exc.DatabaseError as error:
             if "not a database" not in str(error.orig) and "malformed" not in str(error.orig):
                 raise
@@ -199,7 +199,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
-def _unusable(error: sa.exc.OperationalError, url: str) -> DatabaseUnusable:
+def unusable(error: sa.exc.OperationalError, url: str) -> DatabaseUnusable:
     """Say what is wrong with the database, and what to do."""
     text = str(error.orig)
     where = url.partition("?")[0]

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import sqlalchemy as sa
-from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions, run_dbos_database_migrations
+from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions
 
-from refundry.infra.db import IDLE_UNIT_SECONDS, Database, DatabaseUnusable, Unit
+from refundry.infra.db import IDLE_UNIT_SECONDS, Database, DatabaseUnusable, Unit, unusable
 from refundry.kernel.lane import Lane
 
 # Pinned: by default DBOS hashes the code, and any deployment would strand what is queued.
 VERSION = "1"
 WAKE = "refundry_wake"
-# How many wake-ups one process works on at once, by lane; each brings a pool of its own.
+# How many wake-ups one process takes at once, by lane. Each only begins the work of its lane, so that no account waits behind others.
 AT_ONCE = 4
 POLL_SECONDS = {Lane.DESK: 0.1, Lane.BULK: 0.2}
 # The sweeper of every process enqueues under the name of the present window, so that one window has one wake-up.
@@ -60,18 +61,27 @@ class Engine:
     def _client(self) -> DBOSClient:
         # Its errors are tracebacks of a full disk or a lost database, which whoever works meets and tells in a sentence.
         logging.getLogger("dbos").setLevel(logging.CRITICAL)
-        if self._database.postgres:
-            run_dbos_database_migrations(self._url)
-            return DBOSClient(system_database_url=self._url)
-        self._engine = _sqlite_engine(self._url)
-        run_dbos_database_migrations(self._url)
-        return DBOSClient(system_database_engine=self._engine)
+        # Its function for processes that only enqueue does the same, but tells an error on stdout, which is ours.
+        with self._in_words():
+            DBOS.migrate(self._url)
+            if self._database.postgres:
+                return DBOSClient(system_database_url=self._url)
+            self._engine = _sqlite_engine(self._url)
+            return DBOSClient(system_database_engine=self._engine)
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.OperationalError as error:
+            raise unusable(error, self._database.engine.url.render_as_string()) from error
 
     def launch(self, wake: Wake) -> None:
-        """Begin to take wake-ups; `wake` is called in a thread of its own, and returns when its work is done.
+        """Begin to take wake-ups; `wake` is called in a thread of the engine's, and has to return at once.
 
         Raises:
-            DatabaseUnusable: `executor_taken`: another living process has this name, and would recover this one's work.
+            DatabaseUnusable: `executor_taken`: another living process has this name, and would recover this one's work. Others: it
+                cannot be written.
         """
         self._take_name()
         _handlers[:] = [wake]
@@ -88,9 +98,10 @@ class Engine:
             config["system_database_engine"] = self._engine
         DBOS(config=config)
         DBOS.workflow(name=WAKE)(_refundry_wake)
-        DBOS.launch()
-        for lane, seconds in POLL_SECONDS.items():
-            DBOS.register_queue(lane.value, worker_concurrency=AT_ONCE, polling_interval_sec=seconds)
+        with self._in_words():
+            DBOS.launch()
+            for lane, seconds in POLL_SECONDS.items():
+                DBOS.register_queue(lane.value, worker_concurrency=AT_ONCE, polling_interval_sec=seconds)
 
     def _take_name(self) -> None:
         """Hold the executor's name on Postgres for as long as this process lives; on SQLite the file lock does."""

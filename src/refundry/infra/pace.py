@@ -69,8 +69,12 @@ NAMED = {"live": Limits(100, 25), "sandbox": Limits(25, 25), "none": Limits(0, 0
 SEARCH = 20.0
 
 
-def parsed(text: str) -> Limits:
+def parsed(text: str, setting: str = "REFUNDRY_STRIPE__LIMITS") -> Limits:
     """Read `live`, `sandbox`, `none`, or `global=100,endpoint=25`.
+
+    Args:
+        text: As it was set.
+        setting: Where.
 
     Raises:
         UsageError: `limits_wrong`.
@@ -84,7 +88,7 @@ def parsed(text: str) -> Limits:
             raise UsageError(
                 f"'{text}' are no limits: write live, sandbox, none, or global=100,endpoint=25",
                 code="limits_wrong",
-                setting="REFUNDRY_STRIPE__LIMITS",
+                setting=setting,
             )
         told[match[1]] = float(match[2])
     return Limits(told.pop("global", 0.0), told.pop("endpoint", 0.0), told)

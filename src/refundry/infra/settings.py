@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import re
 import sys
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, BaseModel, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as Unreadable
 
@@ -19,6 +21,8 @@ from refundry.infra.db import sqlite_url
 from refundry.kernel.errors import UsageError
 
 STRIPE_API = "https://api.stripe.com"
+# Of a shorter secret its last four characters would give away too much.
+SECRET_SHOWN_FROM = 16
 
 
 class SettingsError(UsageError):
@@ -37,6 +41,8 @@ class StripeSettings(BaseModel):
         limits: `live`, `sandbox`, `none`, or `global=100,endpoint=25`; by default after the key's mode.
         headroom: The share of the limits that is left to the merchant's other traffic.
         order_key: The metadata key that holds the order id on charges.
+        reverse_transfer: Whether refunds of destination charges take the transfer back, where the row does not say.
+        refund_application_fee: Whether refunds give the platform's fee back, where the row does not say.
     """
 
     secret_key: SecretStr | None = None
@@ -45,6 +51,8 @@ class StripeSettings(BaseModel):
     limits: str | None = None
     headroom: float = Field(default=0.10, ge=0, lt=1)
     order_key: str = Field(default="order_id", min_length=1, max_length=40)
+    reverse_transfer: bool | None = None
+    refund_application_fee: bool | None = None
 
     @field_validator("api_base")
     @classmethod
@@ -52,6 +60,73 @@ class StripeSettings(BaseModel):
         if value is not None and not re.fullmatch(r"https?://[^\s/?#@]+/?", value):
             raise ValueError("should be an address like http://127.0.0.1:12111, without a path and without a password")
         return value.rstrip("/") if value else None
+
+
+class AccountSettings(BaseModel):
+    """`REFUNDRY_ACCOUNTS__<NAME>__…`: a further account, by a key of its own or reached with the primary key.
+
+    Limits, head-room and order key that are left out are as for the primary account; the last two are nobody else's. Nothing else
+    may stand here: a part that is misspelled would be ignored.
+
+    Args:
+        secret_key: Its own key.
+        connected: The `acct_…` of a connected account, reached with the primary key and `Stripe-Account` (stripe-facts 9).
+        account: The `acct_…` that its own key opens: needed where the key may not ask for it, and a word for `--account`.
+        limits: As in `StripeSettings`; so the others.
+    """
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    secret_key: SecretStr | None = None
+    connected: str | None = None
+    account: str | None = None
+    limits: str | None = None
+    headroom: float | None = Field(default=None, ge=0, lt=1)
+    order_key: str | None = Field(default=None, min_length=1, max_length=40)
+    reverse_transfer: bool | None = None
+    refund_application_fee: bool | None = None
+
+    @field_validator("connected", "account")
+    @classmethod
+    def _an_account(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"acct_\w+", value, re.ASCII):
+            raise ValueError("should be an account's id, acct_…")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How one account is reached, and what is set for it.
+
+    Args:
+        name: Its name in the settings, lower case; empty for the primary account. Only a way to write settings: the account's
+            real name is always `acct_…|test`.
+        key: What the calls are made with.
+        connected: The connected account on which they are made.
+        said: The `acct_…` that the settings say it is; `None`, where only Stripe knows.
+        limits: As in `StripeSettings`; so the others.
+    """
+
+    name: str
+    key: str = field(repr=False)
+    connected: str | None
+    said: str | None
+    limits: str | None
+    headroom: float
+    order_key: str
+    reverse_transfer: bool | None
+    refund_application_fee: bool | None
+
+    def setting(self, part: str) -> str:
+        """Name the variable that sets a part of it: `limits` is `REFUNDRY_STRIPE__LIMITS`."""
+        if part == "secret_key" and not self.name:
+            return "STRIPE_SECRET_KEY"
+        return _name(("accounts", self.name, part) if self.name else ("stripe", part))
+
+    @property
+    def opened_by(self) -> str:
+        """Name the variable that opens it."""
+        return self.setting("connected" if self.connected else "secret_key")
 
 
 class PaySettings(BaseModel):
@@ -81,6 +156,7 @@ class Settings(BaseSettings):
 
     mode: Literal["test", "live"] = "test"
     stripe: StripeSettings = StripeSettings()
+    accounts: dict[str, AccountSettings] = Field(default_factory=dict)
     pay: PaySettings = PaySettings()
     database_url: SecretStr | None = None
     state_dir: Path | None = None
@@ -103,21 +179,67 @@ class Settings(BaseSettings):
                 code="stripe_key_missing",
                 setting="STRIPE_SECRET_KEY",
             )
-        return self._checked(secret.get_secret_value().strip())
+        return self._checked(secret.get_secret_value().strip(), "STRIPE_SECRET_KEY")
 
-    def _checked(self, key: str) -> str:
+    @property
+    def primary(self) -> Access:
+        """Tell how the primary account is reached.
+
+        Raises:
+            SettingsError: As `key`.
+        """
+        stripe = self.stripe
+        return Access(
+            "", self.key, None, stripe.account, stripe.limits, stripe.headroom, stripe.order_key,
+            stripe.reverse_transfer, stripe.refund_application_fee,
+        )  # fmt: skip
+
+    @property
+    def accesses(self) -> tuple[Access, ...]:
+        """Tell how each account is reached, the primary first, the others by their names in the settings.
+
+        Raises:
+            SettingsError: As `key`, for each key; `account_setting_wrong`, `account_twice`.
+        """
+        found = (self.primary, *(self._further(name, self.accounts[name]) for name in sorted(self.accounts)))
+        by_account: dict[str, Access] = {}
+        for access in found:
+            if access.said is not None and (other := by_account.setdefault(access.said, access)) is not access:
+                raise account_twice(access.said, other, access)
+        return found
+
+    def _further(self, name: str, own: AccountSettings) -> Access:
+        place, secret = _name(("accounts", name)), own.secret_key.get_secret_value().strip() if own.secret_key else ""
+        if bool(secret) == bool(own.connected) or (own.connected and own.account not in {None, own.connected}):
+            raise SettingsError(
+                f"{place} says {'too much' if own.connected else 'too little'}: give it either {place}__SECRET_KEY, a key of its own, or "
+                f"{place}__CONNECTED, the acct_… of an account that the primary key is connected to",
+                code="account_setting_wrong",
+                setting=place,
+            )
+        key = self._checked(secret, f"{place}__SECRET_KEY") if secret else self.key
+        usual = self.primary
+        return Access(
+            name, key, own.connected, own.connected or own.account,
+            usual.limits if own.limits is None else own.limits,
+            usual.headroom if own.headroom is None else own.headroom,
+            usual.order_key if own.order_key is None else own.order_key,
+            own.reverse_transfer, own.refund_application_fee,
+        )  # fmt: skip
+
+    def _checked(self, key: str, setting: str) -> str:
         match = re.match(r"(sk|rk)_(test|live)_\w", key, re.ASCII)
         if match is None:
             what = "a publishable key" if key.startswith("pk_") else "no key that can refund"
             raise SettingsError(
-                f"STRIPE_SECRET_KEY holds {what}: it should begin with sk_test_, rk_test_, sk_live_ or rk_live_",
+                f"{setting} holds {what}: it should begin with sk_test_, rk_test_, sk_live_ or rk_live_",
                 code="stripe_key_wrong",
-                setting="STRIPE_SECRET_KEY",
+                setting=setting,
             )
         if match[2] != self.mode:
             advice = "set REFUNDRY_MODE=live to move real money" if match[2] == "live" else "unset REFUNDRY_MODE"
             raise SettingsError(
-                f"the Stripe key is a {match[2]} key, and REFUNDRY_MODE is {self.mode}: {advice}, or take the other key",
+                f"{setting} is a {match[2]} key, and REFUNDRY_MODE is {self.mode}: {advice}, or take the other key",
                 code="stripe_key_of_other_mode",
                 setting="REFUNDRY_MODE",
             )
@@ -157,6 +279,16 @@ class Settings(BaseSettings):
         )
 
 
+def account_twice(account: str, one: Access, other: Access) -> SettingsError:
+    """Say that two settings open one account."""
+    return SettingsError(
+        f"{one.opened_by} and {other.opened_by} both open {account}: unset one of them, or give one another account",
+        code="account_twice",
+        setting=other.opened_by,
+        account=account,
+    )
+
+
 def _user_data() -> Path:
     """Tell where the platform keeps a user's data."""
     if sys.platform == "darwin":
@@ -185,8 +317,73 @@ def read(**overrides: object) -> Settings:
             f"{name} cannot be read: set its parts one by one, as in {name}__NAME", setting=name
         ) from None
     except ValidationError as error:
-        told = "; ".join(f"{_name(e['loc'])} {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+        told = "; ".join(f"{_name(e['loc'])} {_said(e['type'], e['msg'])}" for e in error.errors())
         raise SettingsError(told, setting=_name(error.errors()[0]["loc"])) from None
+
+
+def _said(kind: str, message: str) -> str:
+    if kind != "extra_forbidden":
+        return message.removeprefix("Value error, ")
+    parts = ", ".join(name.upper() for name in AccountSettings.model_fields)
+    return f"is no setting: an account has a name without two underscores in a row, and of {parts} what it needs"
+
+
+# Variables that begin like ours and are none: tests take a server's address from one.
+OTHERS = frozenset({"REFUNDRY_TEST_POSTGRES_URL"})
+
+
+def given() -> dict[str, str]:
+    """Tell the variables of ours that are set, with their values, secrets cut down to how they begin and end.
+
+    Returns:
+        By name, sorted; also those that are no setting (`unknown`).
+    """
+    ours = sorted(name for name in os.environ if name.startswith("REFUNDRY_") or name in _aliases())  # noqa: TID251  # this is the place that reads settings
+    return {name: _masked(name, os.environ[name]) for name in ours if name not in OTHERS}  # noqa: TID251  # the same
+
+
+def unknown() -> list[tuple[str, str]]:
+    """Tell the variables that begin like ours and set nothing, each with the setting that was probably meant, or an empty text."""
+    names = sorted(_names())
+    lost = [name for name in given() if name.upper() not in names and not _of_account(name.upper())]
+    return [(name, next(iter(get_close_matches(name.upper(), names, 1, cutoff=0.8)), "")) for name in lost]
+
+
+def _names() -> set[str]:
+    """Tell the names of all settings."""
+    found = set(_aliases())
+    for name, told in Settings.model_fields.items():
+        inner = told.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found |= {_name((name, part)) for part in inner.model_fields}
+        elif told.validation_alias is None:
+            found.add(_name((name,)))
+    return found
+
+
+def _of_account(name: str) -> bool:
+    """Tell whether a variable sets a part of a further account, whatever that is called."""
+    match = re.fullmatch(r"REFUNDRY_ACCOUNTS__.+?__(\w+)", name)
+    return match is not None and match[1].lower() in AccountSettings.model_fields
+
+
+def _aliases() -> list[str]:
+    aliases = (field.validation_alias for field in Settings.model_fields.values())
+    return [str(choice) for alias in aliases if isinstance(alias, AliasChoices) for choice in alias.choices]
+
+
+def _masked(name: str, value: str) -> str:
+    """Cut a secret down to what tells it from others: the kind of a key, and its last four characters."""
+    if not value.strip():
+        return "(empty)"
+    if name.upper().endswith(("_KEY", "_SECRET")) and not name.upper().endswith("ORDER_KEY"):
+        kind = re.match(r"(?:sk|rk|pk)_(?:test|live)_|whsec_", value)
+        return (kind[0] if kind else "") + "…" + (value[-4:] if len(value) >= SECRET_SHOWN_FROM else "")
+    # The password of an address, in the two places where one can stand.
+    value = re.sub(r"(?<=://)([^:/@]*):[^@]*@", r"\1:…@", value)
+    # A key in a variable that holds several settings as JSON, or that is none of ours.
+    value = re.sub(r"((?:sk|rk|pk)_(?:test|live)_|whsec_)\w+", r"\1…", value)
+    return re.sub(r"(?i)(password=)[^&\s]*", r"\1…", value)
 
 
 def _name(place: tuple[int | str, ...]) -> str:

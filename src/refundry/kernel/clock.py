@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Protocol
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Clock(Protocol):
@@ -16,6 +19,10 @@ class Clock(Protocol):
 
     def boot_seconds(self) -> float:
         """Tell seconds that only grow, also while the machine sleeps or the process is stopped."""
+        ...
+
+    def machine(self) -> str:
+        """Name this boot of this machine: as long as the name is the same, so is the boot clock. Empty where it has none."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -34,6 +41,13 @@ class SystemClock:
         """Tell the boot clock; where the system has none, the monotonic one, which stands while the machine sleeps."""
         boot = getattr(time, "CLOCK_BOOTTIME", None)
         return time.monotonic() if boot is None else time.clock_gettime(boot)
+
+    def machine(self) -> str:
+        """Read the name that Linux gives to each boot; other systems have none that can be trusted."""
+        try:
+            return BOOT_ID.read_text().strip()
+        except OSError:
+            return ""
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""

@@ -121,6 +121,20 @@ def from_major(text: str, currency: str) -> Money:
     return checked(_integer(whole + fraction.ljust(places, "0")), currency)
 
 
+def cut(text: str, currency: str, *, up: bool = False) -> int:
+    """Tell a limit in minor units that was written without a currency: `600000.00`.
+
+    Args:
+        text: A decimal in major units, as `DECIMAL` has it.
+        currency: Which currency it limits.
+        up: Where the currency cannot express it, take the next amount above; else the next below.
+    """
+    whole, _, fraction = text.partition(".")
+    places = exponent(currency)
+    minor_units = int(whole + fraction[:places].ljust(places, "0"))
+    return minor_units + (up and fraction[places:].strip("0") != "")
+
+
 def from_minor(text: str, currency: str) -> Money:
     """Read an integer in minor units: `1234`.
 

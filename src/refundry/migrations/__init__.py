@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.resources import files
 
 from alembic import command
@@ -16,8 +17,10 @@ import refundry.audit.tables
 import refundry.batches.tables
 import refundry.charges.tables
 import refundry.infra.pace
+import refundry.infra.witness
+import refundry.plans.tables
 import refundry.refunds.tables  # noqa: F401  # the tables enlist themselves
-from refundry.infra.db import Database, DatabaseUnusable, metadata
+from refundry.infra.db import Database, DatabaseUnusable, Unit, metadata
 
 # Of "refundry" in ASCII: two processes that start at once on one Postgres upgrade it one after the other.
 UPGRADE_LOCK = 0x72656675
@@ -29,6 +32,7 @@ def _config() -> Config:
     return config
 
 
+@cache
 def newest() -> str:
     """Tell the version that this program needs."""
     return str(ScriptDirectory.from_config(_config()).get_current_head())
@@ -50,10 +54,7 @@ def upgrade(database: Database) -> bool:
     if found == newest():
         return False
     if found is not None and found not in known():
-        raise DatabaseUnusable(
-            f"the database is of version {found}, which this program does not know: a newer Refundry has used it; start that one",
-            code="database_newer",
-        )
+        raise _newer(found)
     with database.unit() as unit:
         if unit.postgres:
             unit.connection.execute(text(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})"))
@@ -61,6 +62,24 @@ def upgrade(database: Database) -> bool:
         config.attributes["connection"] = unit.connection
         command.upgrade(config, "head")
     return True
+
+
+def check(unit: Unit) -> None:
+    """See that the database still is of this program's version: a newer one may have been started beside it.
+
+    Raises:
+        DatabaseUnusable: `database_newer`.
+    """
+    found = MigrationContext.configure(unit.connection).get_current_revision()
+    if found != newest():
+        raise _newer(found)
+
+
+def _newer(found: str | None) -> DatabaseUnusable:
+    return DatabaseUnusable(
+        f"the database is of version {found}, which this program does not know: a newer Refundry has used it; start that one",
+        code="database_newer",
+    )
 
 
 def known() -> set[str]:

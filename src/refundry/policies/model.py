@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from refundry.charges.model import Charge
+from refundry.accounts.model import Connect
+from refundry.charges.model import Charge, Expected
 
 # The fixed, built-in policy: eligibility alone. Decisions name it, so that later ones can be told from today's.
 BUILT_IN = "built-in-1"
@@ -40,10 +41,12 @@ class Facts:
         reserved_minor: What other requests claim of the charge and Stripe does not know yet.
         twin: Another living request of ours for the same ticket, charge and amount, by another key; `None`, if there is none.
         keyed: Whether the request has a key of its own, which tells it from another refund for the same ticket.
+        expected: What the charge was like when this refund was planned; `None` without a plan.
         allow_repeat: A person, or a flag, said that it is no repeat.
         allow_inquiry: A person, or a flag, said to refund while an inquiry is open.
         now: When it is decided.
         age_max_days: The oldest charge that is refunded; zero means any.
+        connect: The Connect flags that the refund carries.
     """
 
     charge: Charge | None
@@ -58,6 +61,8 @@ class Facts:
     age_max_days: int = 0
     twin: str | None = None
     keyed: bool = False
+    expected: Expected | None = None
+    connect: Connect = Connect()  # noqa: RUF009  # frozen: nothing is set
 
 
 @dataclass(frozen=True, slots=True)

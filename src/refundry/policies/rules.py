@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from refundry.accounts.model import Connect
 from refundry.charges.model import REQUEST_ID, TICKET_ID, Charge
 from refundry.kernel.errors import AmountInvalid
 from refundry.kernel.money import Money, checked
@@ -31,6 +32,46 @@ def decide(facts: Facts) -> Decision:
     return Decision(Verdict.APPROVE, "eligible", f"{Money(amount, charge.currency)} can be refunded", amount)
 
 
+def connect_of(charge: Charge, asked: Connect, usual: Connect) -> Connect:
+    """Tell the Connect flags that a refund of a charge carries: as asked, else as is set for its account.
+
+    What is set for the account is meant for charges that have a transfer, or a fee: on others Stripe would refuse the flag.
+    """
+    reverse, fee = asked.reverse_transfer, asked.refund_application_fee
+    if reverse is None and charge.destination is not None:
+        reverse = usual.reverse_transfer
+    if fee is None and charge.application_fee:
+        fee = usual.refund_application_fee
+    return Connect(reverse, fee)
+
+
+def undecided(charge: Charge, connect: Connect) -> Decision | None:
+    """Refuse a destination charge whose flags nobody has decided, or not both ways; `None`, if they can be sent.
+
+    Without the flags the platform alone would pay it back, and the connected account would keep its money (stripe-facts 9): that is
+    nothing to guess.
+    """
+    if charge.destination is None:
+        return None
+    reverse, fee = connect.reverse_transfer, connect.refund_application_fee
+    missing = ["reverse_transfer"] if reverse is None else []
+    missing += ["refund_application_fee"] if fee is None and charge.application_fee else []
+    if missing:
+        told, settings = " and ".join(missing), " and ".join(f"__{name.upper()}" for name in missing)
+        return _refuse(
+            "connect_undecided",
+            f"{charge.id} is a destination charge, {charge.destination} got the money, and nobody has decided on {told}: write true "
+            f"or false in the row, or set it for the account ({settings} of REFUNDRY_STRIPE or REFUNDRY_ACCOUNTS__NAME)",
+        )
+    if fee and not reverse:
+        return _refuse(
+            "connect_fee_alone",
+            f"Stripe gives the fee of the destination charge {charge.id} back only together with the transfer: set "
+            "refund_application_fee to false, or reverse_transfer to true",
+        )
+    return None
+
+
 def _amount(facts: Facts, charge: Charge) -> int:
     """Tell what is paid: the amount asked for, or all that is unrefunded and unreserved."""
     if facts.asked_minor is not None:
@@ -42,6 +83,16 @@ def _refuse(code: str, text: str) -> Decision:
     return Decision(Verdict.REFUSE, code, text)
 
 
+def _changed(facts: Facts, charge: Charge) -> Decision | None:
+    """What was planned is paid as it was planned, or not at all."""
+    if facts.expected is None:
+        return None
+    told = "; ".join(charge.changes(facts.expected))
+    if not told:
+        return None
+    return _refuse("changed_since_plan", f"{charge.id} has changed since the plan: {told}; plan it again")
+
+
 def _failed(_: Facts, charge: Charge) -> Decision | None:
     if charge.status == "failed":
         return _refuse("charge_failed", f"the payment {charge.id} failed: nothing was paid, nothing can be given back")
@@ -51,6 +102,11 @@ def _failed(_: Facts, charge: Charge) -> Decision | None:
 def _uncaptured(_: Facts, charge: Charge) -> Decision | None:
     if charge.captured:
         return None
+    if charge.refunded_minor:
+        return _refuse(
+            "charge_uncaptured",
+            f"{charge.id} was only authorised, and is released: nothing was paid, nothing can be given back",
+        )
     return _refuse(
         "charge_uncaptured",
         f"{charge.id} is only authorised, not captured: cancel the payment intent instead (--cancel-uncaptured)",
@@ -91,6 +147,10 @@ def _disputed(facts: Facts, charge: Charge) -> Decision | None:
         # Stripe says that there is a dispute and we have not seen which: never pay into the dark.
         return _refuse("charge_disputed", f"{charge.id} is disputed, and Stripe did not show how: look at it in Stripe")
     return None
+
+
+def _connected(facts: Facts, charge: Charge) -> Decision | None:
+    return undecided(charge, facts.connect)
 
 
 def _refunded(_: Facts, charge: Charge) -> Decision | None:
@@ -192,9 +252,11 @@ def _reserved(facts: Facts, charge: Charge) -> Decision | None:
 
 
 CHECKS: tuple[Check, ...] = (
+    _changed,
     _failed,
     _uncaptured,
     _currency,
+    _connected,
     _disputed,
     _refunded,
     _readable,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import assert_never
 
+from refundry.charges.model import Expected
 from refundry.gateways.base import RefundBody
 from refundry.kernel import ids
 from refundry.kernel.errors import InvariantViolated
@@ -195,6 +196,19 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """What a plan that was applied says about a request.
+
+    Args:
+        expected: What its charge was like.
+        look_max_age: How old a look may be when it is paid, in seconds, where the plan allows more than the setting.
+    """
+
+    expected: Expected
+    look_max_age: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class RefundRequest:
     """Somebody wants an amount of one charge returned.
 
@@ -211,6 +225,7 @@ class RefundRequest:
         due_at: When a worker should look at it next.
         allow_repeat: A person, or a flag, said that it is no repeat.
         allow_inquiry: A person, or a flag, said to refund during an inquiry.
+        planned: What its plan says; `None`, if it was not planned, or if a person had it decided anew since.
     """
 
     id: str
@@ -231,6 +246,7 @@ class RefundRequest:
     allow_repeat: bool = False
     allow_inquiry: bool = False
     replaces: str | None = None
+    planned: Planned | None = None
 
 
 def body_of(request: RefundRequest) -> RefundBody:
@@ -427,6 +443,7 @@ def apply(request: RefundRequest, fact: Fact) -> Change | None:  # noqa: PLR0911
             again = replace(
                 request,
                 amount_minor=0,
+                planned=None,
                 allow_repeat=request.allow_repeat or fact.allow_repeat,
                 allow_inquiry=request.allow_inquiry or fact.allow_inquiry,
             )

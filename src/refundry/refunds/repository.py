@@ -11,11 +11,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from refundry.charges.model import Expected
 from refundry.gateways.base import RefundBody
 from refundry.infra.db import Unit
 from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Answer
-from refundry.refunds.model import Attempt, Break, Content, HeldReason, Hold, RefundRequest, Send, State
+from refundry.refunds.model import Attempt, Break, Content, HeldReason, Hold, Planned, RefundRequest, Send, State
 from refundry.refunds.tables import breaks, refund_attempts, refund_requests
 
 t = refund_requests.c
@@ -78,12 +79,13 @@ def _values(request: RefundRequest) -> dict[str, Any]:
         "due_at": request.due_at,
         "allow_repeat": request.allow_repeat,
         "allow_inquiry": request.allow_inquiry,
+        "planned": json.dumps(asdict(request.planned)) if request.planned else None,
     }
 
 
 CHANGING = (
     "state", "amount_minor", "reserved_minor", "held_reason", "held_until", "reason_code", "reason_text", "attempt",
-    "refund", "version", "due_at", "allow_repeat", "allow_inquiry",
+    "refund", "version", "due_at", "allow_repeat", "allow_inquiry", "planned",
 )  # fmt: skip
 _b = sa.bindparam
 
@@ -125,8 +127,13 @@ def free(unit: Unit, request: str, lease: str) -> None:
 
 
 def pull_forward(unit: Unit, account: str, beyond: float) -> int:
-    """Make due at once what is due later than `beyond`; tells how many there were."""
-    statement = sa.update(refund_requests).where(t.account == account, t.state.in_(WORKABLE), t.due_at > beyond)
+    """Make due at once what is due later than `beyond`, but for what is held until somebody lets it go; tells how many there were."""
+    statement = sa.update(refund_requests).where(
+        t.account == account,
+        t.state.in_(WORKABLE),
+        t.due_at > beyond,
+        sa.or_(t.held_reason.is_(None), t.held_until.is_not(None)),
+    )
     return unit.connection.execute(statement.values(due_at=unit.now)).rowcount
 
 
@@ -188,12 +195,13 @@ _FREE = sa.and_(
     sa.or_(t.held_reason.is_(None), t.held_until <= _THE_NOW),
 )
 # Of the same charge another is on its way, or came earlier and may go on.
+_SIBLING_ON_THE_WAY = sa.exists(
+    sa.select(_other.c.id).where(
+        _other.c.charge == t.charge, _other.c.id != t.id, _other.c.state.in_(_literals(ON_THE_WAY))
+    )
+)
 _SOONER = sa.or_(
-    sa.exists(
-        sa.select(_other.c.id).where(
-            _other.c.charge == t.charge, _other.c.id != t.id, _other.c.state.in_(_literals(ON_THE_WAY))
-        )
-    ),
+    _SIBLING_ON_THE_WAY,
     sa.exists(
         sa.select(_other.c.id).where(
             _other.c.charge == t.charge,
@@ -270,12 +278,16 @@ def _any_ready(unit: Unit, account: str, lane: str, now: float) -> bool:
 
 
 def next_due(unit: Unit, account: str) -> float | None:
-    """Tell when the next request of an account falls due; `None`, if none will by itself."""
+    """Tell when the next request of an account falls due; `None`, if none will by itself.
+
+    One that cannot be claimed while another of its charge is on its way does not count: that one has a time of its own.
+    """
     moment = sa.case((t.due_at > t.leased_until, t.due_at), else_=t.leased_until)
     statement = sa.select(sa.func.min(moment)).where(
         t.account == account,
         t.state.in_(WORKABLE),
         sa.or_(t.held_reason.is_(None), t.held_until.is_not(None)),
+        sa.or_(t.state == State.SUBMITTING, ~_SIBLING_ON_THE_WAY),
     )
     found = unit.connection.execute(statement).scalar_one()
     return None if found is None else float(found)
@@ -322,6 +334,20 @@ def tally(unit: Unit, ids: Iterable[str]) -> list[Tally]:
         Tally(State(state), HeldReason(held) if held else None, code, currency, count, int(total))
         for state, held, code, currency, count, total in unit.connection.execute(statement)
     ]
+
+
+def counts(unit: Unit, account: str) -> dict[State, int]:
+    """Count the requests of an account by state."""
+    statement = sa.select(t.state, sa.func.count()).where(t.account == account).group_by(t.state)
+    return {State(state): count for state, count in unit.connection.execute(statement)}
+
+
+def leased(unit: Unit, account: str) -> int:
+    """Count the requests of an account that somebody works on at this moment."""
+    statement = sa.select(sa.func.count()).where(
+        t.account == account, t.state.in_(WORKABLE), t.lease.is_not(None), t.leased_until > unit.now
+    )
+    return int(unit.connection.execute(statement).scalar_one())
 
 
 def of_charge(unit: Unit, charge: str) -> list[RefundRequest]:
@@ -372,7 +398,15 @@ def _request(row: Any) -> RefundRequest:  # noqa: ANN401  # a row
         allow_repeat=bool(row.allow_repeat),
         allow_inquiry=bool(row.allow_inquiry),
         replaces=row.replaces,
+        planned=_planned(row.planned) if row.planned else None,
     )
+
+
+def _planned(text: str) -> Planned:
+    kept = json.loads(text)
+    expected = kept["expected"]
+    disputes = tuple((dispute, status) for dispute, status in expected.pop("disputes"))
+    return Planned(Expected(**expected, disputes=disputes), kept["look_max_age"])
 
 
 # Attempts

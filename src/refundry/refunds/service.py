@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from refundry.accounts.model import Connect
 from refundry.audit import service as audit
 from refundry.charges import service as charges
 from refundry.charges.model import REQUEST_ID, Charge
@@ -54,6 +55,10 @@ LOW_BALANCE_WAIT = 900.0
 BREAK_WAIT = 3600.0
 # No request waits longer than this before it is looked at again, in seconds: the longest single wait is an hour.
 DUE_WITHIN = 7200.0
+# The year 3000: what waits for its turn is not due, and not come across by who looks for what is.
+NEVER = 32_503_680_000.0
+# Why a request is held that a schedule will let go.
+IN_LINE = frozenset({HeldReason.SCHEDULE, HeldReason.LOW_BALANCE})
 # A look that was made for this very send is good enough, however short `look_max_age` is.
 LOOK_GRACE = 30.0
 
@@ -176,15 +181,24 @@ def adopt(unit: Unit, claimed: Claimed, seen: Iterable[SeenRefund]) -> bool:
     return bool(ours)
 
 
-def look_needed(unit: Unit, request: RefundRequest, max_age: float) -> bool:
+def look_needed(unit: Unit, request: RefundRequest, max_age: float, *, since: float = 0.0) -> bool:
     """Tell whether the mirror of a request's charge is too old, or was overtaken, to decide or pay by it.
 
     Args:
         unit: The open unit.
         request: The request.
-        max_age: The oldest look that is good enough, in seconds.
+        max_age: The oldest look that is good enough, in seconds; the request's plan may allow more.
+        since: Looks from before this time, in epoch seconds, are not believed, whatever a plan allows.
     """
-    return _old(charges.find(unit, request.content.charge), unit.now, max_age)
+    charge = charges.find(unit, request.content.charge)
+    return _old(charge, unit.now, look_age(request, max_age)) or (
+        charge is not None and since > (charge.looked_at or 0.0)
+    )
+
+
+def look_age(request: RefundRequest, max_age: float) -> float:
+    """Tell how old a look may be for this request, in seconds: a plan may allow more than the setting."""
+    return max(max_age, request.planned.look_max_age if request.planned else 0.0)
 
 
 def _old(charge: Charge | None, now: float, max_age: float) -> bool:
@@ -194,7 +208,13 @@ def _old(charge: Charge | None, now: float, max_age: float) -> bool:
 
 
 def _decided(
-    unit: Unit, request: RefundRequest, charge: Charge | None, *, age_max_days: int, first: bool = False
+    unit: Unit,
+    request: RefundRequest,
+    charge: Charge | None,
+    *,
+    age_max_days: int,
+    first: bool = False,
+    more_reserved: int = 0,
 ) -> Decision:
     content = request.content
     keyed = request.request_key.startswith("key:")
@@ -204,13 +224,15 @@ def _decided(
         asked_minor=content.asked_minor,
         currency=content.currency,
         ticket_id=content.ticket_id,
-        reserved_minor=0 if first else repository.reserved(unit, content.charge, but=request.id),
+        reserved_minor=0 if first else more_reserved + repository.reserved(unit, content.charge, but=request.id),
         allow_repeat=request.allow_repeat,
         allow_inquiry=request.allow_inquiry,
         now=unit.now,
         age_max_days=age_max_days,
         twin=None if keyed else repository.twin(unit, request),
         keyed=keyed,
+        connect=Connect(content.reverse_transfer, content.refund_application_fee),
+        expected=request.planned.expected if request.planned else None,
     )
     decision = decide(facts)
     if request.content.asked_minor is None and request.amount_minor and decision.verdict is Verdict.APPROVE:
@@ -219,9 +241,18 @@ def _decided(
     return decision
 
 
-def foresee(unit: Unit, request: RefundRequest, *, known: bool, age_max_days: int) -> Decision:
-    """Tell what would be decided about a request at this moment; nothing is kept."""
-    return _decided(unit, request, _still(unit, request) if known else None, age_max_days=age_max_days)
+def foresee(unit: Unit, request: RefundRequest, *, known: bool, age_max_days: int, more_reserved: int = 0) -> Decision:
+    """Tell what would be decided about a request at this moment; nothing is kept.
+
+    Args:
+        unit: The open unit.
+        request: The request, handed in or not.
+        known: Whether Stripe knows its charge.
+        age_max_days: See `PaySettings`.
+        more_reserved: What would be claimed of its charge before it, besides what is, in minor units.
+    """
+    charge = _still(unit, request) if known else None
+    return _decided(unit, request, charge, age_max_days=age_max_days, more_reserved=more_reserved)
 
 
 def _judged(decision: Decision, now: float) -> Judged:
@@ -279,7 +310,7 @@ def submit(
         return None
     approved: Claimed | None = claimed
     if claimed.request.state is State.APPROVED:
-        if _old(charge, unit.now, max(look_max_age, LOOK_GRACE)):
+        if _old(charge, unit.now, max(look_age(claimed.request, look_max_age), LOOK_GRACE)):
             return None
         approved = _decided_on(unit, claimed, charge, age_max_days)
     if approved is None:
@@ -550,7 +581,7 @@ def withdraw(unit: Unit, request_id: str, actor: Actor, why: str) -> RefundReque
         raise StateForbids(
             f"request {request_id} is {request.state}: only what was not sent yet can be withdrawn", request=request_id
         )
-    return _by_person(unit, request, Withdrawn(why), actor)
+    return _by_person(unit, request, Withdrawn(why), actor, {"why": why})
 
 
 def reopen(
@@ -568,7 +599,7 @@ def reopen(
             f"request {request_id} is {request.state}: only declined, rejected and withdrawn ones can be tried again",
             request=request_id,
         )
-    return _by_person(unit, request, Reopened(allow_repeat, allow_inquiry), actor)
+    return _by_person(unit, request, Reopened(allow_repeat, allow_inquiry), actor, {})
 
 
 def allow_repeat(unit: Unit, request_id: str, actor: Actor) -> RefundRequest:
@@ -584,11 +615,13 @@ def allow_repeat(unit: Unit, request_id: str, actor: Actor) -> RefundRequest:
     return freed
 
 
-def _by_person(unit: Unit, request: RefundRequest, fact: Fact, actor: Actor) -> RefundRequest:
+def _by_person(
+    unit: Unit, request: RefundRequest, fact: Fact, actor: Actor, facts: Mapping[str, object]
+) -> RefundRequest:
     change = apply(request, fact)
     if change is None or not repository.update(unit, request, change.after, None, keep_lease=False):
         raise StateForbids(f"request {request.id} has just changed: look again", request=request.id)
-    _keep(unit, actor, request, change, {})
+    _keep(unit, actor, request, change, facts)
     return change.after
 
 
@@ -607,16 +640,70 @@ def stop(unit: Unit, ids: Iterable[str], actor: Actor) -> int:
     return count
 
 
-def go_on(unit: Unit, ids: Iterable[str], actor: Actor) -> int:
-    """Let stopped requests go on; tells how many."""
+def go_on(unit: Unit, ids: Iterable[str], actor: Actor, *, in_line: bool = False) -> int:
+    """Let stopped requests go on; tells how many.
+
+    Args:
+        unit: The open unit.
+        ids: Those that are to go on.
+        actor: Who says so.
+        in_line: Whether each waits for its turn by a schedule, instead of going on at once.
+    """
     count = 0
     for request in repository.many(unit, ids, hold=True).values():
         if request.hold is not None and request.hold.reason is HeldReason.STOPPED:
             freed = replace(request, hold=None, version=request.version + 1, due_at=unit.now)
+            freed = put_in_line(freed) if in_line else freed
             repository.update(unit, request, freed, None, keep_lease=False)
             _record(unit, actor, "refund_request.resumed", freed, {})
             count += 1
     return count
+
+
+# Waiting for one's turn, by a schedule
+
+
+def put_in_line(request: RefundRequest, reason: HeldReason = HeldReason.SCHEDULE) -> RefundRequest:
+    """Tell what a request is like that waits for its turn: held without end, and due never, so that no search comes across it."""
+    return replace(request, hold=Hold(reason), due_at=NEVER)
+
+
+def waits_in_line(request: RefundRequest) -> bool:
+    """Tell whether a request waits until a schedule lets it go, be it for its turn or for the balance."""
+    hold = request.hold
+    return hold is not None and hold.until is None and hold.reason in IN_LINE
+
+
+def make_wait(unit: Unit, ids: Iterable[str], actor: Actor, reason: HeldReason = HeldReason.SCHEDULE) -> list[str]:
+    """Put those in line that would go on by themselves, or wait in line for another reason; tells which."""
+    put = []
+    for request in repository.many(unit, ids, hold=True).values():
+        goes_on = request.hold is None or request.hold.until is not None
+        waits = waits_in_line(request) and request.hold != Hold(reason)
+        if request.state in UNPAID and (goes_on or waits):
+            held = replace(put_in_line(request, reason), version=request.version + 1)
+            repository.update(unit, request, held, None, keep_lease=False)
+            _record(unit, actor, "refund_request.put_in_line", held, {"held": reason.value})
+            put.append(request.id)
+    return put
+
+
+def let_go(unit: Unit, requests: Iterable[RefundRequest], actor: Actor) -> None:
+    """Let requests go whose turn has come. The caller holds them."""
+    for request in requests:
+        freed = replace(request, hold=None, version=request.version + 1, due_at=unit.now)
+        repository.update(unit, request, freed, None, keep_lease=False)
+        _record(unit, actor, "refund_request.let_go", freed, {})
+
+
+def send_back(unit: Unit, claimed: Claimed, reason: HeldReason) -> None:
+    """Put a request in line again that a worker is about to send."""
+    _end(unit, claimed, Postponed(NEVER, Hold(reason)), facts={"held": reason.value})
+
+
+def refuse(unit: Unit, claimed: Claimed, code: str, text: str) -> None:
+    """Refuse a request that a worker is about to send."""
+    _end(unit, claimed, Judged(Verdict.REFUSE, code, text), facts={"why": text})
 
 
 def need(unit: Unit, request_id: str) -> RefundRequest:
@@ -647,10 +734,13 @@ page = repository.page
 tally = repository.tally
 due_lanes = repository.due_lanes
 next_due = repository.next_due
+counts = repository.counts
+leased = repository.leased
 open_breaks = repository.open_breaks
 __all__ = [
     "Claimed", "Intent", "Receipt", "Received", "RequestUnknown", "StateForbids", "Tally", "adopt", "allow_repeat", "attempts", "claim",
-    "due_lanes", "end_leases", "find", "foresee", "found", "go_on", "judge", "judge_again", "last_attempt", "look_needed", "many", "need", "next_due",
-    "open_breaks", "page", "postpone", "receive", "record", "release", "renew", "reopen", "resolve", "stop", "submit", "tally",
+    "counts", "due_lanes", "end_leases", "find", "foresee", "found", "go_on", "judge", "judge_again", "last_attempt", "leased", "let_go", "look_age", "look_needed", "make_wait", "many", "need", "next_due",
+    "open_breaks", "page", "postpone", "put_in_line", "receive", "record", "refuse", "release", "renew", "reopen", "resolve", "send_back", "stop",
+    "submit", "tally", "waits_in_line",
     "withdraw",
 ]  # fmt: skip

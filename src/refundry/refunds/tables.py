@@ -36,6 +36,7 @@ refund_requests = sa.Table(
     sa.Column("allow_repeat", sa.Boolean, nullable=False),
     sa.Column("allow_inquiry", sa.Boolean, nullable=False),
     sa.Column("replaces", sa.Text, unique=True),
+    sa.Column("planned", sa.Text),
     sa.Column("lease", sa.Text),
     sa.Column("leased_until", sa.Double, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -24,12 +24,12 @@ class Health:
     facts: dict[str, object]
 
 
-def app_of(health: Callable[[], Health], numbers: Callable[[], Numbers]) -> Starlette:
+def app_of(health: Callable[[], Health], numbers: Callable[[], Sequence[Numbers]]) -> Starlette:
     """Make the application.
 
     Args:
         health: Looks whether all is well; called for each request, in a thread.
-        numbers: Counts, likewise.
+        numbers: Counts each account, likewise.
     """
     # A registry of our own: the library's global one would give the numbers of every desk that a test opens.
     registry = CollectorRegistry()

@@ -19,6 +19,7 @@ from refundry.infra.db import Database, DatabaseUnusable, Unit
 from refundry.infra.logs import logger
 from refundry.infra.pace import Pacer
 from refundry.infra.settings import PaySettings
+from refundry.infra.witness import SET_BACK, vouched_since
 from refundry.infra.writer import Writer
 from refundry.kernel.actor import SYSTEM
 from refundry.kernel.clock import Clock
@@ -28,7 +29,7 @@ from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Answer, Declined, NotTaken, NotTakenWhy, Outcome, SeenRefund, Unknown
 from refundry.refunds import rules
 from refundry.refunds import service as refunds
-from refundry.refunds.model import Attempt, State
+from refundry.refunds.model import Attempt, RefundRequest, State
 from refundry.refunds.service import LOOK_GRACE, LOW_BALANCE_WAIT, Claimed, Intent
 
 Result = TypeVar("Result")
@@ -40,8 +41,6 @@ READ_WAIT = 5.0
 LIMITED_WAIT = 0.5
 # What kept an intent from being written is over after about this long; without a wait the same look would be made again and again.
 AGAIN_WAIT = 1.0
-# A clock that is set back by less than this changes nothing that minutes are counted for.
-SET_BACK = 1.0
 # A fault of ours stops one request; it is looked at again after this long, and is loud until then.
 FAULT_WAIT = 300.0
 
@@ -97,14 +96,20 @@ class Executor:
         self._pay = pay
         self._order_key = order_key
         self.counts = Counts()
-        # Looks are dated by the database's clock. Those from before this time are not believed: while this process was not there to
-        # see it, the clock may have been set back, and a look of yesterday would pass for one of a moment ago.
+        # Looks are dated by the database's clock. Those from before this time are not believed: the clock may have been set back
+        # since, and a look of yesterday would pass for one of a moment ago. The first claim asks the machine's witness.
         self._believed_since = clock.now() + database.offset
         self._ahead = self._believed_since - clock.boot_seconds()
         # Whether the process is asked to end; set by whoever runs it.
         self.stopping: Callable[[], bool] = lambda: False
+        # How many rows of a lane may be on their way at once; set by whoever works on several accounts.
+        self.flight_max: Callable[[], int] = lambda: pay.flight_max
         # Whether somebody has stopped what a request belongs to; set by whoever knows batches, which are above this.
         self.stopped: Callable[[Unit, str], bool] = lambda _unit, _request: False
+        # Whether a request may be sent, or sent again, at this moment; if not, it is not ours any more. And what was not sent after
+        # all, in minor units.
+        self.may_send: Callable[[Unit, Claimed], bool] = lambda _unit, _claimed: True
+        self.not_sent: Callable[[Unit, RefundRequest, int], None] = lambda _unit, _request, _amount: None
         self._log = logger().bind(account=account)
 
     async def drain(self, lane: Lane, *, until: Callable[[], bool]) -> int:
@@ -116,14 +121,14 @@ class Executor:
         renewal = asyncio.get_running_loop().create_task(self._renew(lease))
         try:
             while not until():
-                room = self._pay.flight_max - len(running)
+                room = self.flight_max() - len(running)
                 claimed = await self._claim(lane, lease, min(room, self._pay.slice)) if room > 0 else []
                 total += len(claimed)
                 self.counts.claimed += len(claimed)
                 running |= {asyncio.get_running_loop().create_task(self._paid(one)) for one in claimed}
                 if not running:
                     return total
-                if not claimed or len(running) >= self._pay.flight_max:
+                if not claimed or len(running) >= self.flight_max():
                     _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             return total
         finally:
@@ -133,17 +138,18 @@ class Executor:
             await asyncio.gather(renewal, return_exceptions=True)
 
     async def _claim(self, lane: Lane, lease: str, most: int) -> list[Claimed]:
-        def work(unit: Unit) -> tuple[list[Claimed], float, bool]:
+        def work(unit: Unit) -> tuple[list[Claimed], float, float]:
+            vouched = vouched_since(unit, self._clock)
             back = self._set_back(unit.now)
-            if back:
+            if back or vouched == unit.now:
                 charges.distrust_future_looks(unit, self.account)
             held = accounts.held_text(unit, self.account)
             taken = [] if held else refunds.claim(unit, self.account, lane, lease, seconds=LEASE_SECONDS, most=most)
-            return taken, unit.now, back
+            if vouched is None:
+                return taken, unit.now, unit.now if back else self._believed_since
+            return taken, unit.now, vouched
 
-        claimed, now, back = await self._writer.put(work)
-        if back:
-            self._believed_since = now
+        claimed, now, self._believed_since = await self._writer.put(work)
         self._ahead = now - self._clock.boot_seconds()
         return claimed
 
@@ -225,8 +231,8 @@ class Executor:
 
     async def _look_needed(self, claimed: Claimed) -> bool:
         def work(unit: Unit) -> bool:
-            age_max = min(self._pay.look_max_age, unit.now - self._believed_since)
-            return self._set_back(unit.now) or refunds.look_needed(unit, claimed.request, age_max)
+            age, since = self._pay.look_max_age, self._believed_since
+            return self._set_back(unit.now) or refunds.look_needed(unit, claimed.request, age, since=since)
 
         return await self._read(work)
 
@@ -275,12 +281,20 @@ class Executor:
         at, stripe_at = self._clock.now(), self._gateway.stripe_now()
         began = self._clock.boot_seconds()
         pay = self._pay
-        intent = await self._writer.put(
-            lambda unit: refunds.submit(
+        new, amount = claimed.request.state is State.APPROVED, claimed.request.amount_minor
+
+        def work(unit: Unit) -> Intent | None:
+            if not self.may_send(unit, claimed):
+                return None
+            intent = refunds.submit(
                 unit, claimed, at=at, stripe_at=stripe_at, look_max_age=pay.look_max_age, age_max_days=pay.age_max_days
-            ),
-            about=claimed.request.content.charge,
-        )
+            )
+            unsent = amount - (intent.attempt.body.amount_minor if intent else 0)
+            if new and unsent:
+                self.not_sent(unit, claimed.request, unsent)
+            return intent
+
+        intent = await self._writer.put(work, about=claimed.request.content.charge)
         if intent is None:
             await self._put_off(claimed, AGAIN_WAIT, "its charge has to be looked at again, or a sibling is on its way")
             return
@@ -299,7 +313,11 @@ class Executor:
 
         def work(unit: Unit) -> Claimed | None:
             left = refunds.record(unit, intent, outcome, unit.now + wait)
-            if isinstance(outcome, NotTaken) and self.stopped(unit, intent.attempt.request):
+            if not isinstance(outcome, NotTaken):
+                return left
+            if refunds.need(unit, intent.attempt.request).state is State.APPROVED:
+                self.not_sent(unit, intent.claimed.request, intent.attempt.body.amount_minor)
+            if self.stopped(unit, intent.attempt.request):
                 # It was on its way when it was stopped, and came back unpaid: now it can be held.
                 refunds.stop(unit, [intent.attempt.request], SYSTEM)
             return left

@@ -7,11 +7,13 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from refundry import migrations
 from refundry.accounts import service as accounts
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState
-from refundry.bootstrap import Desk
+from refundry.bootstrap import Closed, Desk, Seat
 from refundry.charges import service as charges
 from refundry.gateways.base import GatewayError, Trouble
 from refundry.infra.db import DatabaseUnusable, Unit
@@ -22,17 +24,45 @@ from refundry.kernel.lane import Lane
 from refundry.refunds import service as refunds
 from refundry.worker.executor import Executor
 from refundry.worker.planner import Planner
+from refundry.worker.stagger import Stagger
 
 # A wake-up ends after this long even if more is due, so that others get their turn; the sweeper wakes again.
 WAKE_SECONDS = 60.0
 SWEEP_SECONDS = 1.0
 FORGET_SECONDS = 600.0
+# A sweep waits so long for the turns of scheduled batches: most need a read of the database, some one call to Stripe.
+TURN_SECONDS = 1.0
 # A process that watches tries this often to become the one that executes.
 TAKE_OVER_SECONDS = 1.0
+# Rows that a process pays at once, over all accounts; their calls fit into the connections (`gateways/stripe/transport.py`). Twenty
+# accounts at full pace need about half of it: 22 refunds a second each, under half a second of calls for each refund.
+FLIGHT_TOTAL_MAX = 400
+
+
+@dataclass(slots=True)
+class Station:
+    """What works on one account.
+
+    Args:
+        seat: The account at the desk.
+        executor: Pays.
+        planner: Plans.
+        stagger: Keeps batches to their schedules.
+        planning: Whether it plans at this moment.
+    """
+
+    seat: Seat
+    executor: Executor
+    planner: Planner
+    stagger: Stagger
+    planning: bool = False
 
 
 class Worker:
-    """Works on one account, in this process.
+    """Works on all accounts of a desk, in this process.
+
+    Each account has its own stations, lanes and budgets, and a share of what may be on its way at once: one account with
+    50,000 rows takes nothing from another with five.
 
     Args:
         desk: The parts.
@@ -43,36 +73,49 @@ class Worker:
         """Prepare; nothing runs before `run`."""
         self._desk = desk
         self._lock = lock
-        self._log = logger().bind(account=desk.account.name)
-        settings = desk.settings
-        self.executor = Executor(
-            desk.account.name,
-            gateway=desk.gateway,
-            pacer=desk.pacer,
+        self._log = logger()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = threading.Event()
+        self._runs: dict[tuple[str, Lane], asyncio.Task[None]] = {}
+        self._turns: dict[str, asyncio.Task[None]] = {}
+        self.stations = {seat.account.name: self._station(seat) for seat in desk.seats}
+        self.executing = asyncio.Event()
+        # Another process executes, and this one waits for its end.
+        self.watching = False
+
+    def _station(self, seat: Seat) -> Station:
+        desk, account, order_key = self._desk, seat.account, seat.access.order_key
+        executor = Executor(
+            account.name,
+            gateway=seat.gateway,
+            pacer=seat.pacer,
             database=desk.database,
             writer=desk.writer,
             clock=desk.clock,
             ids=desk.ids,
-            pay=settings.pay,
-            order_key=settings.stripe.order_key,
+            pay=desk.settings.pay,
+            order_key=order_key,
         )
-        self.executor.stopped = batches.paused
-        self._planner = Planner(
-            desk.account.name,
-            desk.account.mode,
-            gateway=desk.gateway,
+        executor.stopped = batches.paused
+        executor.may_send, executor.not_sent = batches.may_send, batches.not_sent
+        executor.stopping = self._stopping.is_set
+        executor.flight_max = self._share
+        planner = Planner(
+            account.name,
+            account.mode,
+            gateway=seat.gateway,
             database=desk.database,
             writer=desk.writer,
             clock=desk.clock,
-            order_key=settings.stripe.order_key,
+            order_key=order_key,
+            connect=seat.connect,
         )
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopping = threading.Event()
-        self.executor.stopping = self._stopping.is_set
-        self._busy: set[Lane] = set()
-        self.executing = asyncio.Event()
-        # Another process executes, and this one waits for its end.
-        self.watching = False
+        stagger = Stagger(seat.gateway, seat.pacer, desk.database, desk.writer)
+        return Station(seat, executor, planner, stagger)
+
+    def _share(self) -> int:
+        """Tell how many rows each lane that is worked on may have on its way."""
+        return min(self._desk.settings.pay.flight_max, max(FLIGHT_TOTAL_MAX // max(len(self._runs), 1), 1))
 
     async def run(self, *, until: asyncio.Event) -> None:
         """Work until told to stop: as the executing process, or watching until it can become that."""
@@ -95,14 +138,22 @@ class Worker:
         finally:
             self._stopping.set()
             # What is on its way is finished, and only then the engine and everything under it is closed.
-            while self._busy:
-                await self._desk.clock.sleep(0.05)
+            for turn in self._turns.values():
+                turn.cancel()
+            while self._runs or self._turns:
+                await asyncio.wait([*self._runs.values(), *self._turns.values()])
+                self._turns = {batch_id: turn for batch_id, turn in self._turns.items() if not turn.done()}
             await asyncio.to_thread(engine.stop if launched else engine.close)
             if self._lock is not None:
                 self._lock.free()
 
     def _take_charge(self, unit: Unit) -> None:
-        take_charge(unit, self._desk.account.name, alone=self._lock is not None)
+        migrations.check(unit)
+        for account in self.stations:
+            take_charge(unit, account, alone=self._lock is not None)
+        for shut in self._desk.closed:
+            if shut.name is not None and _key_refused(shut):
+                accounts.hold(unit, shut.name, shut.error.message)
 
     async def _took_lock(self) -> bool:
         return self._lock is None or self._lock.take()
@@ -111,58 +162,70 @@ class Worker:
         return f"{socket.gethostname()}:{os.getpid()}"
 
     def _wake(self, account: str, lane: Lane) -> None:
-        """Work on a lane; called by the engine in one of its threads. One at a time: a second call finds nothing to do."""
-        loop = self._loop
-        if account != self._desk.account.name or loop is None or self._stopping.is_set() or lane in self._busy:
+        """Begin to work on a lane; called by the engine in one of its threads, which does not wait for the end of it.
+
+        The engine's queue runs a few wake-ups at once: if each stayed until its lane is empty, a few large accounts would keep all
+        others out for a minute at a time.
+        """
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._begin, account, lane)
+
+    def _begin(self, account: str, lane: Lane) -> None:
+        """One at a time for each lane of each account: a second wake-up finds nothing to do."""
+        station, key = self.stations.get(account), (account, lane)
+        if station is None or self._stopping.is_set() or key in self._runs:
             return
-        self._busy.add(lane)
+        self._runs[key] = asyncio.create_task(self._worked(station, lane), name=f"{account}/{lane}")
+        self._runs[key].add_done_callback(lambda _: self._runs.pop(key))
+
+    async def _worked(self, station: Station, lane: Lane) -> None:
+        """Work on a lane; what goes wrong there ends this run, and the sweeper begins another."""
+        log = self._log.bind(account=station.seat.account.name, lane=lane.value)
         try:
-            asyncio.run_coroutine_threadsafe(self._work(lane), loop).result()
+            await self._work(station, lane)
         except DatabaseUnusable as error:
             # What stays broken ends the sweeper, and so the process, with one sentence.
-            self._log.warning("wake.interrupted", code=error.code, why=error.message)
-        finally:
-            self._busy.discard(lane)
+            log.warning("wake.interrupted", code=error.code, why=error.message)
+        except Exception:
+            log.exception("wake.interrupted")
 
-    async def _work(self, lane: Lane) -> None:
-        ends = self._desk.clock.boot_seconds() + WAKE_SECONDS
-        over = self._over(ends)
+    async def _work(self, station: Station, lane: Lane) -> None:
+        over = self._over(self._desk.clock.boot_seconds() + WAKE_SECONDS)
         if lane is Lane.BULK:
-            await asyncio.gather(self._plan(over), self._drain_while_planning(lane, over))
+            await asyncio.gather(self._plan(station, over), self._drain_while_planning(station, over))
         else:
-            await self.executor.drain(lane, until=over)
+            await station.executor.drain(lane, until=over)
 
     def _over(self, ends: float) -> Callable[[], bool]:
         return lambda: self._stopping.is_set() or self._desk.clock.boot_seconds() > ends
 
-    async def _plan(self, over: Callable[[], bool]) -> None:
-        accepted = await self._desk.writer.aside(self._accepted)
-        self._planning = bool(accepted)
+    async def _plan(self, station: Station, over: Callable[[], bool]) -> None:
+        account = station.seat.account.name
+        accepted = await self._desk.writer.aside(lambda: self._accepted(account))
+        station.planning = bool(accepted)
         try:
             for batch in accepted:
-                await self._planner.plan(batch, until=over)
+                await station.planner.plan(batch, until=over)
         except GatewayError as error:
-            self._log.warning("batch.not_planned", code=error.code, why=error.message)
+            self._log.warning("batch.not_planned", account=account, code=error.code, why=error.message)
             if error.trouble in {Trouble.KEY_REFUSED, Trouble.FORBIDDEN}:
                 # No row could be looked up until a person has changed the key: say so once, and stop asking.
                 why = error.message
-                await self._desk.writer.put(lambda unit: accounts.hold(unit, self._desk.account.name, why))
+                await self._desk.writer.put(lambda unit: accounts.hold(unit, account, why))
         finally:
-            self._planning = False
+            station.planning = False
 
-    _planning = False
-
-    async def _drain_while_planning(self, lane: Lane, over: Callable[[], bool]) -> None:
+    async def _drain_while_planning(self, station: Station, over: Callable[[], bool]) -> None:
         """Pay what is planned already while the rest is planned."""
         while True:
-            await self.executor.drain(lane, until=over)
-            if not self._planning or over():
+            await station.executor.drain(Lane.BULK, until=over)
+            if not station.planning or over():
                 return
             await self._desk.clock.sleep(0.1)
 
-    def _accepted(self) -> list[Batch]:
+    def _accepted(self, account: str) -> list[Batch]:
         with self._desk.database.reading() as unit:
-            return batches.every(unit, self._desk.account.name, [BatchState.ACCEPTED])
+            return batches.every(unit, account, [BatchState.ACCEPTED])
 
     async def _sweep(self, engine: Engine, until: asyncio.Event) -> None:
         """Find what is due and nobody works on, and wake its lane: after a lost wake-up, a dead worker, an upgrade."""
@@ -176,27 +239,53 @@ class Worker:
                     await asyncio.to_thread(engine.forget_old, before)
             except DatabaseUnusable as error:
                 # A Postgres that restarts comes back; a disk that is full or a file that cannot be written does not by itself.
-                if not self._desk.database.postgres:
+                if not self._desk.database.postgres or error.code == "database_newer":
                     raise
                 self._log.warning("database.lost", code=error.code, why=error.message)
             await _wait(until, SWEEP_SECONDS)
 
     async def _swept(self, engine: Engine) -> None:
         window = f"{int(self._desk.clock.boot_seconds() // WINDOW_SECONDS)}/{os.getpid()}"
+        scheduled = await self._desk.writer.aside(self._scheduled)
+        await self._take_turns(scheduled)
         due = await self._desk.writer.aside(self._due)
-        fresh = [(account, lane) for account, lane in due if lane not in self._busy]
+        fresh = [pair for pair in due if pair not in self._runs]
+        # What has just had its turn is begun at once: a wake-up comes once in a window of time, and rows of a spread come more often.
+        own = {(batch.account, Lane.BULK) for batch in scheduled}
+        for account, lane in own.intersection(fresh):
+            self._begin(account, lane)
+        fresh = [pair for pair in fresh if pair not in own]
         if fresh:
             await self._desk.writer.put(lambda unit: _wake_all(engine, unit, fresh, window))
 
+    async def _take_turns(self, scheduled: list[Batch]) -> None:
+        """Give each batch with a schedule its turn; one whose balance is slow to be read goes on beside the sweeps, and keeps nobody waiting."""
+        for batch in scheduled:
+            if batch.id not in self._turns:
+                turn = self.stations[batch.account].stagger.turn(batch)
+                self._turns[batch.id] = asyncio.create_task(turn, name=f"turn/{batch.id}")
+        if self._turns:
+            await asyncio.wait(self._turns.values(), timeout=TURN_SECONDS)
+        for batch_id in [batch_id for batch_id, task in self._turns.items() if task.done()]:
+            self._turns.pop(batch_id).result()
+
+    def _scheduled(self) -> list[Batch]:
+        with self._desk.database.reading() as unit:
+            return [batch for batch in batches.scheduled(unit) if batch.account in self.stations]
+
     def _due(self) -> list[tuple[str, Lane]]:
         with self._desk.database.reading() as unit:
-            account = self._desk.account.name
-            if accounts.held_text(unit, account):
-                return []
-            due = [pair for pair in refunds.due_lanes(unit, unit.now) if pair[0] == account]
-            if batches.every(unit, account, [BatchState.ACCEPTED]) and (account, Lane.BULK) not in due:
-                due.append((account, Lane.BULK))
-            return due
+            # While it ran, a newer program may have changed the tables, which this one does not understand any more.
+            migrations.check(unit)
+            free = {one.name for one in accounts.known(unit) if not one.held_text} & self.stations.keys()
+            due = dict.fromkeys(pair for pair in refunds.due_lanes(unit, unit.now) if pair[0] in free)
+            due |= dict.fromkeys((account, Lane.BULK) for account in batches.accounts_to_plan(unit) if account in free)
+            return list(due)
+
+
+def _key_refused(shut: Closed) -> bool:
+    error = shut.error
+    return isinstance(error, GatewayError) and error.trouble in {Trouble.KEY_REFUSED, Trouble.FORBIDDEN}
 
 
 def take_charge(unit: Unit, account: str, *, alone: bool) -> None:

@@ -7,21 +7,26 @@ may be a minute behind (stripe-facts 4.2).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from refundry.accounts.model import Connect
 from refundry.batches import service as batches
-from refundry.batches.model import Batch
+from refundry.batches.model import Batch, BatchRow, Foreseen
 from refundry.batches.service import Missing
 from refundry.charges import service as charges
+from refundry.charges.model import Charge
 from refundry.connectors.base import Reference, ReferenceKind
 from refundry.gateways.base import GatewayError, Look, PaymentGateway, Trouble
 from refundry.infra.db import Database, Unit
+from refundry.infra.witness import vouched_since
 from refundry.infra.writer import Writer
 from refundry.kernel.actor import SYSTEM
 from refundry.kernel.clock import Clock
 from refundry.kernel.lane import Lane
+from refundry.plans import service as plans
+from refundry.plans.model import Plan
 
 Result = TypeVar("Result")
 # Charges appear in lists a little after they were created; what is younger than this is listed again the next time.
@@ -29,6 +34,13 @@ OVERLAP_SECONDS = 600.0
 # Listing stops here and searching takes over, unless the file has more rows than that: pages cost a call each, and so does a search.
 PAGES_MIN = 200
 LOOKUPS = 20
+# A batch of this size is worth a list: below it, reading one by one costs about as little.
+LIST_FROM = 200
+# So many rows, evenly taken from the whole file, tell whether a list is worth its calls, and a few of them which time it is of.
+SAMPLE, DATED = 200, 20
+# A list goes on for so many pages that show nothing of the sample before it is given up.
+PAGES_IN_VAIN = 10
+DAY = 86_400.0
 
 
 class Planner:
@@ -43,6 +55,7 @@ class Planner:
         clock: Time.
         order_key: The metadata key of the order id.
         lane: Who waits for the look-ups.
+        connect: The Connect flags that are set for the account.
     """
 
     def __init__(
@@ -56,6 +69,7 @@ class Planner:
         clock: Clock,
         order_key: str,
         lane: Lane = Lane.BULK,
+        connect: Connect = Connect(),  # noqa: B008  # frozen: nothing is set
     ) -> None:
         """Keep the parts."""
         self._lane = lane
@@ -66,8 +80,126 @@ class Planner:
         self._writer = writer
         self._clock = clock
         self._order_key = order_key
+        self._connect = connect
         self._covered = False
         self._listed = False
+        # For a plan: how old a look may be, in seconds, since when looks are believed, and whether Stripe's fees are asked for.
+        self._age_max: float | None = None
+        self._believed_since = 0.0
+        self._fees = False
+
+    async def check(
+        self,
+        plan: Plan,
+        batch: Batch,
+        *,
+        look_max_age: float,
+        age_max_days: int,
+        allow_repeat: frozenset[int],
+        until: Callable[[], bool],
+    ) -> bool:
+        """Check a plan's rows against Stripe, slice by slice, and pay nothing; tells whether all are checked.
+
+        Args:
+            plan: The plan, from where it stands.
+            batch: Its batch.
+            look_max_age: How old a look may be that is planned by, in seconds.
+            age_max_days: See `PaySettings`.
+            allow_repeat: The numbers of rows that are no repeats.
+            until: Asked before each slice; true stops.
+
+        Raises:
+            GatewayError: A charge could not be looked up; what was checked stays.
+        """
+        self._covered = self._listed = False
+        self._age_max, self._fees = look_max_age, True
+        vouched = await self._writer.put(lambda unit: (vouched_since(unit, self._clock), unit.now))
+        self._believed_since = vouched[1] if vouched[0] is None else vouched[0]
+        if batch.row_count >= LIST_FROM:
+            await self._list_around(batch)
+        while not until():
+            rows = await self._read(lambda unit: plans.next_rows(unit, plan))
+            if not rows:
+                return True
+            named = dict.fromkeys(reference for row in rows if row.wanted for reference in row.wanted.references)
+            missing = await self._look_up(named, batch.row_count)
+
+            def checked(unit: Unit, some: list[BatchRow] = rows, gone: dict[Reference, Missing] = missing) -> None:
+                plans.check(
+                    unit, plan, some, gone, mode=self._mode, age_max_days=age_max_days, allow_repeat=allow_repeat,
+                    connect=self._connect,
+                )  # fmt: skip
+
+            await self._writer.put(checked)
+        return False
+
+    async def _list_around(self, batch: Batch) -> None:
+        """Mirror by lists what the file is likely to name, where that costs fewer calls than reading one by one.
+
+        A few rows tell from when their charges are; the sample, how many of a page's charges the file names. Each page costs a
+        call, and each charge it shows saves one.
+        """
+        numbers = [1 + at * batch.row_count // SAMPLE for at in range(SAMPLE)]
+        rows = await self._read(lambda unit: batches.some_rows(unit, batch.id, numbers))
+        sample = list(dict.fromkeys(row.wanted.references[0] for row in rows if row.wanted and row.wanted.references))
+        if not sample:
+            return
+        await self._look_up(sample[:: max(1, len(sample) // DATED)], batch.row_count)
+        stale, created = await self._read(lambda unit: self._stale_and_dated(unit, sample))
+        if len(stale) <= len(sample) // 2 or not created:
+            return
+        pages, stale_before = 0, len(stale)
+        async for page in self._charge_pages(min(created) - DAY, max(created) + DAY):
+            await self._writer.put(lambda unit, some=page: self._mirror(unit, some))  # type: ignore[misc]
+            pages += 1
+            stale, _ = await self._read(lambda unit, some=stale: self._stale_and_dated(unit, some))  # type: ignore[misc]
+            saved = (stale_before - len(stale)) * batch.row_count // len(sample)
+            if not stale or pages > PAGES_IN_VAIN + saved:
+                return
+
+    def _stale_and_dated(self, unit: Unit, sample: list[Reference]) -> tuple[list[Reference], list[float]]:
+        """Tell which of the references have no fresh look, and when the charges that we know of were created."""
+        known = [charge for reference in sample for charge in self._charges_here(unit, reference)]
+        return [r for r in sample if self._stale(unit, r)], [charge.created_at for charge in known]
+
+    def _charges_here(self, unit: Unit, reference: Reference) -> list[Charge]:
+        match reference.kind:
+            case ReferenceKind.CHARGE_ID:
+                charge = charges.find(unit, reference.value)
+                return [] if charge is None else [charge]
+            case ReferenceKind.PAYMENT_INTENT:
+                return charges.by_payment_intent(unit, self._account, reference.value)
+            case ReferenceKind.ORDER_ID:
+                return charges.by_order(unit, self._account, reference.value)
+
+    def _stale(self, unit: Unit, reference: Reference) -> bool:
+        known = self._charges_here(unit, reference)
+        return not known or any(self._too_old(unit, charge) for charge in known)
+
+    def _too_old(self, unit: Unit, charge: Charge) -> bool:
+        """Tell whether a plan must not rest on what is mirrored of a charge."""
+        if self._age_max is None:
+            return False
+        since = max(unit.now - self._age_max, self._believed_since)
+        return charge.stale or charge.looked_at is None or not since <= charge.looked_at <= unit.now
+
+    async def _charge_pages(self, since: float, until: float) -> AsyncIterator[list[Look]]:
+        """List charges with Stripe's fees, as far as the key may see those."""
+        shown = False
+        try:
+            async for page in self._gateway.charges(since, until, fees=self._fees):
+                shown = True
+                yield self._dated(page)
+        except GatewayError as error:
+            if error.trouble is not Trouble.FORBIDDEN or not self._fees or shown:
+                raise
+            self._fees = False
+            async for page in self._gateway.charges(since, until):
+                yield self._dated(page)
+
+    def _dated(self, looks: Sequence[Look]) -> list[Look]:
+        """Date looks by the database's clock."""
+        return [replace(look, began_at=look.began_at + self._database.offset) for look in looks]
 
     async def plan(self, batch: Batch, *, until: Callable[[], bool]) -> None:
         """Plan a batch's rows, slice by slice; may be stopped and gone on with at any time.
@@ -80,14 +212,26 @@ class Planner:
             rows = await self._read(lambda unit: batches.next_unplanned(unit, batch.id))
             if not rows:
                 return
-            # In the order of the file, so that a run can be repeated from its seed.
-            named = dict.fromkeys(reference for row in rows if row.wanted for reference in row.wanted.references)
-            missing = await self._look_up(named, batch.row_count)
-            numbers = {row.number for row in rows}
-            await self._writer.put(lambda unit, gone=missing, only=numbers: self._sliced(unit, batch, gone, only))  # type: ignore[misc]
+            foreseen = await self._read(lambda unit, some=rows: self._foreseen(unit, batch, some))  # type: ignore[misc]
+            # In the order of the file, so that a run can be repeated from its seed. What is not to be paid is not looked up.
+            wanted = [row.wanted for row in rows if row.wanted and not (foreseen and foreseen[row.number].code)]
+            missing = await self._look_up(dict.fromkeys(r for one in wanted for r in one.references), batch.row_count)
 
-    def _sliced(self, unit: Unit, batch: Batch, missing: dict[Reference, Missing], only: set[int]) -> int:
-        return batches.plan_slice(unit, batch, missing, mode=self._mode, actor=SYSTEM, only=only)
+            def slice_(
+                unit: Unit,
+                gone: dict[Reference, Missing] = missing,
+                only: frozenset[int] = frozenset(row.number for row in rows),
+                by: Mapping[int, Foreseen] | None = foreseen,
+            ) -> int:
+                return batches.plan_slice(
+                    unit, batch, gone, mode=self._mode, actor=SYSTEM, only=only, connect=self._connect, foreseen=by
+                )
+
+            await self._writer.put(slice_)
+
+    def _foreseen(self, unit: Unit, batch: Batch, rows: Sequence[BatchRow]) -> Mapping[int, Foreseen] | None:
+        """Tell what the plan that was applied says of rows; `None` without a plan."""
+        return plans.foreseen(unit, batch.plan, [row.number for row in rows]) if batch.plan else None
 
     async def find(self, references: Iterable[Reference]) -> dict[Reference, Missing]:
         """Look up the charges that a single request names; an order is searched for. Tells what Stripe does not have.
@@ -115,7 +259,35 @@ class Planner:
                     missing[reference] = gone
 
         await asyncio.gather(*(one(reference) for reference in unknown))
+        if self._age_max is not None:
+            await self._freshen([reference for reference in wanted if reference not in missing], gate)
         return missing
+
+    async def _freshen(self, references: Sequence[Reference], gate: asyncio.Semaphore) -> None:
+        """Look again at the charges whose last look is too old to plan by."""
+
+        def old(unit: Unit) -> list[str]:
+            known = [charge for reference in references for charge in self._charges_here(unit, reference)]
+            return list(dict.fromkeys(charge.id for charge in known if self._too_old(unit, charge)))
+
+        async def one(charge: str) -> None:
+            async with gate:
+                await self._looked(charge)
+
+        await asyncio.gather(*(one(charge) for charge in await self._read(old)))
+
+    async def _looked(self, charge: str) -> Look:
+        """Look at a charge, with Stripe's fee where that is asked for and the key may see it, and mirror it."""
+        try:
+            look = await self._gateway.look(charge, self._lane, fees=self._fees)
+        except GatewayError as error:
+            if error.trouble is not Trouble.FORBIDDEN or not self._fees:
+                raise
+            self._fees = False
+            look = await self._gateway.look(charge, self._lane)
+        [look] = self._dated([look])
+        await self._writer.put(lambda unit: self._mirror(unit, [look]))
+        return look
 
     def _mirrored(self, unit: Unit, reference: Reference) -> bool:
         match reference.kind:
@@ -133,9 +305,8 @@ class Planner:
         window = await self._read(lambda unit: charges.window(unit, self._account))
         since = window[1] - OVERLAP_SECONDS if window else 0.0
         pages = 0
-        async for page in self._gateway.charges(since, began):
-            looks = [replace(look, began_at=look.began_at + self._database.offset) for look in page]
-            await self._writer.put(lambda unit, some=looks: self._mirror(unit, some))  # type: ignore[misc]
+        async for page in self._charge_pages(since, began):
+            await self._writer.put(lambda unit, some=page: self._mirror(unit, some))  # type: ignore[misc]
             pages += 1
             if pages >= pages_max:
                 return
@@ -149,9 +320,7 @@ class Planner:
     async def _look_for(self, reference: Reference) -> Missing | None:
         try:
             for charge in await self._charges_of(reference):
-                look = await self._gateway.look(charge, self._lane)
-                look = replace(look, began_at=look.began_at + self._database.offset)
-                await self._writer.put(lambda unit, one=look: self._mirror(unit, [one]))  # type: ignore[misc]
+                look = await self._looked(charge)
                 if self._names_another(reference, look):
                     return _missing(reference, f"Stripe's search is behind: {charge} does not name it any more")
         except GatewayError as error:

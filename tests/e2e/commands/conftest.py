@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Installation, Shop
+from tests.support.database import postgres
 from tests.support.server import Server
+
+__all__ = ["postgres"]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,6 +38,38 @@ def test_a_file_is_taken_in_with_every_row_as_it_stands(clerk: Clerk) -> None:
     assert clerk.told(batch) == [("waiting", "not_looked_up")] * 2
     (entry,) = clerk.timeline(batch.id)
     assert (entry.event, entry.facts["rows"], entry.facts["sha256"]) == ("batch.accepted", 2, batch.sha256)
+
+
+def test_the_audit_entry_of_a_file_holds_all_its_rows(clerk: Clerk) -> None:
+    batch = clerk.planned(TWO)
+    clerk.accept("charge_id,amount\n" + "ch_1,abc\nch_3,1.00\n" * 700, "other.csv")
+    (entry,) = [entry for entry in clerk.timeline(batch.id) if entry.event == "batch.accepted"]
+    assert re.fullmatch("[0-9a-f]{64}", entry.facts["rows_sha256"])
+    with clerk.database.reading() as unit:
+        assert batches.first_fault(unit) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["raw = replace(raw, '5.00', '6.00')", "wanted = replace(wanted, '5.00', '6.00')", "line = 9", "number = 7"],
+)
+def test_a_row_that_somebody_changes_after_it_was_accepted_is_found(clerk: Clerk, change: str) -> None:
+    batch = clerk.planned(TWO)
+    with clerk.database.unit() as unit:
+        unit.connection.exec_driver_sql(f"UPDATE batch_rows SET {change} WHERE number = 2")  # noqa: S608  # the test's own
+    with clerk.database.reading() as unit:
+        fault = batches.first_fault(unit)
+    assert fault is not None
+    assert batch.id[:8] in fault
+
+
+def test_a_file_that_was_read_before_the_unit_is_taken_in_as_it_was_read(clerk: Clerk, tmp_path: Path) -> None:
+    ready = batches.ready(clerk.file("charge_id,amount\n" + "ch_1,1.00\n" * 1001))
+    (tmp_path / "refunds.csv").write_text("charge_id,amount\nch_1,9.00\n")
+    batch, new = clerk.unit(lambda unit: batches.accept(unit, ACCOUNT, ready, "", SYSTEM))
+    assert new
+    assert {line.row.raw["amount"] for line in clerk.lines(batch)} == {"1.00"}
+    assert [line.row.number for line in clerk.lines(batch)] == list(range(1, 1002))
 
 
 def test_the_same_file_again_is_the_batch_that_is_there(clerk: Clerk) -> None:

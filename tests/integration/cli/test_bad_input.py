@@ -1,5 +1,7 @@
 """Whatever is wrong with a key, a place, a database or a file: a sentence that names it, the right exit code, and nothing paid."""
 
+import gzip
+import io
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -138,7 +140,9 @@ def test_a_database_of_another_account_is_refused(refundry: Run, tmp_path: Path)
     [
         (b"", "file_empty", "refunds.csv"),
         (b"\x00\x01\x02\x00", "file_binary", "refunds.csv"),
-        (b"PK\x03\x04\x00", "file_format_unsupported", "refunds.csv"),
+        (b"PK\x03\x04\x00", "workbook_unreadable", "refunds.csv"),
+        (gzip.compress(b"\0" * 10**7), "file_binary", "line 1"),
+        (b"order_id,amount\no1," + b"1" * 10**6 + b"\n", "record_too_long", "line 2"),
         ("ticket_id,amount\nT-1,10.00\n", "no_reference_column", "refunds.csv"),
         ("order_id,ticket_id\no1,T-1\n", "no_amount_column", "refunds.csv"),
         ("order_id,Amount\no1,10.00\n", "column_misnamed", "Amount"),
@@ -153,6 +157,48 @@ def test_a_broken_file_is_refused_as_a_whole(
     assert (told.code, told.error["code"]) == (2, code), told.err
     assert named in told.error["message"]
     assert refunds_of() == 0
+
+
+def test_the_same_file_by_standard_input_goes_on_with_the_same_batch(
+    refundry: Run, refunds_of: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b"Ticket no;order_id;amount\nT-1;o1;10,50\n"
+    said = ("--yes", "--json", "--decimal", ",", "--map", "Ticket no=ticket_id")
+    first = refundry("batch", "run", written(tmp_path / "f.csv", content), *said)
+    assert (first.code, first.json["amounts"]) == (0, {"gbp": {"requested": 1050, "paid": 1050}}), first.err
+    assert "f.csv: cells are separated by semicolons" in first.err
+    with (tmp_path / "f.csv.gz").open("w+b") as packed:
+        packed.write(gzip.compress(content))
+        packed.seek(0)
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(packed))
+        again = refundry("batch", "run", "-", *said)
+    assert (again.code, again.json["batch_id"]) == (0, first.json["batch_id"]), again.err
+    assert refunds_of() == 1
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--format", "ods"), ("--delimiter", "ab"), ("--delimiter", "0"), ("--delimiter", '"'), ("--encoding", "latin-9"), ("--decimal", ";"),
+        ("--map", "order_id"), ("--map", "=order_id"), ("--blank-amount", "zero"),
+    ],
+)  # fmt: skip
+def test_an_option_of_a_file_that_is_not_possible_is_named(
+    refundry: Run, tmp_path: Path, option: tuple[str, str]
+) -> None:
+    told = refundry("batch", "run", written(tmp_path / "f.csv", GOOD), "--yes", "--json", *option)
+    assert (told.code, told.error["code"], told.error["option"]) == (2, "usage", option[0])
+
+
+def test_a_row_that_was_changed_in_the_database_is_found(refundry: Run, tmp_path: Path) -> None:
+    assert refundry("batch", "run", written(tmp_path / "f.csv", GOOD), "--yes").code == 0
+    assert refundry("db", "check").code == 0
+    with sqlite3.connect(tmp_path / "state" / "refundry.db") as connection:
+        connection.execute("UPDATE batch_rows SET raw = replace(raw, '10.00', '9.00')")
+    connection.close()
+    told = refundry("db", "check", "--json")
+    assert (told.code, told.json["ok"]) == (1, False)
+    assert "f.csv" in told.json["audit"]
 
 
 def test_without_yes_the_totals_are_shown_and_nothing_is_taken_in(

@@ -190,7 +190,7 @@ def test_sqlite_flushes_every_commit_to_the_disk(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_is_wrong_with_the_database_is_said_with_a_code(text: str, code: str) -> None:
     error = sa.exc.OperationalError("INSERT …", {}, Exception(text))
-    told = db._unusable(error, "sqlite:////tmp/x.db?mode=rw")
+    told = db.unusable(error, "sqlite:////tmp/x.db?mode=rw")
     assert told.code == code
     assert text in told.message
     assert "?" not in told.message

@@ -226,6 +226,19 @@ def test_the_next_due_time_counts_leases_and_holds(hand: Hand) -> None:
     assert next_due() == pytest.approx(hand.clock.now() + LEASE_SECONDS, abs=0.1)
 
 
+def test_what_waits_for_a_sibling_on_its_way_has_no_due_time_of_its_own(hand: Hand) -> None:
+    def next_due() -> float | None:
+        with hand.database.reading() as unit:
+            return refunds.next_due(unit, ACCOUNT)
+
+    hand.receive(of("ch_1", "key:1"), of("ch_1", "key:2"))
+    later = hand.clock.now() + 800
+    put(hand, of("ch_1", "key:1"), state=State.SUBMITTING, due_at=later)
+    assert next_due() == pytest.approx(later, abs=0.1), "else a run would wait for what cannot be claimed"
+    put(hand, of("ch_1", "key:1"), state=State.OUTCOME_UNKNOWN)
+    assert next_due() is None, "a person has to look first"
+
+
 def test_a_postponed_request_is_due_again_when_it_was_said(hand: Hand) -> None:
     intent = hand.intended(refund_request())
     hand.record(intent, unknown(), wait=8)

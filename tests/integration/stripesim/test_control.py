@@ -134,6 +134,7 @@ GOOD: dict[str, tuple[str, Any, Json]] = {
     "POST /_sim/events/{event}/resend": ("/@event/resend", {"endpoint": "@endpoint"}, {"event": "@event"}),
     "GET /_sim/events/{event}/deliveries": ("/@event/deliveries", None, {"event": "@event", "deliveries": []}),
     "GET /_sim/calls": ("", None, {"limited": {}}),
+    "GET /_sim/calls/times": ("", None, {}),
     "DELETE /_sim/calls": ("", None, {"statuses": {}}),
     "GET /_sim/audit": ("", None, {"object": "audit", "ok": True, "problems": []}),
     "POST /_sim/audit": ("", {"obligations": []}, {"obligations": 0, "paid": 0, "ok": False, "problems": []}),
@@ -434,6 +435,8 @@ async def test_calls_are_counted_by_operation_status_and_reason() -> None:
     assert told["limited"] == {"endpoint-rate": 1}
     assert told["operations"]["GET /v1/balance"]["calls"] == 2
     assert told["all"]["calls"] == 3
+    times = (await sim.control("GET /_sim/calls/times"))["operations"]
+    assert times == {"GET /v1/balance": [1.0, 1.0], "GET /v1/charges/{charge}": [1.0]}
     assert (await sim.control("DELETE /_sim/calls"))["operations"] == {}
     sim.simulator.close()
 

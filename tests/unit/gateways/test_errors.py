@@ -322,6 +322,23 @@ def test_a_failed_read_says_what_about_which_id_and_keeps_stripes_code(trouble: 
     assert trouble is Trouble.KEY_REFUSED or "ch_1" in error.message
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (
+            "Enabling \"Prices Read\" ('plan_read') permissions on this key would allow this request to continue.",
+            "plan_read",
+        ),
+        ("The provided key 'rk_test_51abc***xyz' … Having the 'rak_charge_write' permission would", "rak_charge_write"),
+        ("The provided key 'rk_live_***j4va7j' does not have the required permissions", ""),
+    ],
+)
+def test_the_permission_that_stripe_names_is_kept(text: str, named: str) -> None:
+    told = errors.read_failed(Trouble.FORBIDDEN, "GET /v1/prices", "price_1", refusal(403, text)[1])
+    assert told.permission == named
+    assert errors.read_failed(Trouble.REFUSED, "GET /v1/prices", "price_1", refusal(400, text)[1]).permission == ""
+
+
 # Secrets
 
 LEAKS = [KEY, "rk_live_51Nabc_DEF", f"Bearer {KEY}"]

@@ -35,6 +35,16 @@ READERS = [
     (mapping.dispute_of, RECORDED["dispute_needs_response"]),
     (mapping.latest_charge_of, {"object": "payment_intent", "id": "pi_1", "latest_charge": "ch_1"}),
     (mapping.available_of, {"object": "balance", "available": [{"amount": 5, "currency": "gbp"}]}),
+    (
+        mapping.endpoint_of,
+        {
+            "object": "webhook_endpoint",
+            "id": "we_1",
+            "url": "https://desk.example/webhooks/stripe",
+            "status": "enabled",
+            "enabled_events": ["*"],
+        },
+    ),
     (mapping.page_of, {"object": "list", "data": [{"id": "re_1"}], "has_more": False}),
 ]
 

@@ -187,3 +187,101 @@ def test_the_defaults_are_the_safe_ones(monkeypatch: pytest.MonkeyPatch) -> None
     assert (told.pay.look_max_age, told.pay.absence_wait, told.pay.absence_gap) == (600, 600, 60)
     assert told.stripe.secret_key is None
     assert told.stripe_secret_key is None
+
+
+# Further accounts
+
+
+def further(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
+    return read(
+        monkeypatch, STRIPE_SECRET_KEY=TEST_KEY, **{f"REFUNDRY_{name}": value for name, value in variables.items()}
+    )
+
+
+def test_without_further_accounts_there_is_the_primary_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    (primary,) = further(monkeypatch, STRIPE__LIMITS="none", STRIPE__REVERSE_TRANSFER="true").accesses
+    assert (primary.name, primary.key, primary.connected, primary.said, primary.limits) == (
+        "",
+        TEST_KEY,
+        None,
+        None,
+        "none",
+    )
+    assert (primary.reverse_transfer, primary.refund_application_fee) == (True, None)
+    assert primary.opened_by == "STRIPE_SECRET_KEY"
+    assert primary.setting("limits") == "REFUNDRY_STRIPE__LIMITS"
+
+
+def test_a_further_account_has_a_key_of_its_own_or_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = further(
+        monkeypatch,
+        STRIPE__LIMITS="global=50", STRIPE__ORDER_KEY="order_no", STRIPE__REVERSE_TRANSFER="true",
+        ACCOUNTS__EU__SECRET_KEY="rk_test_eu", ACCOUNTS__EU__LIMITS="none", ACCOUNTS__EU__HEADROOM="0.5",
+        ACCOUNTS__SHOP_7__CONNECTED="acct_7", ACCOUNTS__SHOP_7__ORDER_KEY="7", ACCOUNTS__SHOP_7__REFUND_APPLICATION_FEE="false",
+    )  # fmt: skip
+    primary, eu, shop = told.accesses
+    assert (primary.name, eu.name, shop.name) == ("", "eu", "shop_7")
+    assert (eu.key, eu.connected, eu.said, eu.limits, eu.headroom, eu.order_key) == (
+        "rk_test_eu", None, None, "none", 0.5, "order_no",
+    )  # fmt: skip
+    assert (shop.key, shop.connected, shop.said, shop.limits, shop.order_key) == (
+        TEST_KEY, "acct_7", "acct_7", "global=50", "7",
+    )  # fmt: skip
+    # Flags that move money are inherited by nobody.
+    assert [(one.reverse_transfer, one.refund_application_fee) for one in (eu, shop)] == [(None, None), (None, False)]
+    assert (eu.opened_by, shop.opened_by) == (
+        "REFUNDRY_ACCOUNTS__EU__SECRET_KEY", "REFUNDRY_ACCOUNTS__SHOP_7__CONNECTED",
+    )  # fmt: skip
+
+
+WRONG_ACCOUNTS: dict[str, tuple[dict[str, str], str, str]] = {
+    "nothing opens it": ({"ACCOUNTS__EU__LIMITS": "none"}, "account_setting_wrong", "REFUNDRY_ACCOUNTS__EU says too little"),
+    "an empty key": ({"ACCOUNTS__EU__SECRET_KEY": " "}, "account_setting_wrong", "too little"),
+    "both": (
+        {"ACCOUNTS__EU__SECRET_KEY": "sk_test_eu", "ACCOUNTS__EU__CONNECTED": "acct_2"}, "account_setting_wrong", "too much"),
+    "two ids": (
+        {"ACCOUNTS__EU__CONNECTED": "acct_2", "ACCOUNTS__EU__ACCOUNT": "acct_3"}, "account_setting_wrong", "too much"),
+    "no id": ({"ACCOUNTS__EU__CONNECTED": "shop"}, "setting_wrong", "REFUNDRY_ACCOUNTS__EU__CONNECTED"),
+    "a publishable key": (
+        {"ACCOUNTS__EU__SECRET_KEY": "pk_test_1"}, "stripe_key_wrong", "REFUNDRY_ACCOUNTS__EU__SECRET_KEY holds a publishable key"),
+    "a live key": (
+        {"ACCOUNTS__EU__SECRET_KEY": "sk_live_1"}, "stripe_key_of_other_mode", "REFUNDRY_ACCOUNTS__EU__SECRET_KEY is a live key"),
+    "a part that is misspelled": (
+        {"ACCOUNTS__EU__SECRETKEY": "sk_test_eu"}, "setting_wrong", "REFUNDRY_ACCOUNTS__EU__SECRETKEY"),
+    "a name in two parts": (
+        {"ACCOUNTS__MY__SHOP__CONNECTED": "acct_2"}, "setting_wrong", "REFUNDRY_ACCOUNTS__MY__SHOP"),
+    "one account twice": (
+        {"ACCOUNTS__A__CONNECTED": "acct_2", "ACCOUNTS__B__CONNECTED": "acct_2"}, "account_twice",
+        "REFUNDRY_ACCOUNTS__A__CONNECTED and REFUNDRY_ACCOUNTS__B__CONNECTED both open acct_2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG_ACCOUNTS)
+def test_what_is_wrong_with_a_further_account_is_named(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    variables, code, named = WRONG_ACCOUNTS[case]
+    with pytest.raises(SettingsError) as refused:
+        _ = further(monkeypatch, **variables).accesses
+    assert refused.value.code == code
+    assert named in refused.value.message
+    assert "_eu" not in refused.value.message
+
+
+def test_a_live_key_of_a_further_account_goes_to_stripe_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = read(
+        monkeypatch, STRIPE_SECRET_KEY=LIVE_KEY, REFUNDRY_MODE="live", REFUNDRY_ACCOUNTS__EU__SECRET_KEY="sk_live_2",
+        REFUNDRY_STRIPE__API_BASE="http://127.0.0.1:1",
+    )  # fmt: skip
+    with pytest.raises(SettingsError) as refused:
+        _ = told.accesses
+    assert refused.value.code == "live_key_to_other_base"
+
+
+def test_no_key_of_a_further_account_is_ever_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = f"sk_test_{SECRET}"
+    told = further(monkeypatch, ACCOUNTS__EU__SECRET_KEY=key)
+    assert SECRET not in repr(told)
+    assert SECRET not in repr(told.accesses)
+    assert settings.given()["REFUNDRY_ACCOUNTS__EU__SECRET_KEY"] == f"sk_test_…{SECRET[-4:]}"
+    assert settings.unknown() == []
+    monkeypatch.setenv("REFUNDRY_ACCOUNTS", f'{{"eu": {{"secret_key": "{key}"}}}}')
+    assert SECRET not in str(settings.given())

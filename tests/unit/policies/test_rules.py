@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from refundry.accounts.model import Connect
 from refundry.charges.model import REQUEST_ID, TICKET_ID, Charge
 from refundry.gateways.base import SeenDispute
 from refundry.kernel import money
 from refundry.kernel.outcome import SeenRefund
 from refundry.policies.model import BUILT_IN, Decision, Facts, Verdict, Wait
-from refundry.policies.rules import DAY, decide
+from refundry.policies.rules import DAY, connect_of, decide
 from tests.support.builders import CHARGE, charge, facts, seen_refund
 from tests.support.clock import START
 
@@ -31,11 +32,24 @@ def refused(told: Decision) -> tuple[Verdict, str]:
     return told.verdict, told.code
 
 
+DESTINATION = charge(destination="acct_shop")
+WITH_FEE = charge(destination="acct_shop", application_fee=True)
+YES, NO = True, False
 REFUSED: dict[str, tuple[Facts, str, str]] = {
     "unknown charge": (facts(charge=None), "charge_unknown", "no such charge in this account and mode"),
     "failed": (facts(charge=charge(status="failed", captured=False)), "charge_failed", "failed"),
     "uncaptured": (facts(charge=charge(captured=False, captured_minor=0)), "charge_uncaptured", "--cancel-uncaptured"),
     "wrong currency": (facts(currency="eur"), "currency_wrong", "asked for EUR, and ch_1 was paid in GBP"),
+    "a transfer that nobody decided on": (
+        facts(charge=DESTINATION), "connect_undecided", "nobody has decided on reverse_transfer: write"),
+    "a fee that nobody decided on": (
+        facts(charge=WITH_FEE, connect=Connect(reverse_transfer=True)), "connect_undecided", "on refund_application_fee: write"),
+    "neither": (
+        facts(charge=WITH_FEE), "connect_undecided",
+        "acct_shop got the money, and nobody has decided on reverse_transfer and refund_application_fee"),
+    "the fee without the transfer": (
+        facts(charge=WITH_FEE, connect=Connect(reverse_transfer=False, refund_application_fee=True)), "connect_fee_alone",
+        "only together with the transfer"),
     "chargeback": (facts(charge=charge(disputed=True, disputes=(CHARGEBACK,))), "charge_disputed", "du_1"),
     "chargeback, though allowed in an inquiry": (
         facts(charge=charge(disputed=True, disputes=(CHARGEBACK,)), allow_inquiry=True), "charge_disputed", "twice"),
@@ -245,3 +259,42 @@ def test_more_than_the_charge_is_refused_though_siblings_have_claimed_some() -> 
 )
 def test_the_first_check_that_bites_is_stripes(given: Facts, code: str) -> None:
     assert decide(given).code == code
+
+
+# Connect
+
+
+@pytest.mark.parametrize(
+    ("on", "connect"),
+    [
+        (DESTINATION, Connect(reverse_transfer=False)),
+        (DESTINATION, Connect(reverse_transfer=True)),
+        (WITH_FEE, Connect(reverse_transfer=True, refund_application_fee=True)),
+        (WITH_FEE, Connect(reverse_transfer=False, refund_application_fee=False)),
+        # A direct charge: without the flag the platform keeps its fee, which is Stripe's own default.
+        (charge(application_fee=True), Connect()),
+        (charge(), Connect()),
+    ],
+)
+def test_what_was_decided_or_is_no_question_is_paid(on: Charge, connect: Connect) -> None:
+    assert decide(facts(charge=on, connect=connect)).verdict is Verdict.APPROVE
+
+
+@pytest.mark.parametrize(
+    ("on", "asked", "usual", "told"),
+    [
+        (WITH_FEE, Connect(), Connect(YES, NO), Connect(YES, NO)),
+        (WITH_FEE, Connect(NO), Connect(YES, NO), Connect(NO, NO)),
+        (WITH_FEE, Connect(None, YES), Connect(YES, NO), Connect(YES, YES)),
+        (WITH_FEE, Connect(NO, NO), Connect(), Connect(NO, NO)),
+        (DESTINATION, Connect(), Connect(YES, YES), Connect(YES, None)),
+        (charge(application_fee=True), Connect(), Connect(YES, YES), Connect(None, YES)),
+        (charge(), Connect(), Connect(YES, YES), Connect()),
+        # Said for this row: it goes to Stripe, which says what is wrong with it.
+        (charge(), Connect(YES), Connect(), Connect(YES)),
+    ],
+)
+def test_a_row_wins_over_the_account_which_speaks_only_where_there_is_a_transfer_or_a_fee(
+    on: Charge, asked: Connect, usual: Connect, told: Connect
+) -> None:
+    assert connect_of(on, asked, usual) == told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from refundry.connectors.base import (
@@ -16,13 +17,18 @@ from refundry.connectors.base import (
     RefusedRow,
     Row,
     amount_asked,
+    amount_of,
     check_written,
 )
+from refundry.connectors.files import decimals
+from refundry.connectors.files.cells import Number, Odd
 from refundry.connectors.files.columns import AMOUNTS, METADATA_KEYS_MAX, METADATA_VALUE_CHARACTERS_MAX, Header
 from refundry.kernel import money
 from refundry.kernel.errors import AmountInvalid, CurrencyUnknown, RefundryError
 
 FULL = "full"
+# Looked at in every row: a tuple is quicker than the enum.
+REFERENCES = tuple(ReferenceKind)
 REASONS = ("duplicate", "fraudulent", "requested_by_customer")
 REASON_BLANK = "requested_by_customer"
 FRAUDULENT = "fraudulent"
@@ -51,13 +57,19 @@ class CellRefused(RefundryError):  # noqa: N818  # the design's word
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """The cells of one row."""
+    """The cells of one row, by our names; where the encoding was assumed, `sure` is false."""
 
     raw: dict[str, str]
+    sure: bool = True
 
     def text(self, column: str) -> str:
         """Tell a cell without the space around it; empty, if the file has no such column."""
-        return self.raw.get(column, "").strip()
+        cell = self.raw.get(column)
+        if not cell:
+            return ""
+        if isinstance(cell, Odd):
+            raise CellRefused(cell.code, f"{column} {cell.why}", column)
+        return cell.strip()
 
     def name(self, column: str, characters_max: int) -> str | None:
         """Tell a cell that names something; `None`, if it is empty.
@@ -71,33 +83,47 @@ class Cells:
         if not text.isprintable():
             message = f"{column} holds a character that cannot be seen: {text[:SHOWN_MAX]!a}; type it anew"
             raise CellRefused("text_unprintable", message, column)
+        if not (self.sure or text.isascii()):
+            message = (
+                f"{column} is '{text[:SHOWN_MAX]}' if the file is Windows-1252, which nobody has said: say --encoding windows-1252, or "
+                "save the file as 'CSV UTF-8'"
+            )
+            raise CellRefused("text_encoding_unsure", message, column)
         return text or None
 
 
-def row_of(header: Header, raw: dict[str, str], *, number: int, line: int, options: ReadOptions) -> Row:
+def row_of(
+    header: Header, cells: Sequence[str], *, number: int, line: int, options: ReadOptions, sure: bool = True
+) -> Row:
     """Read a row.
 
     Args:
         header: The file's.
-        raw: A cell for each of its names.
+        cells: One for each of its columns.
         number: 1 for the first row under the header.
         line: The physical line on which it begins.
         options: What is allowed.
+        sure: Whether the file's encoding is known. If not, a name with a letter that depends on it is refused: the same ticket in a
+            file that is read otherwise would be another ticket, and be paid again.
     """
+    raw = dict(zip(header.columns, cells, strict=True))
+    named = raw if header.names == header.columns else dict(zip(header.names, cells, strict=True))
     try:
-        return _parsed(header, Cells(raw), number, line, options)
+        return _parsed(header, Cells(named, sure), raw, number, line, options)
     except CellRefused as refused:
-        return RefusedRow(number, line, raw, refused.code, refused.message, refused.column)
+        return RefusedRow(number, line, raw, refused.code, refused.message, header.column(refused.column))
 
 
-def _parsed(header: Header, cells: Cells, number: int, line: int, options: ReadOptions) -> ParsedRow:
-    if not any(cells.text(name) for name in header.names):
+def _parsed(
+    header: Header, cells: Cells, raw: dict[str, str], number: int, line: int, options: ReadOptions
+) -> ParsedRow:
+    if not any(cell.strip() for cell in raw.values()):
         raise CellRefused("row_empty", "every cell of the row is empty: remove the row")
     currency = _currency(cells)
     return ParsedRow(
         number=number,
         line=line,
-        raw=cells.raw,
+        raw=raw,
         references=_references(cells),
         amounts=_amounts(cells, currency, options),
         ticket_id=cells.name("ticket_id", TICKET_CHARACTERS_MAX),
@@ -112,8 +138,8 @@ def _parsed(header: Header, cells: Cells, number: int, line: int, options: ReadO
 
 def _references(cells: Cells) -> tuple[Reference, ...]:
     given = []
-    for kind in ReferenceKind:
-        value = cells.name(kind, ORDER_CHARACTERS_MAX)
+    for kind in REFERENCES:
+        value = cells.name(kind, ORDER_CHARACTERS_MAX) if kind in cells.raw else None
         if value is not None:
             _check_shape(kind, value)
             given.append(Reference(kind, value))
@@ -135,25 +161,40 @@ def _check_shape(kind: ReferenceKind, value: str) -> None:
 
 
 def _amounts(cells: Cells, currency: str | None, options: ReadOptions) -> tuple[AmountText, ...]:
-    written = {
-        column: AmountText(AmountKind.FULL if text.casefold() == FULL else kind, text)
+    amounts = tuple(
+        _amount(cells, column, kind, text, currency, options)
         for column, kind in AMOUNTS.items()
-        if (text := cells.text(column))
-    }
-    if not written and options.blank_amount_full:
+        if column in cells.raw and (text := cells.text(column))
+    )
+    if not amounts and options.blank_amount_full:
         return (AmountText(AmountKind.FULL, ""),)
-    if not written:
+    if not amounts:
         raise CellRefused("amount_missing", "the amount is empty: write one, or the word full for all that is left")
-    for column, amount in written.items():
-        try:
-            check_written(amount)
-            if currency is not None:
-                amount_asked((amount,), currency)
-        except AmountInvalid as error:
-            raise CellRefused(error.code, f"{column}: {error.message}", column) from error
-    amounts = tuple(written.values())
-    _check_agreement(amounts, currency)
+    if len(amounts) > 1:
+        _check_agreement(amounts, currency)
     return amounts
+
+
+def _amount(
+    cells: Cells, column: str, kind: AmountKind, text: str, currency: str | None, options: ReadOptions
+) -> AmountText:
+    if text.casefold() == FULL:
+        return AmountText(AmountKind.FULL, text)
+    if options.decimal is not None and kind is AmountKind.MAJOR and not isinstance(cells.raw[column], Number):
+        written, text = text, decimals.plain(text, options.decimal) or ""
+        if not text:
+            message = f"{column}: '{written[:SHOWN_MAX]}' is no amount with the decimal sign {options.decimal}, as --decimal says"
+            raise CellRefused("amount_unreadable", message, column)
+    amount = AmountText(kind, text)
+    try:
+        if currency is None:
+            check_written(amount)
+        else:
+            amount_of(amount, currency)
+    except AmountInvalid as error:
+        hint = "; or say --decimal , or --decimal . if the file writes amounts so" if "," in text else ""
+        raise CellRefused(error.code, f"{column}: {error.message}{hint}", column) from error
+    return amount
 
 
 def _check_agreement(amounts: tuple[AmountText, ...], currency: str | None) -> None:
@@ -213,7 +254,7 @@ def _metadata_value(cells: Cells, column: str) -> str:
     if len(text) > METADATA_VALUE_CHARACTERS_MAX:
         message = f"{column} has {len(text)} characters, Stripe takes {METADATA_VALUE_CHARACTERS_MAX}: shorten it"
         raise CellRefused("text_too_long", message, column)
-    if any(letter < " " or "\x7f" <= letter <= "\x9f" for letter in text):
+    if not text.isprintable() and any(letter < " " or "\x7f" <= letter <= "\x9f" for letter in text):
         message = f"{column} holds a line break or another control character: {text[:SHOWN_MAX]!a}"
         raise CellRefused("text_unprintable", message, column)
     return text
@@ -221,8 +262,10 @@ def _metadata_value(cells: Cells, column: str) -> str:
 
 def _flag(cells: Cells, column: str) -> bool | None:
     text = cells.text(column).lower()
-    if text not in {"", "true", "false"}:
+    if not text:
+        return None
+    if text not in {"true", "false"}:
         raise CellRefused(
             "flag_unreadable", f"{column} is '{text[:SHOWN_MAX]}': write true or false, or leave it empty", column
         )
-    return None if not text else text == "true"
+    return text == "true"

@@ -19,9 +19,11 @@ from refundry.gateways.base import (
     GatewayError,
     Look,
     RefundBody,
+    Right,
     SeenAccount,
     SeenCharge,
     SeenDispute,
+    SeenEndpoint,
     Slots,
     Trouble,
 )
@@ -57,11 +59,29 @@ CHARGES = "GET /v1/charges"
 CHARGE_SEARCH = "GET /v1/charges/search"
 DISPUTES = "GET /v1/disputes"
 PAYMENT_INTENT = "GET /v1/payment_intents/{intent}"
+PAYMENT_INTENTS = "GET /v1/payment_intents"
 PAYMENT_INTENT_CANCEL = "POST /v1/payment_intents/{intent}/cancel"
 REFUND = "GET /v1/refunds/{refund}"
 REFUNDS = "GET /v1/refunds"
 REFUND_CANCEL = "POST /v1/refunds/{refund}/cancel"
 SEND = "POST /v1/refunds"
+WEBHOOK_ENDPOINTS = "GET /v1/webhook_endpoints"
+# Well-formed, and nobody's: Stripe's own ids are longer.
+NO_CHARGE, NO_INTENT = "ch_refundrydoctor", "pi_refundrydoctor"
+ONE: Json = {"limit": 1}
+# A call for each right that has no effect whether the right is there or not: a list of one, or a change to what does not exist, which
+# Stripe refuses as such only after it has seen that the key may change it.
+ASKED: dict[Right, tuple[str, str, Json]] = {
+    Right.ACCOUNT_READ: (ACCOUNT, "/v1/account", {}),
+    Right.CHARGE_READ: (CHARGES, "/v1/charges", ONE),
+    Right.REFUND_READ: (REFUNDS, "/v1/refunds", ONE),
+    Right.REFUND_WRITE: (SEND, "/v1/refunds", {"charge": NO_CHARGE, "amount": 1}),
+    Right.DISPUTE_READ: (DISPUTES, "/v1/disputes", ONE),
+    Right.PAYMENT_INTENT_READ: (PAYMENT_INTENTS, "/v1/payment_intents", ONE),
+    Right.PAYMENT_INTENT_WRITE: (PAYMENT_INTENT_CANCEL, f"/v1/payment_intents/{NO_INTENT}/cancel", {}),
+    Right.BALANCE_READ: (BALANCE, "/v1/balance", {}),
+    Right.WEBHOOK_READ: (WEBHOOK_ENDPOINTS, "/v1/webhook_endpoints", ONE),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +146,11 @@ class StripeGateway:
         self._order_key = order_key
         self._heard: tuple[float, float] | None = None
 
+    @property
+    def api_version(self) -> str:
+        """Tell the version that every call names."""
+        return STRIPE_VERSION
+
     def stripe_now(self) -> float | None:
         """Tell Stripe's time, in epoch seconds: its last `Date`, and what has passed since; `None` before the first answer."""
         if self._heard is None:
@@ -147,22 +172,27 @@ class StripeGateway:
         with _readable(BALANCE, "the balance"):
             return mapping.available_of(read)
 
-    async def look(self, charge: str, lane: Lane) -> Look:
-        """Read a charge, all its refunds and its disputes: one call for most charges."""
+    async def look(self, charge: str, lane: Lane, *, fees: bool = False) -> Look:
+        """Read a charge, all its refunds and its disputes: one call for most charges.
+
+        With `fees` what Stripe kept for it too, which a restricted key needs a right of its own for.
+        """
         path = f"/v1/charges/{_checked(charge)}"
-        read, sent_at = await self._call(CHARGE, lane, path, {"expand": ["refunds"]}, what=charge)
+        expand = ["refunds", "balance_transaction"] if fees else ["refunds"]
+        read, sent_at = await self._call(CHARGE, lane, path, {"expand": expand}, what=charge)
         with _readable(CHARGE, charge):
             if read.get("id") != charge:
                 raise Unreadable(f"asked for {charge}, got {read.get('id')!r:.80}")
             return await self._completed(read, sent_at, lane)
 
-    async def charges(self, since: float, until: float) -> AsyncIterator[Sequence[Look]]:
-        """List the charges that were created in a time window (epoch seconds, both ends included), page by page.
+    async def charges(self, since: float, until: float, *, fees: bool = False) -> AsyncIterator[Sequence[Look]]:
+        """List the charges that were created in a time window (epoch seconds, both ends included), page by page, newest first.
 
         Stripe counts whole seconds, so the window is widened to them.
         """
         created = {"gte": math.floor(since), "lte": math.ceil(until)}
-        params: Json = {"created": created, "expand": ["data.refunds"]}
+        expand = ["data.refunds", "data.balance_transaction"] if fees else ["data.refunds"]
+        params: Json = {"created": created, "expand": expand}
         async for page, sent_at in self._pages(CHARGES, "/v1/charges", Lane.BULK, params, what="the charges"):
             with _readable(CHARGES, "the charges"):
                 looks = [await self._completed(raw, sent_at, Lane.BULK) for raw in page]
@@ -220,6 +250,32 @@ class StripeGateway:
         read, _ = await self._call(REFUND, lane, f"/v1/refunds/{_checked(refund)}", what=refund)
         with _readable(REFUND, refund):
             return mapping.refund_of(read)
+
+    async def ask(self, right: Right) -> None:
+        """Ask for a right of the key by a call that has no effect; `FORBIDDEN` says that it is missing.
+
+        That Stripe looks at the key's rights before it looks for the object is how its refusals read (stripe-facts 3.2, 12).
+        """
+        operation, path, params = ASKED[right]
+        writes = operation.startswith("POST ")
+        # A key of its own each time: a refusal that Stripe has stored would be replayed to a key that has the right by now.
+        key = f"ask.{right}.{self._clock.now():.6f}" if writes else None
+        try:
+            await self._call(operation, Lane.DESK, path, params, key=key, what=f"the right {right}")
+        except GatewayError as error:
+            if not writes or error.trouble not in {Trouble.NOT_FOUND, Trouble.REFUSED}:
+                raise
+        else:
+            if writes:
+                raise InvariantViolated(f"Stripe did {operation} for {path}, which names nothing: look into its log")
+
+    async def endpoints(self) -> Sequence[SeenEndpoint]:
+        """List the account's webhook endpoints."""
+        what, found = "the webhook endpoints", list[SeenEndpoint]()
+        async for page, _ in self._pages(WEBHOOK_ENDPOINTS, "/v1/webhook_endpoints", Lane.DESK, {}, what=what):
+            with _readable(WEBHOOK_ENDPOINTS, what):
+                found += [mapping.endpoint_of(entry) for entry in page]
+        return found
 
     # Writes
 

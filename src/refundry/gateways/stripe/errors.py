@@ -35,6 +35,9 @@ MESSAGE_MAX = 500
 # `Retry-After` is not documented (stripe-facts 1): beyond an hour it is a mistake, and would look like a standstill.
 RETRY_AFTER_MAX = 3600.0
 SECONDS = re.compile(r"\d{1,9}(?:\.\d{1,9})?", re.ASCII)
+# The newer text says `Enabling "Prices Read" ('plan_read') permissions`, the older `Having the 'rak_charge_write' permission`
+# (stripe-facts 3.2).
+PERMISSION = re.compile(r"'([a-z_]+_(?:read|write))'")
 # Raised while the connection is made, TLS included: not one byte of the call has left.
 UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
@@ -229,7 +232,8 @@ def read_failed(trouble: Trouble, operation: str, what: str, read: object, failu
         Trouble.REFUSED: f"Stripe refused {operation} for {what}: {told}",
         Trouble.UNREACHABLE: f"Stripe did not answer {operation} for {what} ({told}): check the network, then try again",
     }
-    return GatewayError(trouble, sentences[trouble], stripe_code=_code(error))
+    named = PERMISSION.search(_message(error)) if trouble is Trouble.FORBIDDEN else None
+    return GatewayError(trouble, sentences[trouble], stripe_code=_code(error), permission=named[1] if named else "")
 
 
 # Parts of an answer

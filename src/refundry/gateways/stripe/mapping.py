@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from refundry.gateways.base import RefundBody, SeenAccount, SeenCharge, SeenDispute
+from refundry.gateways.base import RefundBody, SeenAccount, SeenCharge, SeenDispute, SeenEndpoint
 from refundry.kernel.outcome import SeenRefund
 
 Json = dict[str, Any]
@@ -94,6 +94,25 @@ def refund_of(raw: object) -> SeenRefund:
     )
 
 
+def endpoint_of(raw: object) -> SeenEndpoint:
+    """Read a webhook endpoint (stripe-facts 5.3).
+
+    Raises:
+        Unreadable: It is none, or lacks what ours needs.
+    """
+    endpoint = _object(raw, "webhook_endpoint")
+    events = endpoint.get("enabled_events")
+    if not isinstance(events, list) or not all(isinstance(event, str) for event in events):
+        raise Unreadable(f"'enabled_events' of {_text(endpoint, 'id')} should be texts")
+    return SeenEndpoint(
+        id=_text(endpoint, "id"),
+        url=_text(endpoint, "url"),
+        enabled=_text(endpoint, "status") == "enabled",
+        api_version=_text_or_none(endpoint, "api_version"),
+        events=tuple(events),
+    )
+
+
 def charge_of(raw: object) -> SeenCharge:
     """Read a charge (stripe-facts 4.1).
 
@@ -103,6 +122,8 @@ def charge_of(raw: object) -> SeenCharge:
     charge = _object(raw, "charge")
     transfer = charge.get("transfer_data")
     destination = _id(transfer, "destination") if isinstance(transfer, dict) else None
+    balance = charge.get("balance_transaction")
+    expanded = balance if isinstance(balance, dict) else None
     return SeenCharge(
         id=_text(charge, "id"),
         payment_intent=_id(charge, "payment_intent"),
@@ -118,6 +139,8 @@ def charge_of(raw: object) -> SeenCharge:
         # `destination` is no longer declared, and still comes (stripe-facts 4.1).
         destination=destination or _id(charge, "destination"),
         application_fee=any(charge.get(name) is not None for name in ("application_fee", "application_fee_amount")),
+        fee_minor=_whole(expanded, "fee") if expanded else None,
+        fee_currency=_text(expanded, "currency") if expanded else None,
         metadata=_metadata(charge),
     )
 

@@ -15,8 +15,8 @@ CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
 # A send that is given up is in doubt, which costs looks and minutes: Stripe gets twice the time of a read.
 SEND_SECONDS = 60.0
-# More calls at once than any account's limits allow within a second or two; the pace decides, not the pool.
-CONNECTIONS_MAX = 200
+# As many as rows may be on their way over all accounts (`worker/main.py`): what is sent does not wait for a connection.
+CONNECTIONS_MAX = 400
 
 
 class Transport(stripe.HTTPClient):

@@ -1,0 +1,211 @@
+"""How long a person waits for one refund while a file is being paid at full pace.
+
+Measured inside a process of the product (`python -m bench.fairness FILE`), put together as its commands are, since only there the
+waits can be told apart: for Stripe, for a slot, and for ourselves, which is all the rest. A refund is asked for as `refundry refund
+create` asks: the charge is found and looked at, the request is received, the worker pays it. It is over when it stands as settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bench import results
+from bench.pace import READS, SHARE, WRITES
+from bench.product import product
+from bench.shop import shop
+from refundry import bootstrap
+from refundry.batches import service as batches
+from refundry.batches.model import Wanted
+from refundry.bootstrap import Desk
+from refundry.charges import service as charges
+from refundry.connectors.base import AmountKind, AmountText, ReadOptions, Reference, ReferenceKind
+from refundry.infra import settings as settings_of
+from refundry.infra.db import Unit
+from refundry.infra.pace import HORIZON
+from refundry.kernel.actor import SYSTEM
+from refundry.kernel.lane import Lane
+from refundry.refunds import service as refunds
+from refundry.refunds.model import RefundRequest, State
+from refundry.worker.main import Worker
+from refundry.worker.planner import Planner
+
+BULK, DESK = 1_200, 40
+# Between two persons.
+PAUSE_SECONDS = 0.3
+OWN_SECONDS = 0.025
+# What a person may wait for a slot: the horizon that bulk has reserved, and four slots.
+SLOT_SECONDS = HORIZON[Lane.BULK] + 4 / SHARE
+FLOWING = 20
+LOOK_SECONDS = 0.002
+OVER = {State.SETTLED, State.PENDING}
+# A person's refund that takes longer than this is stuck, and the figures would say nothing.
+PATIENCE_SECONDS = 60.0
+
+
+@dataclass
+class Watch:
+    """Times what a desk refund waits for, by task: each runs in tasks of its own.
+
+    Args:
+        desk: Whose pacer and gateway are watched.
+    """
+
+    desk: Desk
+    outside: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    slots: list[float] = field(default_factory=list)
+    sent: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
+    flowing: asyncio.Event = field(default_factory=asyncio.Event)
+    count: int = 0
+    _tasks: dict[asyncio.Task[Any], float] = field(default_factory=lambda: defaultdict(float))
+    _asking: ContextVar[bool] = field(default_factory=lambda: ContextVar("asking", default=False))
+
+    def attach(self) -> None:
+        """Stand between the product and its pacer and gateway."""
+        take, look, send = self.desk.pacer.take, self.desk.gateway.look, self.desk.gateway.send
+        gateway: Any = self.desk.gateway
+        pacer: Any = self.desk.pacer
+
+        async def taken(operation: str, lane: Lane) -> float:
+            began = time.monotonic()
+            slot = await take(operation, lane)
+            waited = time.monotonic() - began
+            if lane is Lane.DESK:
+                self.slots.append(waited)
+                task = asyncio.current_task()
+                if task is not None and not self._asking.get():
+                    self._tasks[task] += waited
+            return slot
+
+        async def sends(body: Any, key: str) -> Any:
+            self.count += 1
+            if self.count >= FLOWING:
+                self.flowing.set()
+            outcome = await self._timed(body.charge, lambda: send(body, key))
+            task = asyncio.current_task()
+            if task is not None:
+                self.outside[body.charge] += self._tasks.pop(task, 0.0)
+            self.sent[body.charge].set()
+            return outcome
+
+        pacer.take = taken
+        gateway.look = lambda charge, lane: self._timed(charge, lambda: look(charge, lane))
+        gateway.send = sends
+
+    async def _timed(self, charge: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        # The slot of a read is taken inside, and counts with it.
+        token, began = self._asking.set(True), time.monotonic()
+        try:
+            return await call()
+        finally:
+            self._asking.reset(token)
+            self.outside[charge] += time.monotonic() - began
+
+
+async def asked(desk: Desk, watch: Watch, charge: str, number: int) -> float:
+    """Ask for one refund and wait until it is settled; tells what we took ourselves, in seconds."""
+    began = time.monotonic()
+    request = await _received(desk, charge, number)
+    await asyncio.wait_for(watch.sent[charge].wait(), PATIENCE_SECONDS)
+    while (await desk.writer.aside(lambda: _read(desk, request.id))).state not in OVER:  # noqa: ASYNC110  # as every command looks
+        await asyncio.sleep(LOOK_SECONDS)
+    return time.monotonic() - began - watch.outside[charge]
+
+
+async def _received(desk: Desk, charge: str, number: int) -> RefundRequest:
+    stripe, order_key = desk.settings.stripe, desk.settings.stripe.order_key
+    wanted = Wanted(
+        references=(Reference(ReferenceKind.CHARGE_ID, charge),),
+        amounts=(AmountText(AmountKind.MINOR, "100"),),
+        ticket_id=f"desk-{number}",
+        request_key=None,
+        reason="requested_by_customer",
+        currency="gbp",
+        metadata={},
+    )
+    planner = Planner(
+        desk.account.name, desk.account.mode, gateway=desk.gateway, database=desk.database, writer=desk.writer, clock=desk.clock,
+        order_key=stripe.order_key, lane=Lane.DESK,
+    )  # fmt: skip
+    missing = await planner.find(wanted.references)
+    look = await desk.gateway.look(charge, Lane.DESK)
+    look = replace(look, began_at=look.began_at + desk.database.offset)
+
+    def work(unit: Unit) -> RefundRequest:
+        charges.mirror(unit, desk.account.name, [look], order_key)
+        judged = batches.resolve(unit, desk.account.name, wanted, missing, desk.account.mode)
+        assert isinstance(judged, RefundRequest), judged
+        (got,) = refunds.receive(unit, [replace(judged, lane=Lane.DESK)], SYSTEM)
+        return got.request
+
+    return await desk.writer.put(work)
+
+
+def _read(desk: Desk, request: str) -> RefundRequest:
+    with desk.database.reading() as unit:
+        return refunds.need(unit, request)
+
+
+async def run(path: Path, desk_charges: list[str]) -> dict[str, list[float]]:
+    """Pay a file, and refund at the desk meanwhile; tells our own time and the waits for slots, in seconds."""
+    settings = settings_of.read()
+    async with bootstrap.desk(settings) as desk:
+        watch = Watch(desk)
+        watch.attach()
+        worker, stop = Worker(desk, bootstrap.lock_of(settings)), asyncio.Event()
+        working = asyncio.create_task(worker.run(until=stop))
+        await worker.executing.wait()
+        file = bootstrap.read_file(path, options=ReadOptions(blank_amount_full=False, allow_fraudulent=False))
+        await desk.writer.put(lambda unit: batches.accept(unit, desk.account.name, file, "", SYSTEM))
+        await watch.flowing.wait()
+        own = []
+        for number, charge in enumerate(desk_charges):
+            took = await asked(desk, watch, charge, number)
+            if watch.count >= BULK:
+                # The file is paid: from here on nobody is in the way.
+                break
+            own.append(took)
+            await asyncio.sleep(PAUSE_SECONDS)
+        stop.set()
+        await working
+        return {"own": own, "slots": watch.slots}
+
+
+def at95(times: list[float]) -> float:
+    """Tell the time within which 95 of 100 are done."""
+    return sorted(times)[min(len(times) - 1, int(len(times) * 0.95))]
+
+
+def main(*_: str) -> None:
+    """Measure, print, and keep."""
+    with shop(BULK + DESK, READS, WRITES, limits="live") as opened, product(opened.address, limits="live") as house:
+        file = opened.file("bulk", opened.charges[:BULK])
+        command = [sys.executable, "-m", "bench.fairness", str(file), *opened.charges[BULK:]]
+        said = subprocess.run(command, env=house.environment(), check=True, stdout=subprocess.PIPE).stdout
+        # Before its figures stands what it logs.
+        told = json.loads(said.splitlines()[-1])
+    own, slots = told["own"], told["slots"]
+    assert own, "the file was paid before a single desk refund was: nothing was measured"
+    figures = {
+        "own_ms": {"median": round(1000 * sorted(own)[len(own) // 2], 1), "p95": round(1000 * at95(own), 1)},
+        "slot_ms": {"median": round(1000 * sorted(slots)[len(slots) // 2], 1), "p95": round(1000 * at95(slots), 1)},
+    }
+    results.table(("", "median", "p95"), [(name, *parts.values()) for name, parts in figures.items()])
+    aims = [
+        results.Aim("our own time of a desk refund, p95, ms", figures["own_ms"]["p95"], most=1000 * OWN_SECONDS),
+        results.Aim("its wait for a slot, p95, ms", figures["slot_ms"]["p95"], most=round(1000 * SLOT_SECONDS)),
+    ]
+    results.write("fairness", {"desk_refunds": len(own), **figures, "aims": results.show(aims)})
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(run(Path(sys.argv[1]), sys.argv[2:]))))

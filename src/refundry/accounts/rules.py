@@ -1,0 +1,55 @@
+"""Which account a person means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from refundry.accounts.model import AccountNeeded, NoSuchAccount
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An account that may be meant.
+
+    Args:
+        id: Its `acct_…`; empty, where its key does not tell.
+        name: What the settings call it, lower case; empty for the primary account, and for one that no setting opens.
+    """
+
+    id: str
+    name: str = ""
+
+    @property
+    def told(self) -> str:
+        """Write it for a person: `acct_… (eu)`."""
+        if not self.id:
+            return self.name or "the primary account"
+        return f"{self.id} ({self.name})" if self.name else self.id
+
+
+def choose(wanted: str | None, choices: Sequence[Choice]) -> int:
+    """Tell which one is meant, by its place among the choices; with only one, nobody needs to say it.
+
+    Args:
+        wanted: `acct_…`, the beginning of one, or a name from the settings in either case.
+        choices: At least one.
+
+    Raises:
+        AccountNeeded: Nothing was said, and there are several.
+        NoSuchAccount: None goes by that, or more than one (`account_ambiguous`).
+    """
+    told = ", ".join(choice.told for choice in choices)
+    if wanted is None:
+        if len(choices) == 1:
+            return 0
+        raise AccountNeeded(f"there are {len(choices)} accounts, say which with --account: {told}", option="--account")
+    said = wanted.strip()
+    found = [at for at, choice in enumerate(choices) if said and (choice.id == said or choice.name == said.lower())]
+    found = found or [at for at, choice in enumerate(choices) if said and choice.id.startswith(said)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        text = f"{wanted:.80} is the beginning of {len(found)} accounts, write more of it: there are {told}"
+        raise NoSuchAccount(text, code="account_ambiguous", option="--account")
+    raise NoSuchAccount(f"there is no account {wanted:.80} here, take one of these: {told}", option="--account")

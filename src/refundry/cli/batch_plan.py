@@ -1,0 +1,275 @@
+"""Planning a file: every row checked at Stripe and nothing paid; and paying exactly what was planned."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from refundry import bootstrap
+from refundry.batches import service as batches
+from refundry.batches.model import Batch, BatchState, Schedule
+from refundry.bootstrap import Desk, read_file
+from refundry.cli import batch_run, output, session
+from refundry.cli.batch_run import NotConfirmed, Wait
+from refundry.cli.schedule_options import scheduled
+from refundry.cli.work import working
+from refundry.connectors.base import FileOpened, ReadOptions
+from refundry.gateways.base import GatewayError
+from refundry.infra.db import Unit
+from refundry.kernel.errors import UsageError
+from refundry.plans import service as plans
+from refundry.plans.model import Plan, PlanRefused, hashed
+from refundry.worker.executor import REFUND
+from refundry.worker.planner import Planner
+
+TELL_SECONDS = 5.0
+REASONS_MAX = 12
+
+
+def plan_file(
+    path: Path,
+    reading: ReadOptions,
+    *,
+    allow_repeat: frozenset[int],
+    look_max_age: float,
+    to: Path | None,
+    account: str | None = None,
+    as_json: bool,
+) -> int:
+    """Check every row of a file at Stripe, pay nothing, and keep the plan.
+
+    Args:
+        path: The file.
+        reading: How it is read.
+        allow_repeat: The numbers of rows that are no repeats, though they look like ones.
+        look_max_age: How old a look may be when a row is paid, in seconds; zero leaves it to the setting.
+        to: Where to write the plan as a file for others to read; nowhere, if `None`.
+        account: Which account is meant, with several.
+        as_json: One object on stdout instead of words.
+    """
+    settings = session.settings()
+    _ = settings.key
+    file = read_file(path, options=reading)
+    for assumption in file.assumed:
+        output.say(f"{file.name}: {assumption}")
+    batch_run.check_rows(file, allow_repeat)
+
+    async def make() -> tuple[Plan, Batch]:
+        async with bootstrap.desk(settings, account=account) as desk:
+            batch = await _taken_in(desk, file)
+            plan = await desk.writer.put(
+                lambda unit: plans.begin(unit, desk.ids.new(), batch, look_max_age=look_max_age)
+            )
+            await _checked(desk, plan, batch, allow_repeat)
+            balance = await _balance(desk)
+            rate = desk.pacer.rate_of(REFUND)
+            made = await desk.writer.put(
+                lambda unit: plans.finish(unit, plan, session.person(), balance=balance, rate=rate)
+            )
+            if to is not None:
+                await desk.writer.aside(lambda: _write(desk, made, to))
+            return made, batch
+
+    plan, batch = asyncio.run(make())
+    if as_json:
+        output.as_json(facts(plan, batch))
+    else:
+        words(plan, batch, session.where(plan.account, settings))
+    output.say(f"Nothing was paid. `refundry batch apply {plan.id[:8]} --yes` pays exactly this.")
+    return output.DONE if plan.forecast["payable"] == plan.forecast["rows"] else output.PARTLY
+
+
+async def _taken_in(desk: Desk, file: FileOpened) -> Batch:
+    ready = await desk.writer.aside(lambda: batches.ready(file))
+    batch, _ = await desk.writer.put(
+        lambda unit: batches.accept(unit, desk.account.name, ready, file.options, session.person(), planned=True)
+    )
+    if batch.state is not BatchState.PLANNED:
+        raise PlanRefused(
+            f"{batch.name} is {batch.state} already: `refundry batch status {batch.id[:8]}` tells how far it is",
+            code="batch_not_waiting", batch=batch.id,
+        )  # fmt: skip
+    return batch
+
+
+async def _checked(desk: Desk, plan: Plan, batch: Batch, allow_repeat: frozenset[int]) -> None:
+    seat, pay = desk.seat, desk.settings.pay
+    planner = Planner(
+        seat.account.name,
+        seat.account.mode,
+        gateway=seat.gateway,
+        database=desk.database,
+        writer=desk.writer,
+        clock=desk.clock,
+        order_key=seat.access.order_key,
+        connect=seat.connect,
+    )
+    done = await planner.check(
+        plan,
+        batch,
+        look_max_age=pay.look_max_age,
+        age_max_days=pay.age_max_days,
+        allow_repeat=allow_repeat,
+        until=_teller(desk, plan, batch),
+    )
+    if not done:
+        raise PlanRefused(f"plan {plan.id[:8]} was interrupted", code="plan_unfinished", plan=plan.id)
+
+
+def _teller(desk: Desk, plan: Plan, batch: Batch) -> Callable[[], bool]:
+    """Say now and then how far the checking is."""
+    told = desk.clock.boot_seconds()
+
+    def tell() -> bool:
+        nonlocal told
+        if desk.clock.boot_seconds() - told > TELL_SECONDS:
+            told = desk.clock.boot_seconds()
+            with desk.database.reading() as unit:
+                done = plans.checked(unit, plan)
+            output.say(f"checked {output.number(done)} of {output.counted(batch.row_count, 'row')}")
+        return False
+
+    return tell
+
+
+async def _balance(desk: Desk) -> dict[str, int] | None:
+    """Ask for the balance; a key that may not see it can still plan."""
+    with suppress(GatewayError):
+        return await desk.gateway.balance()
+    return None
+
+
+def _write(desk: Desk, plan: Plan, to: Path) -> None:
+    """Write a plan as JSON lines: what it is, and a line for each row as it was hashed."""
+    beside = to.with_name(to.name + ".part")
+    with beside.open("w", encoding="utf-8") as opened, desk.database.reading() as unit:
+        opened.write(json.dumps({"plan": plan.id, "hash": plan.hash, "header": plan.header}) + "\n")
+        opened.writelines(row.written + "\n" for row in plans.rows(unit, plan.id))
+    beside.replace(to)
+
+
+def apply_plan(named: str, *, yes: bool, wait: Wait, schedule: Schedule | None = None, as_json: bool) -> int:
+    """Pay exactly what was planned.
+
+    Args:
+        named: The plan's id, the beginning of it, or the file that `batch plan -o` wrote.
+        yes: Pay it; without, only the totals are shown.
+        wait: How long to wait.
+        schedule: When its rows may be sent, if not at once.
+        as_json: One object on stdout instead of words.
+
+    Raises:
+        NotConfirmed: The totals were shown, and nobody has said yes.
+        PlanUnknown: There is no such plan in this database.
+        PlanRefused: It was altered, is of another account, or must not be paid for another reason.
+        ScheduleInvalid: The batch cannot keep that schedule; nothing was applied.
+    """
+    settings = session.settings()
+    prefix = _read(Path(named)) if Path(named).is_file() else named
+    with session.local() as local, local.database.reading() as unit:
+        plan = plans.need(unit, prefix)
+        plans.verified(unit, plan, local.among(plan.account))
+        batch = batches.need(unit, plan.batch)
+    if not yes:
+        words(plan, batch, session.where(plan.account, settings))
+        raise NotConfirmed("nothing was paid: add --yes to pay this plan", facts(plan, batch))
+
+    async def pay() -> int:
+        async with working(settings, plan.account.partition("|")[0]) as work:
+            account = work.desk.account.name
+
+            def applied(unit: Unit) -> Batch:
+                return scheduled(unit, plans.apply(unit, plan, account, session.person()), schedule, session.person())
+
+            batch = await work.desk.writer.put(applied)
+            output.say(f"plan {plan.id[:8]} of {batch.name} is applied: batch {batch.id[:8]}")
+            return await batch_run.followed(work, batch, frozenset(), wait, as_json=as_json)
+
+    return asyncio.run(pay())
+
+
+def _read(path: Path) -> str:
+    """Check a plan's file against its own hash; tells the plan's id.
+
+    Raises:
+        UsageError: It is no plan.
+        PlanRefused: It was altered.
+    """
+    try:
+        with path.open(encoding="utf-8") as opened:
+            head = json.loads(opened.readline())
+            plan, digest, header = (str(head[name]) for name in ("plan", "hash", "header"))
+            found = hashed(header, _lines(opened))
+            same = json.loads(header)[0] == plan
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path.name} is not a plan that `refundry batch plan -o` wrote: to pay a file of refunds, use `refundry batch run`",
+            code="plan_unreadable",
+            option="PLAN",
+        ) from error
+    if found != digest or not same:
+        raise PlanRefused(
+            f"{path.name} is not as it was written: its rows do not fit its hash; nothing was paid, plan the file again",
+            code="plan_altered", plan=plan,
+        )  # fmt: skip
+    return plan
+
+
+def _lines(opened: Iterator[str]) -> Iterator[str]:
+    for line in opened:
+        yield line.rstrip("\n")
+
+
+def facts(plan: Plan, batch: Batch) -> dict[str, Any]:
+    """Write a plan for `--json`; amounts in minor units, times in seconds."""
+    return {
+        "plan_id": plan.id, "hash": plan.hash, "batch_id": batch.id, "file": batch.name, "account": plan.account,
+        "state": plan.state.value, "look_max_age": plan.look_max_age, **plan.forecast,
+    }  # fmt: skip
+
+
+def words(plan: Plan, batch: Batch, where: str) -> None:
+    """Write a plan for people, on stdout."""
+    told: Any = plan.forecast
+    output.line(output.wrapped(f"Plan {plan.id[:8]} of {batch.name}, {where}", hanging=2))
+    output.line(f"  {output.counted(told['rows'], 'row')}: {output.number(told['payable'])} payable, "
+                f"{output.number(told['refused'])} refused, {output.number(told['repeats'])} possible repeats")  # fmt: skip
+    for currency, funds in told["amounts"].items():
+        output.line(f"  pays {output.money(funds['payable'], currency)}{_balance_told(funds, currency)}")
+    for known, note in (
+        ("fees_kept", ""),
+        ("fees_kept_estimated", ", an estimate: their balance transactions are not known"),
+    ):
+        if told[known]:
+            output.line(
+                output.wrapped(f"Stripe keeps its fees: {output.amounts(told[known])}{note}", indent=2, hanging=4)
+            )
+    if told["seconds"] is None:
+        output.line("  no limit is set: as fast as Stripe answers")
+    else:
+        output.line(f"  takes {output.span(told['seconds'])} at {told['refunds_per_second']:g} refunds a second")
+    if told["reasons"]:
+        output.line("  not payable, and why:")
+    for code, count in sorted(told["reasons"].items(), key=lambda pair: -pair[1])[:REASONS_MAX]:
+        output.line(f"    {output.number(count):>6}  {code}")
+    if told["repeat_rows"]:
+        rows = ", ".join(str(row) for row in told["repeat_rows"][:REASONS_MAX])
+        more = " and more" if told["repeats"] > REASONS_MAX else ""
+        output.line(output.wrapped(
+            f"possible repeats: rows {rows}{more}; plan again with --allow-repeat ROW for those that are none",
+            indent=2, hanging=4,
+        ))  # fmt: skip
+
+
+def _balance_told(funds: dict[str, Any], currency: str) -> str:
+    if funds["balance"] is None:
+        return "; the key may not see the balance"
+    told = f"; the balance has {output.money(funds['balance'], currency)}"
+    if funds["dry_at_row"] is None:
+        return told
+    when = "" if funds["dry_after_seconds"] is None else f", after {output.span(funds['dry_after_seconds'])}"
+    return f"{told}, and runs dry at row {output.number(funds['dry_at_row'])}{when}"

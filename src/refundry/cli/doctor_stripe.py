@@ -1,0 +1,333 @@
+"""What the doctor sees of Stripe: the key, its account and its rights, the balance, webhooks, and the three clocks.
+
+Every call is harmless: it reads, or asks for a change to what does not exist. All of them together take a bounded time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from urllib.parse import urlencode, urlsplit
+
+from refundry import bootstrap
+from refundry.accounts.model import Account
+from refundry.accounts.rules import Choice, choose
+from refundry.cli import doctor_database, output
+from refundry.cli.doctor_findings import Area, Finding, Level, of_error
+from refundry.gateways.base import GatewayError, PaymentGateway, Right, SeenEndpoint, Trouble
+from refundry.infra.settings import STRIPE_API, Access, Settings
+from refundry.kernel.clock import SystemClock
+from refundry.kernel.errors import RefundryError
+from refundry.kernel.lane import Lane
+from refundry.refunds.rules import CLOCKS_APART
+
+# Who runs the doctor waits for it. A Stripe that answers needs a second; this is time for two slow tries of a call.
+SECONDS_MAX = 20.0
+# Stripe's `Date` has whole seconds, and the answer takes a moment.
+CLOCK_EXACT_SECONDS = 5.0
+NO_ORDER = "refundry-doctor"
+DASHBOARD = "https://dashboard.stripe.com"
+# The path that is kept for the events of an installation.
+HOOK = "/webhooks/stripe"
+# The events that change what we know of a refund or a charge (stripe-facts 5.2).
+EVENTS = (
+    "refund.created", "refund.updated", "refund.failed",
+    "charge.dispute.created", "charge.dispute.updated", "charge.dispute.closed",
+)  # fmt: skip
+
+
+class NoPace:
+    """Slots without limits: the doctor makes a dozen calls."""
+
+    async def take(self, operation: str, lane: Lane) -> float:  # noqa: ARG002  # the port's
+        """Wait for nothing."""
+        return 0.0
+
+    async def limited(self, operation: str, reason: str | None, taken_at: float) -> None:
+        """Remember nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A right that the key should have.
+
+    Args:
+        label: As Stripe's dashboard names it.
+        slugs: As the dashboard's link names it (stripe-facts 12); empty for what only some installations need.
+        level: How bad it is to be without.
+        why: What does not work without.
+    """
+
+    label: str
+    slugs: tuple[str, ...]
+    level: Level
+    why: str
+
+
+# Write includes read (stripe-facts 12), and the dashboard may show charges and refunds as one row.
+NEEDS: dict[Right, Need] = {
+    Right.CHARGE_READ: Need("Charges: Read", ("rak_charge_read",), Level.WRONG, "no charge can be looked at, and nothing is paid unseen"),
+    Right.REFUND_READ: Need("Refunds: Read", ("rak_refund_read",), Level.WRONG, "what became of a refund is not seen"),
+    Right.REFUND_WRITE: Need("Refunds: Write", ("rak_refund_write", "rak_charge_write"), Level.WRONG, "nothing can be paid"),
+    Right.DISPUTE_READ: Need("Disputes: Read", ("rak_dispute_read",), Level.WRONG, "a disputed charge cannot be judged, and stops its account"),
+    Right.PAYMENT_INTENT_READ: Need(
+        "PaymentIntents: Read", ("rak_payment_intent_read",), Level.WARNING, "a row that names a payment intent stops its account"
+    ),
+    Right.PAYMENT_INTENT_WRITE: Need(
+        "PaymentIntents: Write", (), Level.NOTE, "an uncaptured payment cannot be released; only --cancel-uncaptured needs it"
+    ),
+    Right.ACCOUNT_READ: Need("Account: Read", (), Level.NOTE, "whose key it is, is believed as REFUNDRY_STRIPE__ACCOUNT says it"),
+    Right.BALANCE_READ: Need("Balance: Read", ("rak_balance_read",), Level.WARNING, "a balance that runs dry is only noticed by the refund"),
+    Right.WEBHOOK_READ: Need("Webhook Endpoints: Read", (), Level.NOTE, "only this command reads them"),
+}  # fmt: skip
+
+
+def look(settings: Settings, database: doctor_database.Seen, account: str | None = None) -> list[Finding]:
+    """Ask Stripe what it says to each key, or to that of one account.
+
+    Args:
+        settings: As read.
+        database: What was seen there.
+        account: Its `acct_…`, the beginning of it, or its name in the settings; all of them, if `None`.
+
+    Raises:
+        NoSuchAccount: None of that name opened.
+    """
+    try:
+        accesses = settings.accesses
+    except RefundryError as error:
+        return [of_error(Area.STRIPE, "key", error, "nothing can be looked up or paid without one")]
+    seen = asyncio.run(_look_at_all(settings, accesses, database))
+    if account is not None:
+        choices = [
+            Choice(found or access.said or "", access.name) for access, (found, _) in zip(accesses, seen, strict=True)
+        ]
+        seen = [seen[choose(account, choices)]]
+    if len(seen) == 1:
+        return seen[0][1]
+    return [
+        replace(finding, said=f"{found or access.opened_by}: {finding.said}")
+        for access, (found, findings) in zip(accesses, seen, strict=True)
+        for finding in findings
+    ]
+
+
+@asynccontextmanager
+async def _opened(settings: Settings, access: Access) -> AsyncIterator[PaymentGateway]:
+    gateway = bootstrap.gateway_of(settings, NoPace(), SystemClock(), access)
+    try:
+        yield gateway
+    finally:
+        await gateway.close()
+
+
+async def _look_at_all(
+    settings: Settings, accesses: Sequence[Access], database: doctor_database.Seen
+) -> list[tuple[str, list[Finding]]]:
+    """Look at all at once, so that several silent ones take no longer than one."""
+    return await asyncio.gather(*(_look(settings, access, database) for access in accesses))
+
+
+async def _look(settings: Settings, access: Access, database: doctor_database.Seen) -> tuple[str, list[Finding]]:
+    """Look at one account; tells its `acct_…`, which is empty where its key does not open it, and what was found."""
+    findings, account = list[Finding](), None
+    async with _opened(settings, access) as gateway:
+        try:
+            async with asyncio.timeout(SECONDS_MAX):
+                account = await _key(settings, access, gateway, database.accounts, findings)
+                if account is not None:
+                    findings += [*await _rights(settings, gateway), *await _balance(gateway), *await _webhooks(gateway)]
+        except TimeoutError:
+            findings.append(_silent())
+        except GatewayError as error:
+            findings.append(of_error(Area.STRIPE, "stripe", error, "what else Stripe would say is not known"))
+        findings += _clocks(gateway.stripe_now(), database.ahead)
+    return account.id if account is not None else "", findings
+
+
+def _silent() -> Finding:
+    return Finding(
+        Area.STRIPE, "stripe", f"it did not answer everything within {SECONDS_MAX:g} s", Level.WRONG, "stripe_unreachable",
+        "nothing can be looked up or paid without it", "check the network, a proxy or firewall, and REFUNDRY_STRIPE__API_BASE",
+    )  # fmt: skip
+
+
+# The key and its rights
+
+
+async def _key(
+    settings: Settings, access: Access, gateway: PaymentGateway, known: list[Account], findings: list[Finding]
+) -> Account | None:
+    try:
+        account = await bootstrap.account_of(settings, gateway, access)
+    except GatewayError as error:
+        why = "Stripe cannot be asked" if error.passing else "Stripe does not take this key"
+        findings.append(of_error(Area.STRIPE, "key", error, why))
+        return None
+    except RefundryError as error:
+        findings.append(of_error(Area.STRIPE, "key", error, "the account is part of every refund request's id"))
+        return None
+    base = settings.stripe.api_base
+    at = "" if base in {None, STRIPE_API} else f", at {base} (not Stripe)"
+    findings.append(Finding(Area.STRIPE, "key", f"opens {account.id} ({account.mode}){at}, API {gateway.api_version}"))
+    if access.key.startswith("sk_") and access.connected is None:
+        findings.append(
+            Finding(
+                Area.STRIPE, "key", "it is a full secret key", Level.NOTE, "key_unrestricted",
+                "whoever gets hold of it can do everything with the account", f"take a restricted one, filled in by this link: {link(settings)}",
+            )
+        )  # fmt: skip
+    if not access.name:
+        # A further account is taken in at its first use.
+        findings += _of_database(account, known)
+    return account
+
+
+def _of_database(account: Account, known: list[Account]) -> Iterator[Finding]:
+    if known and account.name not in {one.name for one in known}:
+        told = ", ".join(f"{one.id} ({one.mode})" for one in known)
+        yield Finding(
+            Area.STRIPE, "account", f"the database belongs to {told}, and the key opens {account.id} ({account.mode})", Level.WRONG,
+            "database_of_other_account", "money of two accounts is never mixed up",
+            "take the other key, or set REFUNDRY_STATE_DIR or REFUNDRY_DATABASE_URL to a database of its own", "REFUNDRY_STATE_DIR",
+        )  # fmt: skip
+
+
+def link(settings: Settings) -> str:
+    """Tell the page of the dashboard that makes a restricted key, filled in with what we need (stripe-facts 12)."""
+    slugs = [slug for need in NEEDS.values() for slug in need.slugs]
+    # Write includes read, so a resource is named once.
+    named = [slug for slug in slugs if not (slug.endswith("_read") and slug.removesuffix("read") + "write" in slugs)]
+    query = urlencode([("name", "Refundry"), *(("permissions[]", slug) for slug in named)])
+    return f"{DASHBOARD}{'' if settings.mode == 'live' else '/test'}/apikeys/create?{query}"
+
+
+async def _rights(settings: Settings, gateway: PaymentGateway) -> list[Finding]:
+    asked = await asyncio.gather(*(_right(gateway, right) for right in NEEDS))
+    missing = [finding for finding in asked if finding is not None]
+    there = [need.label for need, finding in zip(NEEDS.values(), asked, strict=True) if finding is None]
+    findings = [Finding(Area.STRIPE, "permissions", ", ".join(there))] if there else []
+    if any(finding.code == "permission_missing" for finding in missing):
+        findings += missing
+        findings.append(
+            Finding(
+                Area.STRIPE, "permissions", "a new key that has what is needed", Level.NOTE, "key_link", "",
+                f"create it at {link(settings)}",
+            )
+        )  # fmt: skip
+    else:
+        findings += missing
+    return findings
+
+
+async def _right(gateway: PaymentGateway, right: Right) -> Finding | None:
+    need = NEEDS[right]
+    try:
+        await gateway.ask(right)
+    except GatewayError as error:
+        if error.trouble is not Trouble.FORBIDDEN:
+            level = Level.WARNING if error.passing else need.level
+            return Finding(
+                Area.STRIPE, "permissions", f"{need.label} could not be asked for: {error.message}", level, error.code, need.why,
+                "run this again later",
+            )  # fmt: skip
+        called = f" (Stripe calls it {error.permission})" if error.permission else ""
+        return Finding(
+            Area.STRIPE, "permissions", f"{need.label} is missing{called}", need.level, "permission_missing", need.why,
+            f"edit the key at {DASHBOARD}/apikeys" if need.level is not Level.NOTE else "grant it only if you want that",
+        )  # fmt: skip
+    return None
+
+
+# The balance, and the webhooks
+
+
+async def _balance(gateway: PaymentGateway) -> list[Finding]:
+    try:
+        available = await gateway.balance()
+    except GatewayError as error:
+        if error.trouble is Trouble.FORBIDDEN:
+            return []
+        raise
+    said = f"{output.amounts(available)} available"
+    dry = sorted(currency.upper() for currency, minor in available.items() if minor <= 0)
+    if not dry:
+        return [Finding(Area.STRIPE, "balance", said)]
+    return [
+        Finding(
+            Area.STRIPE, "balance", said, Level.WARNING if len(dry) == len(available) else Level.NOTE, "balance_dry",
+            f"refunds out of {' and '.join(dry)} wait there, or fail, until money comes in", f"top it up at {DASHBOARD}/balance",
+        )
+    ]  # fmt: skip
+
+
+async def _webhooks(gateway: PaymentGateway) -> list[Finding]:
+    findings = [
+        Finding(
+            Area.STRIPE, "webhooks", "this version neither receives them nor polls", Level.NOTE, "webhooks_not_received",
+            "a refund that Stripe has as pending, or that a bank returns later, is seen when its charge is looked at the next time",
+            "look at pending and failed refunds in Stripe's dashboard, a few days after a run",
+        )
+    ]  # fmt: skip
+    try:
+        endpoints = await gateway.endpoints()
+    except GatewayError as error:
+        if error.trouble is Trouble.FORBIDDEN:
+            return findings
+        raise
+    ours = [endpoint for endpoint in endpoints if HOOK in urlsplit(endpoint.url).path]
+    return [*findings, *(_endpoint(endpoint, gateway.api_version) for endpoint in ours)]
+
+
+def _endpoint(endpoint: SeenEndpoint, api_version: str) -> Finding:
+    lost = [] if "*" in endpoint.events else [event for event in EVENTS if event not in endpoint.events]
+    amiss = [] if endpoint.enabled else ["it is disabled"]
+    if endpoint.api_version != api_version:
+        amiss.append(f"it is of API {endpoint.api_version or 'the default of the account'}, not {api_version}")
+    if lost:
+        amiss.append(f"{', '.join(lost)} are not sent" if len(lost) > 1 else f"{lost[0]} is not sent")
+    said = f"{endpoint.id} sends to {endpoint.url}" + (f"; for Refundry, {'; '.join(amiss)}" if amiss else "")
+    return Finding(
+        Area.STRIPE, "webhooks", said, Level.NOTE, "webhook_endpoint", "nothing of this version answers there: if it is meant for Refundry, Stripe "
+        "will call it in vain", f"disable it at {DASHBOARD}/webhooks, unless another program answers there",
+    )  # fmt: skip
+
+
+# Clocks
+
+
+def _clocks(stripe: float | None, ahead: float | None) -> Iterator[Finding]:
+    """Compare our clock with Stripe's, and the database's with both."""
+    ours = SystemClock().now()
+    if stripe is None:
+        yield Finding(
+            Area.STRIPE,
+            "clock",
+            "Stripe did not tell its time",
+            Level.NOTE,
+            "clock_unknown",
+            "it could not be compared",
+            "see above",
+        )
+    else:
+        yield clock(Area.STRIPE, "ours", ours - stripe, "Stripe's")
+    if ahead is not None:
+        yield clock(Area.DATABASE, "the database's", ahead, "ours")
+        if stripe is not None:
+            yield clock(Area.DATABASE, "the database's", ours + ahead - stripe, "Stripe's")
+
+
+def clock(area: Area, whose: str, apart: float, other: str) -> Finding:
+    """Judge two clocks that are `apart` seconds from each other; they may be 300 (`CLOCKS_APART`)."""
+    said = f"{whose} is {abs(apart):.0f} s {'ahead of' if apart > 0 else 'behind'} {other}"
+    if abs(apart) <= CLOCK_EXACT_SECONDS:
+        return Finding(area, "clock", f"{whose} agrees with {other}")
+    do = "let every machine keep its time by NTP: timedatectl set-ntp true"
+    if abs(apart) <= CLOCKS_APART:
+        return Finding(
+            area, "clock", said, Level.NOTE, "clock_apart", f"from {CLOCKS_APART:.0f} s on it is not believed", do
+        )
+    why = "an attempt in doubt is not sent again by clocks that disagree that far: it waits for proof of absence, or for a person"
+    return Finding(area, "clock", said, Level.WRONG, "clock_apart", why, do)

@@ -1,0 +1,66 @@
+"""Keeps the batches of an account to their schedules: lets the next rows go, calls back those whose time is over, reads the balance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+from refundry.batches import service as batches
+from refundry.batches.model import Batch
+from refundry.gateways.base import GatewayError, PaymentGateway
+from refundry.infra.db import Database, Unit
+from refundry.infra.logs import logger
+from refundry.infra.pace import Pacer
+from refundry.infra.writer import Writer
+from refundry.worker.executor import REFUND
+
+Result = TypeVar("Result")
+# Rows are let go for so many seconds of work: enough that nobody waits between two turns, few to call back when a window closes.
+AHEAD_SECONDS = 20.0
+# Without a limit of Stripe's, this many.
+AHEAD_ROWS = 1500
+
+
+class Stagger:
+    """Takes the turns of one account's batches.
+
+    Args:
+        gateway: Stripe, for the balance.
+        pacer: Tells how fast rows can be paid.
+        database: For what only reads.
+        writer: For what is saved.
+    """
+
+    def __init__(self, gateway: PaymentGateway, pacer: Pacer, database: Database, writer: Writer) -> None:
+        """Keep the parts."""
+        self._gateway = gateway
+        self._pacer = pacer
+        self._database = database
+        self._writer = writer
+
+    async def turn(self, batch: Batch) -> None:
+        """Take a batch's turn; taken more often than needed, it does nothing."""
+        await self._read_balance(batch)
+        rate = self._pacer.rate_of(REFUND)
+        ahead = max(math.ceil(rate * AHEAD_SECONDS), 1) if rate else AHEAD_ROWS
+        await self._writer.put(lambda unit: batches.release(unit, batch.id, ahead))
+
+    async def _read_balance(self, batch: Batch) -> None:
+        """Read the balance, if the batch needs it; where it cannot be read, the last one is believed for a while, and then none."""
+        before = await self._read(lambda unit: batches.purse(unit, batch.id))
+        if before is None:
+            return
+        try:
+            available = await self._gateway.balance()
+        except GatewayError as error:
+            logger().warning("balance.not_read", batch=batch.id, code=error.code, why=error.message)
+            return
+        await self._writer.put(lambda unit: batches.note_balance(unit, batch.id, before, available))
+
+    async def _read(self, work: Callable[[Unit], Result]) -> Result:
+        def reading() -> Result:
+            with self._database.reading() as unit:
+                return work(unit)
+
+        return await self._writer.aside(reading)

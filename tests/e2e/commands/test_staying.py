@@ -1,0 +1,148 @@
+"""Processes that stay: they say where they are, answer, end politely, and one goes on where another was killed."""
+
+import json
+import queue
+import re
+import signal
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.command import Installation, Shop, ended, wait_for
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+LINE_SECONDS = 120
+ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+(?=/health)")
+
+
+class Staying:
+    """A process that stays, and what it says, line by line."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.said: list[str] = []
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._lines.put(line)
+
+    def line(self, text: str) -> str:
+        """Wait for the line with a text."""
+        while True:
+            try:
+                self.said.append(self._lines.get(timeout=LINE_SECONDS))
+            except queue.Empty:
+                raise AssertionError(f"{text!r} was not said: {self.said}") from None
+            if text in self.said[-1]:
+                return self.said[-1]
+
+    def end(self, how: signal.Signals) -> int:
+        """End it; tells its exit code."""
+        self.process.send_signal(how)
+        code = self.process.wait(LINE_SECONDS)
+        self._reader.join(LINE_SECONDS)
+        assert self.process.stdout is not None
+        assert self.process.stdout.read() == ""
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
+        return code
+
+
+@pytest.fixture
+def stay(installed: Installation) -> Iterator[Any]:
+    """Start processes that stay, and leave none behind."""
+    started: list[Staying] = []
+
+    def start(*arguments: str) -> Staying:
+        started.append(Staying(installed.start(*arguments)))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.end(signal.SIGKILL)
+
+
+def asked(address: str, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(address + path, timeout=LINE_SECONDS) as answer:  # noqa: S310  # loopback
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code, refusal.read().decode()
+
+
+def health(address: str) -> Any:
+    return json.loads(asked(address, "/health")[1])
+
+
+def address_in(line: str) -> str:
+    found = ADDRESS.search(line)
+    assert found is not None, line
+    return found[0]
+
+
+def test_one_serves_another_watches_and_takes_over_when_the_first_is_killed(
+    shop: Shop, installed: Installation, stay: Any, tmp_path: Path
+) -> None:
+    installed.more |= {"REFUNDRY_STRIPE__LIMITS": "POST /v1/refunds=10", "REFUNDRY_STRIPE__HEADROOM": "0"}
+    first = stay("serve", "--port", "0")
+    at = address_in(first.line("/health"))
+    first.line("working")
+    told = health(at)
+    assert (told["ok"], told["executing"], told["mode"], told["breaks"]) == (True, True, "test", 0)
+    second, third = stay("serve", "--port", "0"), stay("worker")
+    other = address_in(second.line("/health"))
+    for one in (second, third):
+        one.line("another process works on this database; this one watches, and takes over when it ends")
+    assert (health(other)["ok"], health(other)["executing"]) == (True, False)
+    assert asked(other, "/nothing")[0] == 404
+
+    # A polite end of one that watches disturbs nobody.
+    assert third.end(signal.SIGINT) == 130
+    run = installed.start("batch", "run", str(shop.file(tmp_path / "refunds.csv")), "--yes", "--json")
+    wait_for("refund 3", lambda: shop.refunds() >= 3)
+    first.end(signal.SIGKILL)
+    # The other server or the run itself, whoever is first, goes on.
+    seen = shop.refunds()
+    wait_for("more refunds", lambda: shop.refunds() > seen + 5)
+    done = ended(run)
+    assert (done.code, done.json["paid"]) == (0, 60), done.err
+    assert second.process.poll() is None
+    metrics = asked(other, "/metrics")[1]
+    assert f'refundry_account_held{{account="{shop.server.account}",mode="test"}} 0.0' in metrics
+    assert second.end(signal.SIGTERM) == 130
+    shop.judge()
+
+
+def test_a_batch_that_is_being_paid_can_be_tried_again_and_taken_back(
+    shop: Shop, installed: Installation, tmp_path: Path
+) -> None:
+    installed.more |= {"REFUNDRY_STRIPE__LIMITS": "POST /v1/refunds=2", "REFUNDRY_STRIPE__HEADROOM": "0"}
+    # A run ends once those that wait for their slot have had it: few, or it takes a while.
+    installed.more["REFUNDRY_PAY__FLIGHT_MAX"] = "5"
+    run = installed.start("batch", "run", str(shop.file(tmp_path / "refunds.csv")), "--yes", "--json")
+    wait_for("refund 3", lambda: shop.refunds() >= 3)
+    (batch,) = installed.run("batch", "list", "--json").json["batches"]
+    retried = installed.run("batch", "retry", batch["batch_id"], "--no-wait", "--json")
+    assert retried.code == 3, retried.err
+    assert "to be decided anew: 0 rows" in retried.err
+    withdrawn = installed.run("batch", "withdraw", batch["batch_id"], "--json")
+    assert withdrawn.code == 0, withdrawn.err
+    done = ended(run)
+    assert (done.code, done.json["state"]) == (3, "withdrawn"), done.err
+    assert 3 <= done.json["paid"] < 60
+    assert done.json["reasons"] == {"withdrawn": 60 - done.json["paid"]}
+    assert shop.refunds() == done.json["paid"]

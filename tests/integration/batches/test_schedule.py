@@ -1,0 +1,461 @@
+"""A batch keeps to its schedule: its rows take their turns, and nothing is sent that may not be, whoever was asleep."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from refundry.batches import repository
+from refundry.batches import service as batches
+from refundry.batches.model import Batch, BatchState, Schedule, Window
+from refundry.kernel.outcome import NotTakenWhy
+from refundry.refunds import service as refunds
+from refundry.refunds.model import HeldReason, RefundRequest, State
+from refundry.refunds.service import Claimed, Intent
+from tests.integration.batches.conftest import Clerk
+from tests.support.builders import accepted, declined, not_taken, seen_refund, unknown
+from tests.support.clock import START
+from tests.support.hand import ADA, Hand
+
+pytestmark = pytest.mark.integration
+
+DAY = 86_400
+# The clock stands at 14:13:20 UTC.
+MIDNIGHT = START - START % DAY + DAY
+AFTERNOON = Window(14 * 3600, 15 * 3600, "UTC")
+# From now until a few seconds before that closes.
+CLOSING = MIDNIGHT - 9 * 3600 - START - 5
+
+
+def rows(clerk: Clerk, count: int, amount: str = "10.00") -> str:
+    """Write a file with a row for each of so many charges, which are mirrored."""
+    for number in range(1, count + 1):
+        clerk.looked(f"ch_{number}")
+    return "charge_id,amount,ticket_id\n" + "".join(f"ch_{n},{amount},T{n}\n" for n in range(1, count + 1))
+
+
+def scheduled(clerk: Clerk, text: str, **schedule: object) -> Batch:
+    batch = clerk.accept(text)
+    clerk.unit(lambda unit: batches.set_schedule(unit, batch, Schedule(**schedule), ADA))  # type: ignore[arg-type]  # parts
+    while clerk.plan(batch):
+        pass
+    return clerk.batch(batch)
+
+
+def turn(clerk: Clerk, batch: Batch, ahead: int = 50) -> Batch:
+    clerk.unit(lambda unit: batches.release(unit, batch.id, ahead))
+    return clerk.batch(batch)
+
+
+def intend(hand: Hand, claimed: Claimed) -> Intent | None:
+    """Bring a claimed request to where it is sent, as the executor does."""
+    approved = hand.judge(claimed) if claimed.request.state is State.RECEIVED else claimed
+    if approved is None or not hand.unit(lambda unit: batches.may_send(unit, approved)):
+        return None
+    return hand.submit(approved, look_max_age=10 * DAY)
+
+
+def pay(clerk: Clerk, most: int = 50) -> list[int]:
+    """Pay what has its turn and may be sent; tells the amounts."""
+    amounts = []
+    for claimed in clerk.claim(most=most):
+        intent = intend(clerk, claimed)
+        if intent is not None:
+            clerk.record(intent, accepted(intent.claimed.request, refund_id=f"re_{intent.attempt.request[:8]}"))
+            amounts.append(intent.attempt.body.amount_minor)
+    return amounts
+
+
+def request(clerk: Clerk, batch: Batch, row: int) -> RefundRequest:
+    found = clerk.lines(batch)[row - 1].request
+    assert found is not None
+    return found
+
+
+def waits(clerk: Clerk, batch: Batch) -> str:
+    with clerk.database.reading() as unit:
+        outlook = batches.outlook(unit, clerk.batch(batch))
+    assert outlook is not None
+    return outlook.text
+
+
+# Turns
+
+
+def test_rows_wait_for_their_turn_and_take_it_in_their_order(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 5), canary=(5,))
+    assert clerk.claim() == []
+    assert clerk.told(batch) == [("waiting", "schedule")] * 5
+    totals = clerk.totals(batch)
+    assert (totals.moving, totals.in_line) == (5, 5)
+    with clerk.database.reading() as unit:
+        assert refunds.due_lanes(unit, unit.now) == []
+    turn(clerk, batch, ahead=2)
+    turn(clerk, batch, ahead=2)
+    assert [claimed.request.content.charge for claimed in clerk.claim()] == ["ch_1", "ch_2"]
+    turn(clerk, batch, ahead=3)
+    assert [claimed.request.content.charge for claimed in clerk.claim()] == ["ch_3"]
+
+
+def test_every_row_is_paid_in_the_end_and_the_batch_comes_to_rest(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 7) + "ch_1,10.00,T1\nch_99,1.00,T99\n", spread_seconds=21.0)
+    paid = []
+    for _ in range(40):
+        turn(clerk, batch)
+        paid += pay(clerk)
+        clerk.clock.move(1)
+    assert paid == [1000] * 7
+    assert clerk.totals(batch).moving == 0
+    with clerk.database.reading() as unit:
+        assert batches.scheduled(unit) == []
+    assert waits(clerk, batch) == ""
+    assert clerk.audit_is_sound()
+
+
+def test_rows_that_are_planned_later_take_their_turn_too(clerk: Clerk) -> None:
+    batch = clerk.accept(rows(clerk, 3))
+    clerk.unit(lambda unit: batches.set_schedule(unit, batch, Schedule(max_per_day="1000"), ADA))
+    turn(clerk, batch)
+    clerk.plan(batch)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000] * 3
+
+
+def test_a_schedule_that_comes_later_holds_what_is_not_sent_yet(clerk: Clerk) -> None:
+    batch = clerk.planned(rows(clerk, 4))
+    assert len(pay(clerk, most=1)) == 1
+    schedule = Schedule(start_at=START + 3600)
+    clerk.unit(lambda unit: batches.set_schedule(unit, batch, schedule, ADA))
+    assert clerk.told(batch) == [("paid", "settled")] + [("waiting", "schedule")] * 3
+    turn(clerk, batch)
+    assert clerk.claim() == []
+    clerk.clock.move(3600)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000] * 3
+    turn(clerk, batch)
+    before = clerk.batch(batch)
+    assert before.course.resting
+    clerk.unit(lambda unit: batches.set_schedule(unit, batch, schedule, ADA))
+    assert clerk.batch(batch) == before, "the same schedule again changes nothing"
+
+
+# Windows
+
+
+def test_a_window_that_closes_calls_back_what_was_not_sent_and_awaits_what_was(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 3), window=AFTERNOON)
+    clerk.clock.move(CLOSING)
+    turn(clerk, batch)
+    intent = intend(clerk, clerk.claim(most=1)[0])
+    assert intent is not None
+    clerk.clock.move(10)
+    turn(clerk, batch)
+    assert clerk.claim() == []
+    clerk.record(intent, accepted(intent.claimed.request))
+    assert clerk.told(batch) == [("paid", "settled"), ("waiting", "schedule"), ("waiting", "schedule")]
+    assert waits(clerk, batch) == "next rows at 14:00 UTC"
+    clerk.clock.move(MIDNIGHT + 14 * 3600 - clerk.clock.now())
+    turn(clerk, batch)
+    assert pay(clerk) == [1000] * 2
+
+
+def test_nothing_is_sent_after_a_window_has_closed_though_nobody_took_a_turn(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 3), window=AFTERNOON)
+    clerk.clock.move(CLOSING)
+    turn(clerk, batch)
+    held = [clerk.judge(claimed) for claimed in clerk.claim()]
+    clerk.clock.move(10)
+    for approved in held:
+        assert approved is not None
+        assert not clerk.unit(lambda unit, one=approved: batches.may_send(unit, one))  # type: ignore[misc]
+        assert clerk.submit(approved) is None, "its worker has lost it"
+    assert clerk.told(batch) == [("waiting", "schedule")] * 3
+    clerk.clock.move(MIDNIGHT + 14 * 3600 - clerk.clock.now())
+    turn(clerk, batch)
+    assert pay(clerk) == [1000] * 3
+
+
+# The maximum of a day
+
+
+def test_a_day_takes_no_more_than_its_maximum_and_the_next_day_goes_on(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 7), max_per_day="25.00")
+    days = []
+    for _ in range(4):
+        paid: list[int] = []
+        for _ in range(5):
+            turn(clerk, batch)
+            paid += pay(clerk)
+        days.append(sum(paid))
+        told = waits(clerk, batch)
+        clerk.clock.move(DAY)
+    assert days == [2000, 2000, 2000, 1000]
+    assert told == ""
+
+
+def test_a_day_that_is_used_up_says_when_it_goes_on(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 3), max_per_day="25.00")
+    turn(clerk, batch)
+    pay(clerk)
+    turn(clerk, batch)
+    assert waits(clerk, batch) == (
+        "20.00 GBP of today's 25.00 GBP were sent, and the next row needs 10.00 GBP: next rows at 00:00 UTC"
+    )
+
+
+def test_two_workers_together_keep_to_the_maximum(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 12), max_per_day="55.00")
+    # As if one process had let all go before another one changed its mind.
+    clerk.unit(lambda unit: refunds.let_go(unit, [line.request for line in clerk.lines(batch) if line.request], ADA))
+    claimed = [clerk.judge(one) for one in clerk.claim()]
+    assert None not in claimed
+    other = Hand(clerk.database, clerk.clock, clerk.lease)
+
+    def sent(one: Claimed | None) -> int:
+        assert one is not None
+        with other.database.unit() as unit:
+            if not batches.may_send(unit, one):
+                return 0
+            got = refunds.submit(unit, one, at=START, stripe_at=START, look_max_age=DAY, age_max_days=0)
+            assert got is not None
+            return got.attempt.body.amount_minor
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(sent, claimed)) == 5000
+    assert clerk.told(batch).count(("waiting", "schedule")) == 7
+
+
+def test_what_comes_back_unsent_uses_nothing_of_the_day(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 2), max_per_day="10.00")
+    turn(clerk, batch)
+    intent = intend(clerk, clerk.claim()[0])
+    assert intent is not None
+    clerk.record(intent, not_taken(NotTakenWhy.RATE_LIMITED))
+    clerk.unit(lambda unit: batches.not_sent(unit, intent.claimed.request, 1000))
+    assert pay(clerk) == [1000]
+    turn(clerk, batch)
+    assert pay(clerk) == []
+
+
+def test_what_is_still_on_its_way_at_midnight_counts_on_the_new_day_too(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 3), max_per_day="10.00")
+    turn(clerk, batch)
+    intent = intend(clerk, clerk.claim()[0])
+    assert intent is not None
+    clerk.record(intent, unknown(), wait=1)
+    clerk.clock.move(MIDNIGHT + 60 - clerk.clock.now())
+    turn(clerk, batch)
+    # It may be paid today: sent again, or by what was sent yesterday.
+    (again,) = clerk.claim()
+    assert again.request.state is State.SUBMITTING
+    clerk.found(seen_refund(of=again.request))
+    turn(clerk, batch)
+    assert pay(clerk) == []
+    clerk.clock.move(DAY)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
+
+
+def test_an_amount_that_no_day_can_take_is_refused_and_the_others_go_on(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 1, "60.00") + "ch_2,10.00,T2\nch_3,full,T3\n", max_per_day="50.00")
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
+    lines = clerk.lines(batch)
+    assert [(line.standing.value, line.code) for line in lines] == [
+        ("refused", "above_daily_maximum"), ("paid", "settled"), ("refused", "above_daily_maximum"),
+    ]  # fmt: skip
+    assert "60.00 GBP is more than the batch may send in a day (50.00)" in lines[0].text
+
+
+def test_a_full_refund_that_turns_out_too_large_for_today_waits_for_tomorrow(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 1) + "ch_2,full,T2\nch_3,10.00,T3\n", max_per_day="105.00")
+    turn(clerk, batch)
+    assert pay(clerk) == [1000, 1000]
+    turn(clerk, batch)
+    assert "needs 100.00 GBP: next rows at 00:00 UTC" in waits(clerk, batch)
+    assert clerk.claim() == []
+    clerk.clock.move(DAY)
+    turn(clerk, batch)
+    assert pay(clerk) == [10_000]
+
+
+# Stages
+
+
+def test_a_stage_begins_when_the_one_before_is_over(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 6), canary=(1, 2))
+    turn(clerk, batch)
+    turn(clerk, batch)
+    (claimed,) = clerk.claim()
+    assert waits(clerk, batch) == "stage 2 of 3: 2 rows, begins when stage 1 is over (1 row not over yet)"
+    intent = intend(clerk, claimed)
+    assert intent is not None
+    clerk.record(intent, accepted(intent.claimed.request))
+    turn(clerk, batch)
+    assert pay(clerk) == [1000] * 2
+    turn(clerk, batch)
+    assert pay(clerk) == [1000] * 3
+
+
+def test_too_many_failures_halt_the_batch_with_a_reason_and_a_person_lets_it_go_on(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 6), canary=(1, 2))
+    turn(clerk, batch)
+    fail_one(clerk)
+    halted = turn(clerk, batch)
+    assert halted.state is BatchState.PAUSED
+    why = "1 of the first 1 row failed, and --halt-at allows 2%"
+    assert halted.course.halted == why
+    assert clerk.told(halted) == [("refused", "charge_already_refunded")] + [("waiting", "stopped")] * 5
+    assert clerk.lines(halted)[1].text == f"the batch was halted: {why}"
+    assert clerk.totals(halted).moving == 0
+    assert clerk.timeline(batch.id)[-1].facts["why"] == why
+    turn(clerk, batch)
+    assert clerk.claim() == []
+    assert clerk.unit(lambda unit: batches.resume(unit, halted, ADA)) == 5
+    going_on = turn(clerk, batch)
+    assert (going_on.state, going_on.course.halted) == (BatchState.RUNNING, "")
+    assert pay(clerk) == [1000] * 2
+
+
+def fail_one(clerk: Clerk) -> None:
+    """Let Stripe refuse what has its turn, and let a look confirm it."""
+    (claimed,) = clerk.claim()
+    intent = intend(clerk, claimed)
+    assert intent is not None
+    left = clerk.record(intent, declined("charge_already_refunded"))
+    assert left is not None
+    attempt = clerk.attempts(left.request)[-1]
+    from refundry.refunds.rules import Plan, Step
+
+    clerk.resolve(left, Plan(Step.CLOSE, replace(attempt, absent=True)))
+
+
+# Steering
+
+
+def test_a_pause_wins_over_the_schedule_and_going_on_leads_back_to_it(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 4), max_per_day="1000")
+    turn(clerk, batch, ahead=2)
+    assert clerk.unit(lambda unit: batches.pause(unit, batch, ADA)) == 4
+    paused = turn(clerk, batch)
+    assert clerk.told(paused) == [("waiting", "stopped")] * 4
+    assert clerk.totals(paused).told()["reasons"] == {"stopped": 4}
+    assert clerk.totals(paused).moving == 0
+    assert clerk.claim() == []
+    assert clerk.unit(lambda unit: batches.resume(unit, batch, ADA)) == 4
+    assert clerk.claim() == [], "not free, but in line"
+    turn(clerk, batch, ahead=3)
+    assert [claimed.request.content.charge for claimed in clerk.claim()] == ["ch_1", "ch_2", "ch_3"]
+
+
+def test_what_is_tried_again_or_allowed_waits_for_its_turn(clerk: Clerk) -> None:
+    text = rows(clerk, 3)
+    clerk.looked("ch_1", refunds=(seen_refund("re_x", amount_minor=1000),))
+    batch = scheduled(clerk, text, window=AFTERNOON)
+    turn(clerk, batch)
+    for claimed in clerk.claim():
+        clerk.judge(claimed, known=claimed.request.content.charge != "ch_2")
+    assert clerk.told(batch)[:2] == [("waiting", "possible_repeat"), ("refused", "charge_unknown")]
+    clerk.clock.move(3600)
+    turn(clerk, batch)
+    assert clerk.unit(lambda unit: batches.allow_repeat(unit, batch, 1, ADA))
+    assert clerk.unit(lambda unit: batches.retry(unit, batch, ADA)) == 1
+    assert clerk.claim() == []
+    assert clerk.told(batch) == [("waiting", "schedule")] * 3
+    clerk.clock.move(MIDNIGHT + 14 * 3600 - clerk.clock.now())
+    clerk.looked("ch_2")
+    turn(clerk, batch)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000] * 3
+
+
+def test_what_a_person_at_the_desk_has_decided_anew_keeps_to_the_schedule(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 1), window=AFTERNOON)
+    turn(clerk, batch)
+    for claimed in clerk.claim():
+        clerk.judge(claimed, known=False)
+    assert turn(clerk, batch).course.resting
+    clerk.clock.move(3600)
+    clerk.unit(lambda unit: refunds.reopen(unit, request(clerk, batch, 1).id, ADA))
+    assert pay(clerk) == []
+    assert clerk.told(batch) == [("waiting", "schedule")]
+    clerk.clock.move(MIDNIGHT + 14 * 3600 - clerk.clock.now())
+    turn(clerk, batch)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
+
+
+def test_a_withdrawn_batch_sends_nothing_more(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 3), spread_seconds=100.0)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
+    assert clerk.unit(lambda unit: batches.withdraw(unit, batch, ADA, "no")) == 2
+    clerk.clock.move(1000)
+    turn(clerk, batch)
+    assert clerk.claim() == []
+
+
+# The balance
+
+
+def balance(clerk: Clerk, batch: Batch, pounds: int) -> bool:
+    """Read a balance for a batch, if it wants one; tells whether it did."""
+    before = clerk.unit(lambda unit: batches.purse(unit, batch.id))
+    if before is None:
+        return False
+    clerk.unit(lambda unit: batches.note_balance(unit, batch.id, before, {"gbp": pounds * 100}))
+    return True
+
+
+def test_what_must_stay_of_the_balance_stays_and_rows_wait_with_its_hold(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 5), keep_balance="100.00")
+    turn(clerk, batch)
+    assert clerk.claim() == []
+    assert waits(clerk, batch) == "the available balance in GBP is not known yet"
+    assert balance(clerk, batch, 125)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000] * 2
+    turn(clerk, batch)
+    assert clerk.told(batch) == [("paid", "settled")] * 2 + [("waiting", "low_balance")] * 3
+    assert (clerk.totals(batch).moving, clerk.totals(batch).in_line) == (3, 3)
+    assert waits(clerk, batch) == (
+        "the next row needs 10.00 GBP, and the available balance is 5.00 GBP above the 100.00 GBP to be kept"
+    )
+    assert not balance(clerk, batch, 105), "it was read a moment ago"
+    clerk.clock.move(61)
+    assert balance(clerk, batch, 115)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
+    assert clerk.told(batch)[2:] == [("paid", "settled"), ("waiting", "low_balance"), ("waiting", "low_balance")]
+
+
+def test_what_is_on_its_way_while_the_balance_is_read_is_not_spent_twice(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 5), keep_balance="100.00")
+    turn(clerk, batch)
+    balance(clerk, batch, 130)
+    turn(clerk, batch)
+    flying = intend(clerk, clerk.claim(most=1)[0])
+    assert flying is not None
+    clerk.clock.move(10)
+    # Stripe may have taken it from this balance, or not yet.
+    assert balance(clerk, batch, 130)
+    assert pay(clerk) == [1000] * 2
+    assert clerk.told(batch)[0] == ("waiting", "submitting")
+    turn(clerk, batch)
+    assert clerk.claim() == []
+
+
+def test_a_balance_that_was_read_long_ago_is_not_believed(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 2), keep_balance="100.00")
+    turn(clerk, batch)
+    balance(clerk, batch, 1000)
+    turn(clerk, batch)
+    clerk.clock.move(3600)
+    assert pay(clerk) == []
+    assert clerk.told(batch) == [("waiting", "low_balance")] * 2
+    assert request(clerk, batch, 1).hold is not None
+    with clerk.database.reading() as unit:
+        kept = repository.budgets(unit, batch.id)["gbp"]
+    assert (kept.spent_minor, request(clerk, batch, 1).hold.reason) == (0, HeldReason.LOW_BALANCE)  # type: ignore[union-attr]

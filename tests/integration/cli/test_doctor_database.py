@@ -1,0 +1,337 @@
+"""The doctor tells what is wrong with the database, and what is stuck in it, on SQLite and on Postgres; it cannot write."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from refundry import migrations
+from refundry.accounts import service as accounts
+from refundry.accounts.model import Account
+from refundry.batches import repository as batches
+from refundry.batches.model import Batch, BatchState
+from refundry.cli import doctor_database
+from refundry.cli.doctor_database import _postgres
+from refundry.cli.doctor_findings import Area, Level
+from refundry.cli.doctor_stripe import clock
+from refundry.infra import inspection
+from refundry.infra.db import sqlite_url
+from refundry.infra.inspection import Inspected, PostgresFacts, filesystem_of
+from refundry.infra.lock import FileLock
+from refundry.kernel.clock import SystemClock
+from refundry.refunds import repository as refunds
+from refundry.refunds.model import Break, State
+from tests.integration.cli.conftest import Run, Told
+from tests.integration.cli.test_doctor import found, key, the
+from tests.support.database import HandDatabase, PostgresServer
+from tests.support.server import Server
+from tests.support.states import standing
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def ours(stripe: Server, database: HandDatabase) -> str:
+    """Stamp the database with the account of the key; tells its name."""
+    account = Account(stripe.account, "test")
+    with database.unit() as unit:
+        accounts.stamp(unit, account)
+    return account.name
+
+
+def request(unit: Any, name: str, state: State, number: int) -> str:
+    made = replace(standing(state), account=name, id=f"request-{number}", request_key=f"key:{number}")
+    made = replace(made, content=replace(made.content, charge=f"ch_{number}"))
+    refunds.insert(unit, [made])
+    return made.id
+
+
+def batch(unit: Any, name: str, state: BatchState, at: float) -> None:
+    batches.add(unit, Batch(f"batch-{state}", name, "may.csv", "0" * 64, state, ("a",), 1, at))
+
+
+def run(refundry: Run, stripe: Server, database: HandDatabase) -> Told:
+    return refundry("doctor", "--json", STRIPE_SECRET_KEY=key(stripe), REFUNDRY_DATABASE_URL=database.url)
+
+
+def of_work(told: Told) -> list[str]:
+    return [finding["code"] for finding in told.json["findings"] if finding["area"] == "work" and finding["code"]]
+
+
+@pytest.mark.usefixtures("ours")
+def test_a_database_without_work_has_nothing_to_tell(refundry: Run, stripe: Server, database: HandDatabase) -> None:
+    told = run(refundry, stripe, database)
+    assert of_work(told) == ["nobody_executes"]
+    assert any(f["what"] == "account" and stripe.account in f["said"] for f in told.json["findings"])
+    assert any(f["what"] == "version" and f["level"] == "ok" for f in told.json["findings"])
+
+
+def test_what_is_stuck_is_told_with_what_to_type(
+    refundry: Run, stripe: Server, database: HandDatabase, ours: str
+) -> None:
+    now = SystemClock().now()
+    with database.unit() as unit:
+        accounts.hold(unit, ours, "Stripe refused the key")
+        unknown = [request(unit, ours, State.OUTCOME_UNKNOWN, number) for number in range(5)]
+        waits = request(unit, ours, State.APPROVED, 9)
+        refunds.open_break(unit, waits, Break("paid_twice", "re_2", "two refunds for one request"))
+        batch(unit, ours, BatchState.PAUSED, now)
+        unit.connection.execute(sa.text("UPDATE refund_requests SET due_at = :at"), {"at": now - 3600})
+    told = run(refundry, stripe, database)
+    assert (told.code, the(told, "key_refused")["level"]) == (1, "wrong")
+    assert "Stripe refused the key" in the(told, "key_refused")["said"]
+    said = the(told, "outcome_unknown")
+    assert "5 requests" in said["said"]
+    assert said["said"].endswith("and 2 more")
+    assert said["do"].removeprefix("refundry refund show ") in unknown
+    assert the(told, "batch_paused")["do"].startswith("refundry batch resume batch-paused")
+    assert "two refunds for one request [paid_twice]" in the(told, "break_open")["said"]
+    assert the(told, "work_overdue")["do"].startswith("refundry worker")
+    assert "6 requests, 1 waiting, 0 worked on now" in the(told, "work_overdue")["said"]
+
+
+def test_what_is_leased_is_worked_on_and_not_overdue(
+    refundry: Run, stripe: Server, database: HandDatabase, ours: str
+) -> None:
+    now = SystemClock().now()
+    with database.unit() as unit:
+        request(unit, ours, State.APPROVED, 1)
+        values = {"due": now - 3600, "until": now + 15}
+        unit.connection.execute(
+            sa.text("UPDATE refund_requests SET due_at = :due, lease = 'l', leased_until = :until"), values
+        )
+    told = run(refundry, stripe, database)
+    assert of_work(told) == ["nobody_executes"]
+    assert any("1 waiting, 1 worked on now" in finding["said"] for finding in told.json["findings"])
+
+
+def test_a_file_that_nobody_looks_up_is_overdue(
+    refundry: Run, stripe: Server, database: HandDatabase, ours: str
+) -> None:
+    with database.unit() as unit:
+        batch(unit, ours, BatchState.ACCEPTED, SystemClock().now() - 3600)
+    assert of_work(run(refundry, stripe, database)) == ["nobody_executes", "work_overdue"]
+
+
+@pytest.mark.usefixtures("ours")
+def test_who_executes_is_told(refundry: Run, stripe: Server, database: HandDatabase) -> None:
+    with executing(database):
+        told = run(refundry, stripe, database)
+    assert of_work(told) == []
+    said = next(finding["said"] for finding in told.json["findings"] if finding["what"] == "worker")
+    assert said.startswith("1 process executing, connected from " if database.postgres else "process ")
+    assert of_work(run(refundry, stripe, database)) == ["nobody_executes"]
+
+
+@contextmanager
+def executing(database: HandDatabase) -> Iterator[None]:
+    """Hold what a process that executes holds."""
+    if database.postgres:
+        with database.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT pg_advisory_lock(4711)")
+            yield
+            connection.exec_driver_sql("SELECT pg_advisory_unlock(4711)")
+    else:
+        lock = FileLock(Path(database.url.removeprefix("sqlite:///") + ".lock"))
+        assert lock.take()
+        yield
+        lock.free()
+
+
+def test_a_database_of_another_account_is_wrong_usage(refundry: Run, stripe: Server, database: HandDatabase) -> None:
+    with database.unit() as unit:
+        accounts.stamp(unit, Account("acct_other", "test"))
+    told = run(refundry, stripe, database)
+    assert told.code == 2
+    assert "acct_other (test)" in the(told, "database_of_other_account")["said"]
+
+
+def test_versions_that_do_not_fit_are_told(
+    refundry: Run, stripe: Server, database: HandDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as later:
+        # A program of tomorrow knows this version, and needs the next.
+        later.setattr(migrations, "newest", lambda: "tomorrow")
+        assert the(run(refundry, stripe, database), "database_older")["level"] == "note"
+    mine = migrations.newest()
+    with database.unit() as unit:
+        unit.connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    try:
+        told = run(refundry, stripe, database)
+    finally:
+        with database.unit() as unit:
+            unit.connection.execute(sa.text("UPDATE alembic_version SET version_num = :mine"), {"mine": mine})
+    assert told.code == 1
+    assert "9999" in the(told, "database_newer")["said"]
+
+
+def test_an_empty_database_is_well(refundry: Run, empty_url: str) -> None:
+    if empty_url.startswith("sqlite"):
+        Path(empty_url.removeprefix("sqlite:///")).write_bytes(b"")
+    told = refundry("doctor", "--json", REFUNDRY_DATABASE_URL=empty_url)
+    assert [finding["said"] for finding in told.json["findings"] if finding["what"] == "version"] == [
+        "none yet; the next command makes the tables"
+    ]
+
+
+def test_the_doctor_cannot_write(database: HandDatabase) -> None:
+    def refused() -> None:
+        inspected = Inspected(database.url, SystemClock())
+        with pytest.raises(Exception, match="read"), inspected.unit() as unit:
+            unit.connection.execute(sa.text("DELETE FROM accounts"))
+        inspected.close()
+
+    refused()
+    with database.unit() as unit:
+        accounts.stamp(unit, Account("acct_1", "test"))
+    # Beside a process that works, whose write-ahead log is read too.
+    refused()
+
+
+# SQLite
+
+
+@pytest.fixture
+def file(tmp_path: Path, sqlite_file: Path) -> Path:
+    state = tmp_path / "state"
+    state.mkdir()
+    return Path(shutil_copy(sqlite_file, state / "refundry.db"))
+
+
+def shutil_copy(source: Path, target: Path) -> Path:
+    target.write_bytes(source.read_bytes())
+    return target
+
+
+def test_a_file_beside_a_working_process_is_read_with_what_is_in_its_log(
+    refundry: Run, stripe: Server, file: Path
+) -> None:
+    with sqlite3.connect(file) as connection:
+        values = (f"{stripe.account}|test", stripe.account)
+        connection.execute("INSERT INTO accounts (name, stripe_id, mode, created_at) VALUES (?, ?, 'test', 0)", values)
+        connection.commit()
+        told = refundry("doctor", "--json")
+        assert any(f["what"] == "account" and stripe.account in f["said"] for f in told.json["findings"])
+    connection.close()
+
+
+def test_a_file_without_a_write_ahead_log_is_told_and_left_so(refundry: Run, file: Path) -> None:
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+    connection.close()
+    before = file.read_bytes()
+    told = refundry("doctor", "--json")
+    assert (told.code, the(told, "database_journal")["level"]) == (0, "note")
+    assert file.read_bytes() == before
+
+
+def test_a_file_that_is_none_is_wrong(refundry: Run, file: Path) -> None:
+    file.write_bytes(b"hello" * 1000)
+    told = refundry("doctor", "--json")
+    assert (told.code, the(told, "database_damaged")["level"]) == (1, "wrong")
+    file.unlink()
+    file.mkdir()
+    told = refundry("doctor", "--json")
+    assert (told.code, the(told, "database_unreachable")["level"]) == (1, "wrong")
+
+
+def test_a_file_on_a_network_file_system_is_wrong(
+    refundry: Run, tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        f"22 27 0:21 / / rw - ext4 /dev/sda rw\n40 22 0:50 / {file.parent} rw,relatime shared:1 - nfs4 host:/share rw\n"
+    )
+    monkeypatch.setattr(inspection, "MOUNTS", mounts)
+    told = refundry("doctor", "--json")
+    finding = the(told, "database_on_network")
+    assert (told.code, finding["level"]) == (1, "wrong")
+    assert "(nfs4)" in finding["said"]
+
+
+def test_the_file_system_is_that_of_the_innermost_and_latest_mount(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "1 0 8:1 / / rw - ext4 /dev/sda rw\n"
+        "2 1 0:9 / /mnt/my\\040share rw shared:2 master:1 - cifs //host/share rw\n"
+        "3 1 0:8 / /mnt/two rw - xfs /dev/sdb rw\n"
+        "4 1 0:7 / /mnt/two rw - fuse.sshfs host: rw\n"
+        "broken line\n"
+    )
+    kinds = {at: filesystem_of(Path(at), mounts) for at in ("/home", "/mnt/my share/a", "/mnt/two", "/mnt/twofold")}
+    assert kinds == {"/home": "ext4", "/mnt/my share/a": "cifs", "/mnt/two": "fuse.sshfs", "/mnt/twofold": "ext4"}
+    assert filesystem_of(Path("/"), tmp_path / "nowhere") == ""
+    assert [k for k in ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs") if not inspection.NETWORK.fullmatch(k)] == []
+    assert [
+        k
+        for k in ("ext4", "xfs", "btrfs", "tmpfs", "overlay", "apfs", "zfs", "fuse")
+        if inspection.NETWORK.fullmatch(k)
+    ] == []
+
+
+# Postgres
+
+
+def test_settings_that_lose_commits_are_wrong(
+    refundry: Run, stripe: Server, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with postgres.made() as url:
+        engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+
+        def named(setting: str) -> set[str]:
+            with engine.connect() as connection:
+                name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
+                connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET synchronous_commit = {setting}')
+            told = refundry("doctor", "--json", STRIPE_SECRET_KEY=key(stripe), REFUNDRY_DATABASE_URL=url)
+            assert told.code == int(bool(found(told, "database_not_durable")))
+            return {finding["said"] for finding in found(told, "database_not_durable")}
+
+        without, having = named("on"), named("off")
+        assert having - without == {"synchronous_commit is off"}
+        monkeypatch.setattr(doctor_database, "PROCESS_CONNECTIONS_MAX", 10**6)
+        told = refundry("doctor", "--json", REFUNDRY_DATABASE_URL=url)
+        assert the(told, "database_connections")["level"] == "warning"
+        assert any(
+            "Postgres" in finding["said"] and "time zone" in finding["said"] for finding in told.json["findings"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "level"),
+    [
+        ({}, "", Level.OK),
+        ({"standby": True}, "database_read_only", Level.WRONG),
+        ({"number": 120_009}, "database_version", Level.WARNING),
+        ({"connections_used": 80}, "database_connections", Level.WARNING),
+        ({"unsafe": ("fsync",)}, "database_not_durable", Level.WRONG),
+    ],
+)
+def test_what_a_server_says_of_itself_is_judged(changes: dict[str, Any], code: str, level: Level) -> None:
+    facts = PostgresFacts("16.2", 160_002, 97, 3, (), standby=False, timezone="UTC", workers=())
+    told = [(finding.code, finding.level) for finding in _postgres(replace(facts, **changes)) if finding.code]
+    assert told == ([(code, level)] if code else [])
+
+
+@pytest.mark.parametrize(
+    ("apart", "level"), [(0.4, Level.OK), (-5, Level.OK), (-60, Level.NOTE), (300, Level.NOTE), (301, Level.WRONG)]
+)
+def test_clocks_may_be_five_minutes_apart(apart: float, level: Level) -> None:
+    finding = clock(Area.DATABASE, "the database's", apart, "Stripe's")
+    assert finding.level is level
+    assert ("behind" in finding.said) == (apart < -5)
+
+
+def test_the_address_of_a_file_may_hold_any_letter(tmp_path: Path, sqlite_file: Path) -> None:
+    odd = shutil_copy(sqlite_file, tmp_path / "a?b#c%20d.db")
+    inspected = Inspected(sqlite_url(odd), SystemClock())
+    with inspected.reading() as unit:
+        assert accounts.known(unit) == []
+    inspected.close()
+    assert [path.name for path in tmp_path.iterdir()] == [odd.name]

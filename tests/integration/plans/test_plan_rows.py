@@ -1,0 +1,241 @@
+"""A plan says of every row what would become of it, pays nothing, and once applied lets exactly that be paid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from refundry.batches import service as batches
+from refundry.batches.model import Batch, BatchState, NotApplied
+from refundry.kernel.actor import SYSTEM
+from refundry.plans import service as plans
+from refundry.plans.model import Plan, PlanRefused, PlanRow, PlanUnknown
+from refundry.plans.tables import plan_rows
+from refundry.plans.tables import plans as plan_table
+from refundry.refunds.model import State
+from tests.integration.batches.conftest import Clerk, clerk
+from tests.support.builders import ACCOUNT, seen_refund
+from tests.support.clock import START
+from tests.support.hand import ADA
+
+__all__ = ["clerk"]
+pytestmark = pytest.mark.integration
+
+HEAD = "charge_id,amount,ticket_id,request_key\n"
+
+
+def waiting(clerk: Clerk, text: str) -> Batch:
+    """Take a file in that waits for its plan."""
+    file = clerk.file(text)
+    return clerk.unit(lambda unit: batches.accept(unit, ACCOUNT, file, "", SYSTEM, planned=True))[0]
+
+
+def made(clerk: Clerk, batch: Batch, *, allow: tuple[int, ...] = (), look_max_age: float = 0.0) -> Plan:
+    """Plan a batch, two rows at a time."""
+    number = len(clerk.unit(lambda unit: unit.connection.execute(sa.select(plan_table)).all()))
+    plan = clerk.unit(lambda unit: plans.begin(unit, f"{number}-plan", batch, look_max_age=look_max_age))
+    while rows := clerk.unit(lambda unit: plans.next_rows(unit, plan, 2)):
+        clerk.unit(
+            lambda unit, some=rows: plans.check(  # type: ignore[misc]
+                unit, plan, some, {}, mode="test", age_max_days=0, allow_repeat=allow
+            )
+        )
+    return clerk.unit(lambda unit: plans.finish(unit, plan, ADA, balance={"gbp": 10**6}, rate=25.0))
+
+
+def rows(clerk: Clerk, plan: Plan) -> list[PlanRow]:
+    return clerk.unit(lambda unit: list(plans.rows(unit, plan.id)))
+
+
+def codes(clerk: Clerk, plan: Plan) -> list[str]:
+    return [row.code for row in rows(clerk, plan)]
+
+
+def applied(clerk: Clerk, plan: Plan) -> Batch:
+    """Apply a plan, and turn all its rows into requests."""
+    batch = clerk.unit(lambda unit: plans.apply(unit, plan, ACCOUNT, ADA))
+    while True:
+        numbers = [row.number for row in clerk.unit(lambda unit: batches.next_unplanned(unit, batch.id))]
+        if not numbers:
+            return clerk.batch(batch)
+        clerk.unit(
+            lambda unit, some=numbers: batches.plan_slice(  # type: ignore[misc]
+                unit, batch, {}, mode="test", actor=SYSTEM, foreseen=plans.foreseen(unit, batch.plan or "", some)
+            )
+        )
+
+
+def test_a_plan_pays_nothing_and_hands_nothing_in(clerk: Clerk) -> None:
+    batch = waiting(clerk, HEAD + "ch_1,10.00,,\nch_2,full,,\n")
+    plan = made(clerk, batch)
+    assert clerk.batch(batch).state is BatchState.PLANNED
+    assert clerk.claim() == []
+    assert [(row.code, row.amount_minor) for row in rows(clerk, plan)] == [("", 1000), ("", 10_000)]
+    assert plan.forecast["payable"] == 2
+
+
+def test_rows_of_one_charge_are_planned_one_after_the_other(clerk: Clerk) -> None:
+    batch = waiting(clerk, HEAD + "ch_1,60.00,a,\nch_1,60.00,b,\nch_1,full,c,\nch_2,1.00,,\n")
+    plan = made(clerk, batch)
+    assert codes(clerk, plan) == ["", "sibling", "", ""]
+    assert [row.amount_minor for row in rows(clerk, plan)] == [6000, 0, 4000, 100]
+
+
+def test_rows_that_say_the_same_are_told_as_a_run_would_tell_them(clerk: Clerk) -> None:
+    text = HEAD + "ch_1,1.00,a,\nch_1,1.00,a,\nch_1,2.00,a,\nch_2,1.00,,\nch_2,1.00,,\nch_3,0.00,,\nch_9,1.00,,\n"
+    plan = made(clerk, waiting(clerk, text))
+    told = [
+        "",
+        "repeated_row",
+        "same_key_other_content",
+        "",
+        "possible_repeat",
+        "amount_not_positive",
+        "charge_unknown",
+    ]
+    assert codes(clerk, plan) == told
+
+
+def test_a_request_that_is_there_already_is_not_planned_again(clerk: Clerk) -> None:
+    clerk.planned(HEAD + "ch_1,1.00,a,\nch_2,1.00,b,\n", "first.csv")
+    plan = made(clerk, waiting(clerk, HEAD + "ch_1,1.00,a,\nch_2,2.00,b,\nch_3,3.00,c,\n"))
+    assert codes(clerk, plan) == ["repeated_row", "same_key_other_content", ""]
+
+
+def test_what_looks_like_a_repeat_is_planned_only_when_allowed_by_its_number(clerk: Clerk) -> None:
+    clerk.looked("ch_1", refunds=(seen_refund("re_x", charge="ch_1", amount_minor=100, created_at=START - 60),))
+    batch = waiting(clerk, HEAD + "ch_1,1.00,,\nch_2,1.00,,\n")
+    assert codes(clerk, made(clerk, batch)) == ["possible_repeat", ""]
+    plan = made(clerk, batch, allow=(1,))
+    assert codes(clerk, plan) == ["", ""]
+    applied(clerk, plan)
+    assert [request.state for request in clerk.pay_what_is_due()] == [State.SETTLED, State.SETTLED]
+
+
+def test_an_applied_plan_pays_its_payable_rows_and_no_other(clerk: Clerk) -> None:
+    batch = waiting(clerk, HEAD + "ch_1,60.00,a,\nch_1,60.00,b,\nch_2,2.00,c,\n")
+    plan = made(clerk, batch)
+    applied(clerk, plan)
+    paid = clerk.pay_what_is_due()
+    assert [(r.content.charge, r.amount_minor, r.state) for r in paid] == [
+        ("ch_1", 6000, State.SETTLED), ("ch_2", 200, State.SETTLED)]  # fmt: skip
+    assert clerk.told(batch) == [("paid", "settled"), ("refused", "sibling"), ("paid", "settled")]
+    assert "not payable in the plan" in clerk.lines(batch)[1].text
+
+
+def test_a_plan_that_was_interrupted_before_it_was_paid_goes_on(clerk: Clerk) -> None:
+    plan = made(clerk, waiting(clerk, HEAD + "ch_1,1.00,a,\n"))
+    first = clerk.unit(lambda unit: plans.apply(unit, plan, ACCOUNT, ADA))
+    again = clerk.unit(lambda unit: plans.apply(unit, plan, ACCOUNT, ADA))
+    assert first == again
+    assert [entry.event for entry in clerk.timeline(plan.id)] == ["plan.made", "plan.applied"]
+
+
+CHANGES = {
+    "given back by others": ({"refunds": (seen_refund("re_x", charge="ch_1", amount_minor=77),)}, "0.77"),
+    "captured": ({"captured_minor": 9000}, "90.00"),
+    "status": ({"status": "pending"}, "pending"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_row_whose_charge_has_changed_since_is_not_paid_and_says_what_has(clerk: Clerk, what: str) -> None:
+    change, said = CHANGES[what]
+    batch = waiting(clerk, HEAD + "ch_1,10.00,a,\nch_2,10.00,b,\n")
+    plan = made(clerk, batch)
+    clerk.clock.move(5)
+    clerk.looked("ch_1", began_at=clerk.clock.now(), **change)
+    applied(clerk, plan)
+    paid = clerk.pay_what_is_due()
+    assert [request.content.charge for request in paid] == ["ch_2"]
+    assert clerk.told(batch) == [("refused", "changed_since_plan"), ("paid", "settled")]
+    assert said in clerk.lines(batch)[0].text
+
+
+def test_what_our_own_refunds_did_to_a_charge_is_no_change(clerk: Clerk) -> None:
+    batch = waiting(clerk, HEAD + "ch_1,10.00,a,\nch_1,20.00,b,\n")
+    applied(clerk, made(clerk, batch))
+    assert [request.amount_minor for request in clerk.pay_what_is_due()] == [1000, 2000]
+
+
+def test_a_person_who_has_a_row_decided_anew_is_not_held_to_the_plan(clerk: Clerk) -> None:
+    batch = waiting(clerk, HEAD + "ch_1,10.00,a,\n")
+    plan = made(clerk, batch)
+    clerk.clock.move(5)
+    clerk.looked("ch_1", began_at=clerk.clock.now(), refunds=(seen_refund("re_x", charge="ch_1", amount_minor=77),))
+    batch = applied(clerk, plan)
+    assert clerk.pay_what_is_due() == []
+    clerk.unit(lambda unit: batches.retry(unit, batch, ADA))
+    clerk.clock.move(5)
+    clerk.looked("ch_1", began_at=clerk.clock.now(), refunds=clerk.charge("ch_1").refunds)
+    assert [request.state for request in clerk.pay_what_is_due()] == [State.SETTLED]
+
+
+@pytest.mark.parametrize(
+    "altered",
+    [
+        sa.update(plan_rows).where(plan_rows.c.number == 1).values(amount_minor=5000),
+        sa.update(plan_rows).where(plan_rows.c.number == 2).values(code=""),
+        sa.delete(plan_rows).where(plan_rows.c.number == 2),
+        sa.update(plan_table).values(look_max_age=3600.0),
+        sa.update(plan_table).values(hash="00"),
+    ],
+)
+def test_a_plan_that_was_altered_by_hand_is_refused(clerk: Clerk, altered: sa.Executable) -> None:
+    batch = waiting(clerk, HEAD + "ch_1,10.00,a,\nch_9,10.00,b,\n")
+    plan = made(clerk, batch)
+    clerk.unit(lambda unit: unit.connection.execute(altered))
+    with pytest.raises(PlanRefused) as refused:
+        clerk.unit(lambda unit: plans.apply(unit, plan, ACCOUNT, ADA))
+    assert refused.value.code == "plan_altered"
+    assert clerk.batch(batch).state is BatchState.PLANNED
+
+
+def test_a_plan_of_another_account_an_unfinished_and_an_unknown_one_are_refused(clerk: Clerk) -> None:
+    batch = waiting(clerk, HEAD + "ch_1,10.00,a,\n")
+    plan = made(clerk, batch)
+    begun = clerk.unit(lambda unit: plans.begin(unit, "begun", batch, look_max_age=0.0))
+    for one, account, code in ((plan, "acct_2|test", "plan_of_another_account"), (begun, ACCOUNT, "plan_unfinished")):
+        with pytest.raises(PlanRefused) as refused:
+            clerk.unit(lambda unit, p=one, a=account: plans.apply(unit, p, a, ADA))  # type: ignore[misc]
+        assert refused.value.code == code
+    with pytest.raises(PlanUnknown):
+        clerk.unit(lambda unit: plans.need(unit, "nowhere"))
+
+
+def test_only_one_plan_of_a_file_is_paid(clerk: Clerk) -> None:
+    batch = waiting(clerk, HEAD + "ch_1,10.00,a,\n")
+    first, second = made(clerk, batch), made(clerk, batch)
+    clerk.unit(lambda unit: plans.apply(unit, first, ACCOUNT, ADA))
+    with pytest.raises(PlanRefused) as refused:
+        clerk.unit(lambda unit: plans.apply(unit, second, ACCOUNT, ADA))
+    assert refused.value.code == "plan_applied"
+
+
+@pytest.mark.parametrize("steer", [batches.pause, batches.resume])
+def test_a_batch_that_waits_for_its_plan_cannot_be_steered_into_being_paid(clerk: Clerk, steer: object) -> None:
+    batch = waiting(clerk, HEAD + "ch_1,10.00,a,\n")
+    with pytest.raises(NotApplied):
+        clerk.unit(lambda unit: steer(unit, batch, ADA))  # type: ignore[operator]
+    assert clerk.batch(batch).state is BatchState.PLANNED
+
+
+def test_a_file_that_waits_for_its_plan_is_paid_by_a_run_of_it(clerk: Clerk) -> None:
+    batch = waiting(clerk, HEAD + "ch_1,10.00,a,\n")
+    assert clerk.accept(HEAD + "ch_1,10.00,a,\n").state is BatchState.ACCEPTED
+    while clerk.plan(batch):
+        pass
+    assert len(clerk.pay_what_is_due()) == 1
+
+
+def test_a_plan_may_let_looks_be_an_hour_old_and_no_older(clerk: Clerk) -> None:
+    batch = waiting(clerk, HEAD + "ch_1,10.00,a,\n")
+    plan = made(clerk, batch, look_max_age=99_999.0)
+    assert plan.look_max_age == 3600.0
+    applied(clerk, plan)
+    (claimed,) = clerk.claim()
+    assert claimed.request.planned is not None
+    assert claimed.request.planned.look_max_age == 3600.0
+    assert replace(claimed.request, planned=None) != claimed.request

@@ -1,0 +1,72 @@
+"""Excel workbooks for tests, written by hand: only what a reader has to understand."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+from xml.sax.saxutils import escape, quoteattr
+
+MAIN = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+PACKAGE = "http://schemas.openxmlformats.org/package/2006/relationships"
+# Style 1 shows a date by its built-in number, style 2 by a code of its own, style 3 a currency that only looks like one.
+STYLES = f"""<styleSheet {MAIN}><numFmts count="2"><numFmt numFmtId="164" formatCode="dd.mm.yyyy"/>
+<numFmt numFmtId="165" formatCode='[$USD] #,##0.00" days"'/></numFmts><cellStyleXfs><xf numFmtId="14"/></cellStyleXfs>
+<cellXfs><xf numFmtId="0"/><xf numFmtId="14"/><xf numFmtId="164"/><xf numFmtId="165"/></cellXfs></styleSheet>"""
+
+
+def letters(column: int) -> str:
+    """Name a column, from 0."""
+    name = ""
+    column += 1
+    while column:
+        column, rest = divmod(column - 1, 26)
+        name = chr(ord("A") + rest) + name
+    return name
+
+
+def number(digits: str, style: int = 0) -> str:
+    """Write a number's cell, all but its place."""
+    return f' s="{style}"><v>{digits}</v></c>'
+
+
+def text(content: str) -> str:
+    """Write a text's cell, all but its place."""
+    return f' t="inlineStr"><is><t xml:space="preserve">{escape(content, {chr(13): "&#13;"})}</t></is></c>'
+
+
+def formula(what: str, result: str) -> str:
+    """Write a formula's cell, all but its place."""
+    return f"><f>{escape(what)}</f><v>{result}</v></c>"
+
+
+def sheet(rows: Sequence[Sequence[str | None]], *, hidden: frozenset[int] = frozenset()) -> str:
+    """Write a sheet of cells, `None` where there is none; row numbers from 1, those that are hidden too."""
+    written = []
+    for at, cells in enumerate(rows, start=1):
+        body = "".join(f'<c r="{letters(n)}{at}"{cell}' for n, cell in enumerate(cells) if cell is not None)
+        written.append(f'<row r="{at}"{" hidden=" + quoteattr("1") if at in hidden else ""}>{body}</row>')
+    return f"<worksheet {MAIN}><sheetData>{''.join(written)}</sheetData></worksheet>"
+
+
+def workbook(sheets: dict[str, str], *, shared: str = "", hidden: frozenset[str] = frozenset()) -> bytes:
+    """Write a workbook of sheets by name, and of the texts that cells share (`<si>…</si>`)."""
+    names = "".join(
+        f'<sheet name={quoteattr(name)} sheetId="{at}" r:id="rId{at}"{" state=" + quoteattr("hidden") if name in hidden else ""}/>'
+        for at, name in enumerate(sheets, start=1)
+    )
+    relations = "".join(
+        f'<Relationship Id="rId{at}" Type="{OFFICE}/worksheet" Target="worksheets/sheet{at}.xml"/>'
+        for at in range(1, len(sheets) + 1)
+    )
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/workbook.xml", f'<workbook {MAIN} xmlns:r="{OFFICE}"><sheets>{names}</sheets></workbook>')
+        archive.writestr("xl/_rels/workbook.xml.rels", f'<Relationships xmlns="{PACKAGE}">{relations}</Relationships>')
+        archive.writestr("xl/styles.xml", STYLES)
+        if shared:
+            archive.writestr("xl/sharedStrings.xml", f"<sst {MAIN}>{shared}</sst>")
+        for at, content in enumerate(sheets.values(), start=1):
+            archive.writestr(f"xl/worksheets/sheet{at}.xml", content)
+    return stream.getvalue()
