@@ -98,7 +98,7 @@ class Watch:
             return outcome
 
         pacer.take = taken
-        gateway.look = lambda charge, lane: self._timed(charge, lambda: look(charge, lane))
+        gateway.look = lambda charge, lane, **more: self._timed(charge, lambda: look(charge, lane, **more))
         gateway.send = sends
 
     async def _timed(self, charge: str, call: Callable[[], Awaitable[Any]]) -> Any:
@@ -111,10 +111,11 @@ class Watch:
             self.outside[charge] += time.monotonic() - began
 
 
-async def asked(desk: Desk, watch: Watch, charge: str, number: int) -> float:
+async def asked(desk: Desk, worker: Worker, watch: Watch, charge: str, number: int) -> float:
     """Ask for one refund and wait until it is settled; tells what we took ourselves, in seconds."""
     began = time.monotonic()
     request = await _received(desk, charge, number)
+    worker.begin(request.account, request.lane)
     await asyncio.wait_for(watch.sent[charge].wait(), PATIENCE_SECONDS)
     while (await desk.writer.aside(lambda: _read(desk, request.id))).state not in OVER:  # noqa: ASYNC110  # as every command looks
         await asyncio.sleep(LOOK_SECONDS)
@@ -169,7 +170,7 @@ async def run(path: Path, desk_charges: list[str]) -> dict[str, list[float]]:
         await watch.flowing.wait()
         own = []
         for number, charge in enumerate(desk_charges):
-            took = await asked(desk, watch, charge, number)
+            took = await asked(desk, worker, watch, charge, number)
             if watch.count >= BULK:
                 # The file is paid: from here on nobody is in the way.
                 break

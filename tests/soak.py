@@ -3,9 +3,9 @@
 | part | what |
 |---|---|
 | `kills` | 50 times `kill -9` of the only process, over one batch of 2,000 rows, on each database |
-| `pairs` | `kill -9` of one of two processes, again and again over batches of 2,000 rows, until 50 or the time is up, on each database |
-| `stops` | 50 times SIGSTOP for 60 s, then SIGCONT, of the only process, over batches of 2,000 rows, on each database |
-| `jumps` | a wall clock that jumps by 25 h, to and fro, until 50 or the time is up, on each database |
+| `pairs` | 50 times `kill -9` of one of two processes, ten over each batch of 2,000 rows, on each database |
+| `stops` | 50 times SIGSTOP for 60 s, then SIGCONT, of the only process, ten over each batch of 2,000 rows, on each database |
+| `jumps` | 50 times a wall clock that jumps by 25 h, to and fro, ten over each batch of 2,000 rows, on each database |
 | `faults` | each kind of trouble of `tests/support/fault_run.py` over 2,000 rows, on each database, until the time is up |
 | `seeds` | 2,000 seeds of the simulation |
 """
@@ -30,8 +30,8 @@ PART_SECONDS = 1200.0
 # Room for the longest fault run that begins last.
 FAULTS_LAST_SECONDS = 180.0
 STOP_SECONDS = 60.0
-# How often the process of one installation is stopped.
-STOPS = 10
+# How often that is done to one batch.
+TIMES = 10
 KINDS = ("sqlite", "postgres")
 
 
@@ -44,20 +44,20 @@ def _once(server: PostgresServer, kind: str, seed: int, run: Callable[[Path, str
                 run(Path(folder), address, seed)
 
 
-def _each(name: str, seed: int, count: int, run: Callable[[Path, str | None, int], None]) -> None:
-    """Run a part on both databases, again and again, until it was done often enough or its time is up."""
+def _each(name: str, seed: int, times: int, run: Callable[[Path, str | None, int], None]) -> None:
+    """Run a part on both databases, batch after batch, `times` to each, until it was done often enough or its time is up."""
     with postgres_server() as server:
         for kind in KINDS:
             began, done = time.monotonic(), 0
-            while done < count and time.monotonic() - began < PART_SECONDS / 2:
-                _once(server, kind, seed + done, run)
-                done += 1
-            print(f"{name} on {kind}: {done} of {count}, seed {seed}, {time.monotonic() - began:.0f} s", flush=True)
+            while done < COUNT and time.monotonic() - began < PART_SECONDS / 2:
+                _once(server, kind, seed + done // times, run)
+                done += times
+            print(f"{name} on {kind}: {done} of {COUNT}, seed {seed}, {time.monotonic() - began:.0f} s", flush=True)
 
 
 def _all_stops(seed: int) -> None:
     """Stop ten installations side by side, half of them on each database: a stopped process takes time and no work."""
-    began, places = time.monotonic(), COUNT // STOPS
+    began, places = time.monotonic(), COUNT // TIMES
     with postgres_server() as server, ThreadPoolExecutor(len(KINDS) * places) as pool:
         runs = [pool.submit(_once, server, kind, seed + n, _stops) for n in range(places) for kind in KINDS]
         for run in runs:
@@ -72,13 +72,13 @@ def _kills(folder: Path, address: str | None, seed: int) -> None:
 
 def _pairs(folder: Path, address: str | None, seed: int) -> None:
     with crash_run.shop(folder, ROWS, seed=seed) as shop, crash_run.house(shop, postgres=address) as house:
-        took = crash_run.kill_one_of_two(shop, house, seed)
+        took = crash_run.kill_again_and_again_one_of_two(shop, house, seed, TIMES)
         assert took < crash_run.TAKE_OVER_SECONDS, f"seed {seed}: the other went on after {took:.1f} s"
 
 
 def _stops(folder: Path, address: str | None, seed: int) -> None:
     with crash_run.shop(folder, ROWS, seed=seed) as shop, crash_run.house(shop, postgres=address) as house:
-        crash_run.stop_the_only_process(shop, house, seed, STOP_SECONDS, STOPS)
+        crash_run.stop_the_only_process(shop, house, seed, STOP_SECONDS, TIMES)
 
 
 def _jumps(folder: Path, address: str | None, seed: int) -> None:
@@ -86,7 +86,7 @@ def _jumps(folder: Path, address: str | None, seed: int) -> None:
         crash_run.shop(folder, ROWS, seed=seed) as shop,
         crash_run.house(shop, postgres=address, jumping=True) as house,
     ):
-        crash_run.jump_the_clock(shop, house, seed, (-1) ** seed * 25 * crash_run.HOUR)
+        crash_run.jump_the_clock(shop, house, seed, (-1) ** seed * 25 * crash_run.HOUR, TIMES)
 
 
 def _faults(seed: int) -> None:
@@ -114,10 +114,10 @@ def _seeds(seed: int) -> None:
 
 
 PARTS: dict[str, Callable[[int], None]] = {
-    "kills": lambda seed: _each("kills (50 each)", seed, 1, _kills),
-    "pairs": lambda seed: _each("pairs", seed, COUNT, _pairs),
+    "kills": lambda seed: _each("kills", seed, COUNT, _kills),
+    "pairs": lambda seed: _each("pairs", seed, TIMES, _pairs),
     "stops": _all_stops,
-    "jumps": lambda seed: _each("jumps", seed, COUNT, _jumps),
+    "jumps": lambda seed: _each("jumps", seed, TIMES, _jumps),
     "faults": _faults,
     "seeds": _seeds,
 }

@@ -31,6 +31,8 @@ TAKE_OVER_SECONDS = 30.0
 HOUR = 3600.0
 # Calls that a killed process had under way may still arrive: only what comes after them is the other's.
 IN_FLIGHT = 50
+# A clock stays wrong for at least so many refunds.
+JUMP_LASTS = 10
 
 
 def die_with_the_parent() -> None:
@@ -268,13 +270,44 @@ def stop_the_only_process(shop_: Shop, house_: House, seed: int, seconds: float,
     shop_.judge()
 
 
-def jump_the_clock(shop_: Shop, house_: House, seed: int, seconds: float) -> None:
-    """Set the process's wall clock wrong in the middle, kill it, and let another go on with the wrong clock."""
+def kill_again_and_again_one_of_two(shop_: Shop, house_: House, seed: int, times: int) -> float:
+    """`kill -9` one of two processes in the middle, start another in its place, and so on; the other has to go on without any help.
+
+    Returns:
+        How long it took at most, in seconds, until the next refund was made.
+    """
+    one, other = house_.run(), house_.run()
+    longest = 0.0
+    for moment in moments(shop_, times, seed):
+        wait_until(f"refund {moment}", lambda at=moment: shop_.refunds() >= at)  # type: ignore[misc]
+        wait_until("one that executes", lambda p=one, q=other: _executes(house_, p) or _executes(house_, q))  # type: ignore[misc]
+        victim, other = (one, other) if _executes(house_, one) else (other, one)
+        victim.kill()
+        victim.wait()
+        seen = shop_.refunds()
+        left = min(seen + IN_FLIGHT, len(shop_.obligations) - 1)
+        going = lambda p=other, n=left: shop_.refunds() > n or p.poll() is not None  # noqa: E731
+        longest = max(longest, wait_until("the next refund", going))
+        one = house_.run()
+    for process in (one, other):
+        house_.finish(process)
+    shop_.judge()
+    return longest
+
+
+def jump_the_clock(shop_: Shop, house_: House, seed: int, seconds: float, times: int = 1) -> None:
+    """Set the wall clock of a running process wrong in the middle, and right again, and so on; each third time another goes on with it."""
     assert house_.clock_file is not None
     process = house_.run()
-    moment = moments(shop_, 1, seed)[0]
-    wait_until(f"refund {moment}", lambda: shop_.refunds() >= moment)
-    house_.clock_file.write_text(str(seconds))
-    wait_until("some more refunds", lambda: shop_.refunds() >= moment + 20 or process.poll() is not None)
+    wrong = (seconds, 0.0, -seconds, 0.0)
+    for number, moment in enumerate(moments(shop_, times, seed)):
+        wait_until(f"refund {moment}", lambda at=moment, p=process: shop_.refunds() >= at or p.poll() is not None)  # type: ignore[misc]
+        house_.clock_file.write_text(str(wrong[number % len(wrong)]))
+        more = min(moment + JUMP_LASTS, len(shop_.obligations) - 1)
+        wait_until("some more refunds", lambda at=more, p=process: shop_.refunds() >= at or p.poll() is not None)  # type: ignore[misc]
+        if number % 3 == 2:
+            process.kill()
+            process.wait()
+            process = house_.run()
     house_.finish(process)
     shop_.judge()

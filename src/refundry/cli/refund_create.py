@@ -242,6 +242,7 @@ async def _created(work: Work, asked: Asked, wanted: Wanted, patience: float, *,
     if asked.cancel_uncaptured and _releasable(found.charge):
         return await _canceled(desk, found.charge, as_json=as_json)
     request, new = await desk.writer.put(lambda unit: _received(unit, found.request, asked))
+    work.worker.begin(request.account, request.lane)
     if not new:
         output.say(f"this refund was asked for before: refund request {request.id}")
     output.say(f"refund request {request.id}: {refund_told.amount(request)}, {request.content.reason}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -79,7 +80,7 @@ def _values(request: RefundRequest) -> dict[str, Any]:
         "due_at": request.due_at,
         "allow_repeat": request.allow_repeat,
         "allow_inquiry": request.allow_inquiry,
-        "planned": json.dumps(asdict(request.planned)) if request.planned else None,
+        "planned": orjson.dumps(request.planned).decode() if request.planned else None,
     }
 
 
@@ -163,26 +164,36 @@ def reserved(unit: Unit, charge: str, but: str) -> int:
     return int(unit.connection.execute(_RESERVED, {"the_charge": charge, "but": but}).scalar_one())
 
 
+_mine = refund_requests.alias("mine")
+_ASKED = _b("the_asked", type_=sa.BigInteger)
+_TWIN = (
+    sa.select(t.id)
+    .where(
+        t.charge == _b("the_charge"),
+        t.id != _b("but"),
+        t.ticket_id == _b("the_ticket"),
+        sa.or_(t.asked_minor == _ASKED, sa.and_(t.asked_minor.is_(None), _ASKED.is_(None))),
+        t.state.not_in(_literals((State.REJECTED, State.DECLINED, State.WITHDRAWN, State.FAILED, State.CANCELED))),
+        # Of two that wait, the later one is the repeat.
+        sa.or_(
+            t.state.not_in(_literals((State.RECEIVED, State.AWAITING_APPROVAL))),
+            t.sequence < sa.select(_mine.c.sequence).where(_mine.c.id == _b("but")).scalar_subquery(),
+        ),
+    )
+    .limit(1)
+)
+
+
 def twin(unit: Unit, request: RefundRequest) -> str | None:
     """Find another request, not over unpaid, for the same ticket, charge and asked amount; tells its id."""
     content = request.content
     if content.ticket_id is None:
         return None
-    statement = sa.select(t.id).where(
-        t.charge == content.charge,
-        t.id != request.id,
-        t.ticket_id == content.ticket_id,
-        t.asked_minor.is_(None) if content.asked_minor is None else t.asked_minor == content.asked_minor,
-        t.state.not_in((State.REJECTED, State.DECLINED, State.WITHDRAWN, State.FAILED, State.CANCELED)),
-        # Of two that wait, the later one is the repeat.
-        sa.or_(t.state.not_in((State.RECEIVED, State.AWAITING_APPROVAL)), t.sequence < _sequence_of(request)),
-    )
-    return unit.connection.execute(statement.limit(1)).scalar_one_or_none()
-
-
-def _sequence_of(request: RefundRequest) -> sa.ScalarSelect[Any]:
-    mine = refund_requests.alias("mine")
-    return sa.select(mine.c.sequence).where(mine.c.id == request.id).scalar_subquery()
+    values = {
+        "the_charge": content.charge, "but": request.id, "the_ticket": content.ticket_id,
+        "the_asked": content.asked_minor,
+    }  # fmt: skip
+    return unit.connection.execute(_TWIN, values).scalar_one_or_none()
 
 
 # What a worker may take. The states stand as they do in the partial indexes, so that both databases can use those.
@@ -426,8 +437,8 @@ def save_attempt(unit: Unit, attempt: Attempt) -> None:
         "request": attempt.request,
         "number": attempt.number,
         "idempotency_key": attempt.key,
-        "body": json.dumps(asdict(attempt.body), sort_keys=True),
-        "sends": json.dumps([asdict(send) for send in attempt.sends]),
+        "body": orjson.dumps(attempt.body, option=orjson.OPT_SORT_KEYS).decode(),
+        "sends": orjson.dumps(attempt.sends).decode(),
         "absent": attempt.absent,
         "looks": json.dumps(attempt.looks),
     }

@@ -170,6 +170,14 @@ class Worker:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._begin, account, lane)
 
+    def begin(self, account: str, lane: Lane) -> None:
+        """Begin at once with what this process itself has just written: a person waits for it, and a wake-up may take seconds.
+
+        Nothing is lost should the process die here, or only watch: the sweeper of whoever executes finds it.
+        """
+        if self.executing.is_set():
+            self._begin(account, lane)
+
     def _begin(self, account: str, lane: Lane) -> None:
         """One at a time for each lane of each account: a second wake-up finds nothing to do."""
         station, key = self.stations.get(account), (account, lane)
