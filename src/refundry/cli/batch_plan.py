@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from refundry.worker.executor import REFUND
 from refundry.worker.planner import Planner
 
 TELL_SECONDS = 5.0
+# Longer than any row of a plan: more of a line is not read at once.
+LINE_MAX = 65_536
 REASONS_MAX = 12
 
 
@@ -145,11 +149,20 @@ async def _balance(desk: Desk) -> dict[str, int] | None:
 
 def _write(desk: Desk, plan: Plan, to: Path) -> None:
     """Write a plan as JSON lines: what it is, and a line for each row as it was hashed."""
-    beside = to.with_name(to.name + ".part")
-    with beside.open("w", encoding="utf-8") as opened, desk.database.reading() as unit:
-        opened.write(json.dumps({"plan": plan.id, "hash": plan.hash, "header": plan.header}) + "\n")
-        opened.writelines(row.written + "\n" for row in plans.rows(unit, plan.id))
-    beside.replace(to)
+    beside = to.with_name(f".{to.name}.{os.getpid()}")
+    try:
+        try:
+            with beside.open("w", encoding="utf-8") as opened, desk.database.reading() as unit:
+                opened.write(json.dumps({"plan": plan.id, "hash": plan.hash, "header": plan.header}) + "\n")
+                opened.writelines(row.written + "\n" for row in plans.rows(unit, plan.id))
+            beside.replace(to)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"the plan is made and kept as {plan.id[:8]}, but {to} cannot be written ({error.strerror}): apply it by its id",
+            code="output_unwritable", option="--output", plan=plan.id,
+        ) from error  # fmt: skip
 
 
 def apply_plan(named: str, *, yes: bool, wait: Wait, schedule: Schedule | None = None, as_json: bool) -> int:
@@ -169,7 +182,7 @@ def apply_plan(named: str, *, yes: bool, wait: Wait, schedule: Schedule | None =
         ScheduleInvalid: The batch cannot keep that schedule; nothing was applied.
     """
     settings = session.settings()
-    prefix = _read(Path(named)) if Path(named).is_file() else named
+    prefix = _read(Path(named)) if _is_file(named) else named
     with session.local() as local, local.database.reading() as unit:
         plan = plans.need(unit, prefix)
         plans.verified(unit, plan, local.among(plan.account))
@@ -192,6 +205,14 @@ def apply_plan(named: str, *, yes: bool, wait: Wait, schedule: Schedule | None =
     return asyncio.run(pay())
 
 
+def _is_file(named: str) -> bool:
+    try:
+        return Path(named).is_file()
+    except OSError:
+        # Whatever cannot be the name of a file, as one that is too long.
+        return False
+
+
 def _read(path: Path) -> str:
     """Check a plan's file against its own hash; tells the plan's id.
 
@@ -201,11 +222,11 @@ def _read(path: Path) -> str:
     """
     try:
         with path.open(encoding="utf-8") as opened:
-            head = json.loads(opened.readline())
+            head = json.loads(opened.readline(LINE_MAX))
             plan, digest, header = (str(head[name]) for name in ("plan", "hash", "header"))
-            found = hashed(header, _lines(opened))
+            found = hashed(header, (line.rstrip("\n") for line in iter(partial(opened.readline, LINE_MAX), "")))
             same = json.loads(header)[0] == plan
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError, OSError) as error:
         raise UsageError(
             f"{path.name} is not a plan that `refundry batch plan -o` wrote: to pay a file of refunds, use `refundry batch run`",
             code="plan_unreadable",
@@ -217,11 +238,6 @@ def _read(path: Path) -> str:
             code="plan_altered", plan=plan,
         )  # fmt: skip
     return plan
-
-
-def _lines(opened: Iterator[str]) -> Iterator[str]:
-    for line in opened:
-        yield line.rstrip("\n")
 
 
 def facts(plan: Plan, batch: Batch) -> dict[str, Any]:
