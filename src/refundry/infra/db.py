@@ -34,6 +34,8 @@ POOL_SIZE = 8
 # A process that was stopped in the middle of a unit holds its locks. Postgres ends it after this long, well before others
 # should have taken its work over (20 s of lease); a unit itself never waits for anything but the database.
 IDLE_UNIT_SECONDS = 10
+# The code of that (Postgres, appendix A).
+IDLE_TOO_LONG = "25P03"
 # More often than processes can be started in the moment that the first of them takes.
 WAL_TRIES = 50
 SQLITE_MIN = (3, 35)
@@ -143,7 +145,9 @@ class Database:
                 yield Unit(connection, self.postgres, now)
         except sa.exc.OperationalError as error:
             raise unusable(error, self.engine.url.render_as_string()) from error
-        except sa.exc.DatabaseError as error:
+        except sa.exc.DBAPIError as error:
+            if self.postgres and _cut_off(error):
+                raise unusable(error, self.engine.url.render_as_string()) from error
             if "not a database" not in str(error.orig) and "malformed" not in str(error.orig):
                 raise
             raise DatabaseUnusable(
@@ -166,6 +170,14 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def _cut_off(error: sa.exc.DBAPIError) -> bool:
+    """Tell whether Postgres has ended the session, as it does to a process that was stopped in the middle of a unit.
+
+    The driver says so by its class of internal errors, as it says that a unit goes on after a failed statement, which is a fault of ours.
+    """
+    return getattr(error.orig, "sqlstate", None) == IDLE_TOO_LONG or error.connection_invalidated
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:  # noqa: ANN401  # the driver's own
@@ -199,7 +211,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
-def unusable(error: sa.exc.OperationalError, url: str) -> DatabaseUnusable:
+def unusable(error: sa.exc.DBAPIError, url: str) -> DatabaseUnusable:
     """Say what is wrong with the database, and what to do."""
     text = str(error.orig)
     where = url.partition("?")[0]

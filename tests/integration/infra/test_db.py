@@ -213,6 +213,29 @@ def test_no_password_is_told_when_postgres_cannot_be_reached() -> None:
     assert "hunter2" not in refused.value.message + repr(refused.value) + str(refused.value.__cause__)
 
 
+def test_a_unit_that_postgres_has_cut_off_is_a_lost_database_and_the_next_one_works(postgres_address: str) -> None:
+    database = Database(postgres_address, HandClock())
+    mine = sa.text("SELECT pg_backend_pid()")
+    alive = sa.text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+
+    def stopped_for_too_long() -> None:
+        # As long as a process is stopped in the middle of a unit, it sends nothing; Postgres ends its session.
+        with database.unit() as unit:
+            pid = unit.connection.execute(mine).scalar_one()
+            unit.connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 1"))
+            with database.reading() as other:
+                while other.connection.execute(alive, {"pid": pid}).scalar_one():
+                    other.connection.execute(sa.text("SELECT pg_stat_clear_snapshot()"))
+            unit.connection.execute(mine)
+
+    with pytest.raises(DatabaseUnusable) as lost:
+        stopped_for_too_long()
+    assert lost.value.code == "database_unreachable"
+    with database.unit() as unit:
+        assert unit.connection.execute(mine).scalar_one()
+    database.close()
+
+
 def test_a_full_disk_loses_the_unit_and_nothing_else(tmp_path: Path) -> None:
     database = Database(sqlite_url(tmp_path / "x.db"), HandClock())
     with database.unit() as unit:
