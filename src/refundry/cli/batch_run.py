@@ -27,6 +27,8 @@ from refundry.worker.executor import REFUND
 LOOK_SECONDS = 0.5
 # Counting a large batch takes a while itself: at most this share of the time goes into it.
 LOOKING_SHARE = 0.1
+# However long a look took: of a process that was stopped meanwhile, or whose database was away, it says nothing.
+REST_SECONDS_MAX = 30.0
 IN_DOUBT_MAX = 1000
 
 
@@ -278,7 +280,7 @@ async def paid(work: Work, batch: Batch, allow_repeat: frozenset[int], patience:
             elif not seen.planning and not seen.totals.in_line and await _sleeps(work, patience):
                 break
             took = clock.boot_seconds() - began
-            await work.rest(max(LOOK_SECONDS, took / LOOKING_SHARE))
+            await work.rest(rest_after(took))
         if work.interrupted or seen.totals.moving:
             # What was on its way is awaited, and then counted.
             work.stop.set()
@@ -286,6 +288,11 @@ async def paid(work: Work, batch: Batch, allow_repeat: frozenset[int], patience:
             seen = await _glance(work, batch)
             progress.show(seen)
         return seen
+
+
+def rest_after(took: float) -> float:
+    """Tell how long to wait before the next look at a batch, in seconds, after one that took so long."""
+    return min(max(LOOK_SECONDS, took / LOOKING_SHARE), REST_SECONDS_MAX)
 
 
 async def _glance(work: Work, batch: Batch) -> Seen:
