@@ -37,7 +37,7 @@ from refundry.kernel.lane import Lane
 from refundry.refunds import service as refunds
 from refundry.refunds.model import RefundRequest, State
 from refundry.worker.main import Worker
-from refundry.worker.planner import Planner
+from refundry.worker.planner import planner_of
 
 BULK, DESK = 1_200, 40
 # Between two persons.
@@ -123,7 +123,7 @@ async def asked(desk: Desk, worker: Worker, watch: Watch, charge: str, number: i
 
 
 async def _received(desk: Desk, charge: str, number: int) -> RefundRequest:
-    stripe, order_key = desk.settings.stripe, desk.settings.stripe.order_key
+    order_key = desk.settings.stripe.order_key
     wanted = Wanted(
         references=(Reference(ReferenceKind.CHARGE_ID, charge),),
         amounts=(AmountText(AmountKind.MINOR, "100"),),
@@ -133,10 +133,7 @@ async def _received(desk: Desk, charge: str, number: int) -> RefundRequest:
         currency="gbp",
         metadata={},
     )
-    planner = Planner(
-        desk.account.name, desk.account.mode, gateway=desk.gateway, database=desk.database, writer=desk.writer, clock=desk.clock,
-        order_key=stripe.order_key, lane=Lane.DESK,
-    )  # fmt: skip
+    planner = planner_of(desk, desk.seat, Lane.DESK)
     missing = await planner.find(wanted.references)
     look = await desk.gateway.look(charge, Lane.DESK)
     look = replace(look, began_at=look.began_at + desk.database.offset)

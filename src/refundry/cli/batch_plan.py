@@ -26,7 +26,7 @@ from refundry.kernel.errors import UsageError
 from refundry.plans import service as plans
 from refundry.plans.model import Plan, PlanRefused, hashed
 from refundry.worker.executor import REFUND
-from refundry.worker.planner import Planner
+from refundry.worker.planner import planner_of
 
 TELL_SECONDS = 5.0
 # Longer than any row of a plan: more of a line is not read at once.
@@ -101,17 +101,8 @@ async def _taken_in(desk: Desk, file: FileOpened) -> Batch:
 
 
 async def _checked(desk: Desk, plan: Plan, batch: Batch, allow_repeat: frozenset[int]) -> None:
-    seat, pay = desk.seat, desk.settings.pay
-    planner = Planner(
-        seat.account.name,
-        seat.account.mode,
-        gateway=seat.gateway,
-        database=desk.database,
-        writer=desk.writer,
-        clock=desk.clock,
-        order_key=seat.access.order_key,
-        connect=seat.connect,
-    )
+    pay = desk.settings.pay
+    planner = planner_of(desk, desk.seat)
     done = await planner.check(
         plan,
         batch,

@@ -27,7 +27,7 @@ from refundry.policies.model import Verdict as Judgement
 from refundry.refunds import service as refunds
 from refundry.refunds.model import REOPENABLE, RefundRequest, State
 from refundry.refunds.service import Receipt
-from refundry.worker.planner import Planner
+from refundry.worker.planner import planner_of
 
 REASONS = ("duplicate", "fraudulent", "requested_by_customer")
 TEXT_MAX = 500
@@ -161,16 +161,7 @@ async def _found(desk: Desk, asked: Asked, wanted: Wanted) -> Found:
     """
     seat = desk.seat
     account, order_key = seat.account, seat.access.order_key
-    planner = Planner(
-        account.name,
-        account.mode,
-        gateway=seat.gateway,
-        database=desk.database,
-        writer=desk.writer,
-        clock=desk.clock,
-        order_key=order_key,
-        lane=Lane.DESK,
-    )
+    planner = planner_of(desk, seat, Lane.DESK)
     missing = await planner.find(wanted.references)
     judged = await desk.writer.put(
         lambda unit: batches.resolve(unit, account.name, wanted, missing, account.mode, seat.connect)

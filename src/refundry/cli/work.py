@@ -68,15 +68,16 @@ class Work:
             with self.desk.database.reading() as unit:
                 return work(unit)
 
-        for tried in range(LOST_SECONDS + 1):
+        tries_left = LOST_SECONDS if self.desk.database.postgres else 0
+        while True:
             try:
                 return await asyncio.to_thread(reading)
             except DatabaseUnusable:
                 # A Postgres that restarts comes back; and one that has cut off a process which was stopped takes it again.
-                if not self.desk.database.postgres or tried == LOST_SECONDS or self.task.done():
+                if not tries_left or self.task.done():
                     raise
+                tries_left -= 1
                 await self.desk.clock.sleep(1.0)
-        raise AssertionError("the last try has raised or answered")
 
     async def rest(self, seconds: float) -> None:
         """Wait until the next look, or until interrupted.

@@ -23,7 +23,7 @@ from refundry.infra.logs import logger
 from refundry.kernel.lane import Lane
 from refundry.refunds import service as refunds
 from refundry.worker.executor import Executor
-from refundry.worker.planner import Planner
+from refundry.worker.planner import Planner, planner_of
 from refundry.worker.stagger import Stagger
 
 # A wake-up ends after this long even if more is due, so that others get their turn; the sweeper wakes again.
@@ -100,16 +100,7 @@ class Worker:
         executor.may_send, executor.not_sent = batches.may_send, batches.not_sent
         executor.stopping = self._stopping.is_set
         executor.flight_max = self._share
-        planner = Planner(
-            account.name,
-            account.mode,
-            gateway=seat.gateway,
-            database=desk.database,
-            writer=desk.writer,
-            clock=desk.clock,
-            order_key=order_key,
-            connect=seat.connect,
-        )
+        planner = planner_of(desk, seat)
         stagger = Stagger(seat.gateway, seat.pacer, desk.database, desk.writer)
         return Station(seat, executor, planner, stagger)
 

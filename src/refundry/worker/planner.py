@@ -15,6 +15,7 @@ from refundry.accounts.model import Connect
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchRow, Foreseen
 from refundry.batches.service import Missing
+from refundry.bootstrap import Desk, Seat
 from refundry.charges import service as charges
 from refundry.charges.model import Charge
 from refundry.connectors.base import Reference, ReferenceKind
@@ -355,6 +356,21 @@ class Planner:
                 return work(unit)
 
         return await self._writer.aside(reading)
+
+
+def planner_of(desk: Desk, seat: Seat, lane: Lane = Lane.BULK) -> Planner:
+    """Make the planner of an account at the desk."""
+    return Planner(
+        seat.account.name,
+        seat.account.mode,
+        gateway=seat.gateway,
+        database=desk.database,
+        writer=desk.writer,
+        clock=desk.clock,
+        order_key=seat.access.order_key,
+        lane=lane,
+        connect=seat.connect,
+    )
 
 
 def _missing(reference: Reference, why: str) -> Missing:
