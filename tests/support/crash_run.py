@@ -31,8 +31,8 @@ TAKE_OVER_SECONDS = 30.0
 HOUR = 3600.0
 # Calls that a killed process had under way may still arrive: only what comes after them is the other's.
 IN_FLIGHT = 50
-# A clock stays wrong for at least so many refunds.
-JUMP_LASTS = 10
+# A clock stays wrong, and right, for so many refunds that those which were on their way before are over.
+JUMP_LASTS = 2 * IN_FLIGHT
 
 
 def die_with_the_parent() -> None:
