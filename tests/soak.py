@@ -6,6 +6,7 @@
 | `pairs` | 50 times `kill -9` of one of two processes, ten over each batch of 2,000 rows, on each database |
 | `stops` | 50 times SIGSTOP for 60 s, then SIGCONT, of the only process, ten over each batch of 2,000 rows, on each database |
 | `jumps` | 50 times a wall clock that jumps by 25 h, to and fro, ten over each batch of 2,000 rows, on each database |
+| `pair-stops`, `pair-jumps` | the same of one of two processes |
 | `faults` | each kind of trouble of `tests/support/fault_run.py` over 2,000 rows, on each database, until the time is up |
 | `seeds` | 2,000 seeds of the simulation |
 """
@@ -55,14 +56,14 @@ def _each(name: str, seed: int, times: int, run: Callable[[Path, str | None, int
             print(f"{name} on {kind}: {done} of {COUNT}, seed {seed}, {time.monotonic() - began:.0f} s", flush=True)
 
 
-def _all_stops(seed: int) -> None:
-    """Stop ten installations side by side, half of them on each database: a stopped process takes time and no work."""
+def _side_by_side(name: str, seed: int, run: Callable[[Path, str | None, int], None]) -> None:
+    """Work on ten installations at once, half of them on each database: a stopped process takes time and no work."""
     began, places = time.monotonic(), COUNT // TIMES
     with postgres_server() as server, ThreadPoolExecutor(len(KINDS) * places) as pool:
-        runs = [pool.submit(_once, server, kind, seed + n, _stops) for n in range(places) for kind in KINDS]
-        for run in runs:
-            run.result()
-    print(f"stops on each database: {COUNT} of {COUNT}, seed {seed}, {time.monotonic() - began:.0f} s", flush=True)
+        runs = [pool.submit(_once, server, kind, seed + n, run) for n in range(places) for kind in KINDS]
+        for each in runs:
+            each.result()
+    print(f"{name} on each database: {COUNT} of {COUNT}, seed {seed}, {time.monotonic() - began:.0f} s", flush=True)
 
 
 def _kills(folder: Path, address: str | None, seed: int) -> None:
@@ -79,6 +80,25 @@ def _pairs(folder: Path, address: str | None, seed: int) -> None:
 def _stops(folder: Path, address: str | None, seed: int) -> None:
     with crash_run.shop(folder, ROWS, seed=seed) as shop, crash_run.house(shop, postgres=address) as house:
         crash_run.stop_the_only_process(shop, house, seed, STOP_SECONDS, TIMES)
+
+
+def _pair_stops(folder: Path, address: str | None, seed: int) -> None:
+    # The other goes on meanwhile: it must not be done before the last stop.
+    slow = {"REFUNDRY_STRIPE__LIMITS": "global=30,endpoint=3"} if address else {}
+    with (
+        crash_run.shop(folder, ROWS, seed=seed) as shop,
+        crash_run.house(shop, postgres=address, settings=slow) as house,
+    ):
+        took = crash_run.stop_again_and_again_one_of_two(shop, house, seed, STOP_SECONDS, TIMES)
+        assert took < crash_run.TAKE_OVER_SECONDS, f"seed {seed}: the other went on after {took:.1f} s"
+
+
+def _pair_jumps(folder: Path, address: str | None, seed: int) -> None:
+    with (
+        crash_run.shop(folder, ROWS, seed=seed) as shop,
+        crash_run.house(shop, postgres=address, jumping=True) as house,
+    ):
+        crash_run.jump_the_clock_of_one_of_two(shop, house, seed, (-1) ** seed * 25 * crash_run.HOUR, TIMES)
 
 
 def _jumps(folder: Path, address: str | None, seed: int) -> None:
@@ -116,8 +136,10 @@ def _seeds(seed: int) -> None:
 PARTS: dict[str, Callable[[int], None]] = {
     "kills": lambda seed: _each("kills", seed, COUNT, _kills),
     "pairs": lambda seed: _each("pairs", seed, TIMES, _pairs),
-    "stops": _all_stops,
+    "stops": lambda seed: _side_by_side("stops", seed, _stops),
+    "pair-stops": lambda seed: _side_by_side("pair-stops", seed, _pair_stops),
     "jumps": lambda seed: _each("jumps", seed, TIMES, _jumps),
+    "pair-jumps": lambda seed: _each("pair-jumps", seed, TIMES, _pair_jumps),
     "faults": _faults,
     "seeds": _seeds,
 }

@@ -29,10 +29,12 @@ POLL_SECONDS = 0.02
 # What the task allows until another worker has gone on.
 TAKE_OVER_SECONDS = 30.0
 HOUR = 3600.0
+# What a run may take that is paced, or stopped again and again.
+PACED_SECONDS = 1200.0
 # Calls that a killed process had under way may still arrive: only what comes after them is the other's.
 IN_FLIGHT = 50
-# A clock stays wrong, and right, for so many refunds that those which were on their way before are over.
-JUMP_LASTS = 2 * IN_FLIGHT
+# A clock stays wrong for at least so many refunds; and before a kill, right for so many that those which were on their way are over.
+JUMP_LASTS, RIGHT_BEFORE_KILL = 10, 2 * IN_FLIGHT
 
 
 def die_with_the_parent() -> None:
@@ -127,9 +129,10 @@ class House:
             **self.settings,
         }
 
-    def run(self, *flags: str) -> subprocess.Popen[str]:
-        """Start a process that pays the file."""
-        module = ["tests.support.jumping_clock", str(self.clock_file)] if self.clock_file else ["refundry"]
+    def run(self, *flags: str, right: bool = False) -> subprocess.Popen[str]:
+        """Start a process that pays the file; where clocks jump, its own does too, unless it is to be right."""
+        jumps = self.clock_file is not None and not right
+        module = ["tests.support.jumping_clock", str(self.clock_file)] if jumps else ["refundry"]
         command = [sys.executable, "-m", *module, "batch", "run", str(self.shop.file), "--yes", "--json", *flags]
         log = (self.folder / f"{len(self.processes)}.log").open("w")
         process = subprocess.Popen(  # noqa: S603  # our own program
@@ -145,17 +148,19 @@ class House:
         self.processes.append(process)
         return process
 
-    def finish(self, process: subprocess.Popen[str], code: int = 0) -> dict[str, Any]:
+    def finish(
+        self, process: subprocess.Popen[str], code: int = 0, seconds: float = DEADLINE_SECONDS
+    ) -> dict[str, Any]:
         """Wait for a process to have paid everything, or to end with another exit code; tells its `--json`.
 
         Raises:
             AssertionError: It did not end, or with another exit code.
         """
         try:
-            out, _ = process.communicate(timeout=DEADLINE_SECONDS)
+            out, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             process.kill()
-            raise AssertionError(f"still running after {DEADLINE_SECONDS:.0f} s: {self.logs()}") from None
+            raise AssertionError(f"still running after {seconds:.0f} s: {self.logs()}") from None
         assert process.returncode == code, f"exit {process.returncode}, not {code}: {out} {self.logs()}"
         read: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
         return read
@@ -295,20 +300,73 @@ def kill_again_and_again_one_of_two(shop_: Shop, house_: House, seed: int, times
     return longest
 
 
+def stop_again_and_again_one_of_two(shop_: Shop, house_: House, seed: int, seconds: float, times: int) -> float:
+    """SIGSTOP one of two processes for a while, then let it go on, then the other; meanwhile on Postgres the other pays.
+
+    On SQLite a stopped process keeps its lock, as a living one would: nobody takes over, and nothing is lost.
+
+    Returns:
+        How long it took at most, in seconds, until the next refund was made by the other; zero on SQLite.
+    """
+    one, other = house_.run(), house_.run()
+    longest = 0.0
+
+    def reached(refunds: int) -> bool:
+        return shop_.refunds() >= refunds or (one.poll() is not None and other.poll() is not None)
+
+    for moment in moments(shop_, times, seed):
+        wait_until(f"refund {moment}", lambda at=moment: reached(at), PACED_SECONDS)  # type: ignore[misc]
+        victim, other = (one, other) if _executes(house_, one) else (other, one)
+        victim.send_signal(signal.SIGSTOP)
+        seen = shop_.refunds()
+        if house_.postgres:
+            going = lambda p=other, n=seen: shop_.refunds() > n + JUMP_LASTS or p.poll() is not None  # noqa: E731
+            longest = max(longest, wait_until("the next refund", going))
+        time.sleep(seconds)  # noqa: TID251  # the stop itself is what is tried
+        victim.send_signal(signal.SIGCONT)
+        one, other = other, victim
+    for process in (one, other):
+        house_.finish(process, seconds=PACED_SECONDS)
+    shop_.judge()
+    return longest
+
+
 def jump_the_clock(shop_: Shop, house_: House, seed: int, seconds: float, times: int = 1) -> None:
     """Set the wall clock of a running process wrong in the middle, and right again, and so on; each time it is right after both ways, another goes on."""
     assert house_.clock_file is not None
     process = house_.run()
-    wrong = (seconds, 0.0, -seconds, 0.0)
     for number, moment in enumerate(moments(shop_, times, seed)):
-        wait_until(f"refund {moment}", lambda at=moment, p=process: shop_.refunds() >= at or p.poll() is not None)  # type: ignore[misc]
-        house_.clock_file.write_text(str(wrong[number % len(wrong)]))
-        more = min(moment + JUMP_LASTS, len(shop_.obligations) - 1)
-        wait_until("some more refunds", lambda at=more, p=process: shop_.refunds() >= at or p.poll() is not None)  # type: ignore[misc]
-        if number % 4 == 3:
+        kill = number % 4 == 3
+        _jump(shop_, house_, process, moment, seconds, number, RIGHT_BEFORE_KILL if kill else JUMP_LASTS)
+        if kill:
             # While the clock is right: what is on its way when it is wrong can for a day neither be sent again nor proven absent.
             process.kill()
             process.wait()
             process = house_.run()
     house_.finish(process)
     shop_.judge()
+
+
+def jump_the_clock_of_one_of_two(shop_: Shop, house_: House, seed: int, seconds: float, times: int) -> None:
+    """Set the wall clock of one of two processes wrong and right again and again, then kill it; the other, whose clock is right, goes on."""
+    wrong = house_.run()
+    wait_until("that it executes", lambda: shop_.refunds() > 0)
+    other = house_.run(right=True)
+    for number, moment in enumerate(moments(shop_, times, seed)):
+        last = number == times - 1
+        _jump(shop_, house_, wrong, moment, 0.0 if last else seconds, number, RIGHT_BEFORE_KILL if last else JUMP_LASTS)
+    wrong.kill()
+    wrong.wait()
+    house_.finish(other)
+    shop_.judge()
+
+
+def _jump(
+    shop_: Shop, house_: House, process: subprocess.Popen[str], moment: int, seconds: float, number: int, lasts: int
+) -> None:
+    """Let the clock jump at a moment, to and fro and back by turns, and see that refunds go on."""
+    assert house_.clock_file is not None
+    wait_until(f"refund {moment}", lambda: shop_.refunds() >= moment or process.poll() is not None)
+    house_.clock_file.write_text(str((seconds, 0.0, -seconds, 0.0)[number % 4]))
+    more = min(shop_.refunds() + lasts, len(shop_.obligations) - 1)
+    wait_until("some more refunds", lambda: shop_.refunds() >= more or process.poll() is not None)

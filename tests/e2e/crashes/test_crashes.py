@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from refundry.infra.db import IDLE_UNIT_SECONDS
 from tests.support import crash_run
 from tests.support.crash_run import HOUR, TAKE_OVER_SECONDS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 ROWS = 150
-KILLS = 3
+KILLS = STOPS = JUMPS = 3
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -42,10 +43,25 @@ def test_one_of_two_is_stopped_and_goes_on_later_as_if_nothing_had_been(tmp_path
         crash_run.kill_one_of_two(shop, house, seed=13, how=signal.SIGSTOP)
 
 
+def test_the_only_process_is_stopped_again_and_again(tmp_path: Path, address: str | None) -> None:
+    # Longer than Postgres lets a session be silent in the middle of a unit.
+    seconds = IDLE_UNIT_SECONDS + 1.0
+    with crash_run.shop(tmp_path, ROWS, seed=15) as shop, crash_run.house(shop, postgres=address) as house:
+        crash_run.stop_the_only_process(shop, house, seed=15, seconds=seconds, times=STOPS)
+
+
+def test_the_wall_clock_of_one_of_two_jumps(tmp_path: Path, address: str | None) -> None:
+    with (
+        crash_run.shop(tmp_path, ROWS, seed=16) as shop,
+        crash_run.house(shop, postgres=address, jumping=True) as house,
+    ):
+        crash_run.jump_the_clock_of_one_of_two(shop, house, seed=16, seconds=25 * HOUR, times=JUMPS)
+
+
 @pytest.mark.parametrize("hours", [25, -25])
 def test_the_wall_clock_jumps(tmp_path: Path, hours: int, address: str | None) -> None:
     with (
         crash_run.shop(tmp_path, ROWS, seed=14) as shop,
         crash_run.house(shop, postgres=address, jumping=True) as house,
     ):
-        crash_run.jump_the_clock(shop, house, seed=14, seconds=hours * HOUR)
+        crash_run.jump_the_clock(shop, house, seed=14, seconds=hours * HOUR, times=JUMPS)
