@@ -14,9 +14,14 @@ from refundry.accounts import service as accounts
 from refundry.accounts.model import Account, Connect, NoSuchAccount
 from refundry.accounts.rules import Choice, choose
 from refundry.audit import service as audit
+from refundry.batches import service as batches
+from refundry.connectors.base import OrderTarget
 from refundry.connectors.files import reader as files
 from refundry.gateways.base import GatewayError, PaymentGateway, Slots, Trouble
-from refundry.infra import pace
+from refundry.gateways.stripe import webhooks
+from refundry.inbox import service as inbox
+from refundry.inbox.model import Door
+from refundry.infra import pace, tracing
 from refundry.infra.db import Database, DatabaseUnusable, Unit
 from refundry.infra.lock import FileLock
 from refundry.infra.pace import Pacer
@@ -25,11 +30,17 @@ from refundry.infra.writer import GroupWriter
 from refundry.kernel.clock import Clock, SystemClock
 from refundry.kernel.errors import RefundryError
 from refundry.kernel.ids import Ids, RandomIds
+from refundry.outbox import service as outbox
+from refundry.outbox.model import Kind, Wants
+from refundry.outbox.rules import kinds_of, parameters_of
+from refundry.refunds import service as refunds
+from refundry.tasks import service as tasks
 
 if TYPE_CHECKING:
     from refundry.gateways.stripe.transport import Transport
 
 read_file = files.read
+webhook_flaw, read_webhook, sign_webhook = webhooks.flaw, webhooks.read, webhooks.signature
 # Accounts that are asked for their names at once when a command begins. Those calls take no slot, and connected accounts may
 # share one limit of 25 calls a second (stripe-facts 9).
 OPENED_AT_ONCE = 2
@@ -53,10 +64,60 @@ def database_of(settings: Settings, clock: Clock) -> Database:
                 code="state_dir_unusable",
                 setting="REFUNDRY_STATE_DIR",
             ) from error
-    database = Database(settings.database, clock)
-    audit.attach(database)
+    database = attached(Database(settings.database, clock), wants_of(settings))
     migrations.upgrade(database)
     return database
+
+
+def attached(database: Database, wants: Wants | None = None) -> Database:
+    """Attach what the features do at the beginning and the end of a unit; without it the audit log is not written."""
+    tasks.attach(database)
+    if wants is not None:
+        outbox.attach(database, wants, refunds.messages)
+    audit.attach(database)
+    inbox.attach(database)
+    refunds.attach(database)
+    batches.attach(database)
+    return database
+
+
+def wants_of(settings: Settings) -> Wants:
+    """Tell which order systems are set, and which messages each wants.
+
+    Raises:
+        KindUnknown: A setting names a kind of message that is none.
+    """
+    orders, by_target = settings.orders, dict[str, frozenset[Kind]]()
+    kinds = kinds_of(orders.kinds, "REFUNDRY_ORDERS__KINDS")
+    if orders.url is not None:
+        by_target["http"] = kinds
+    if orders.sql_url is not None or orders.sql_statement:
+        by_target["sql"] = kinds_of(orders.sql_kinds, "REFUNDRY_ORDERS__SQL_KINDS")
+    if orders.file is not None:
+        by_target["file"] = kinds
+    return Wants(by_target)
+
+
+def targets_of(settings: Settings, clock: Clock) -> tuple[OrderTarget, ...]:
+    """Make the order systems that are set.
+
+    Raises:
+        SettingsError: One of them is set wrongly: nothing starts before that is mended.
+    """
+    wants = wants_of(settings).by_target
+    if not wants:
+        return ()
+    # They import what most commands do without.
+    from refundry.connectors.orders_file import client as orders_file
+    from refundry.connectors.orders_http import client as orders_http
+    from refundry.connectors.orders_sql import client as orders_sql
+
+    known = {kind.value: parameters_of(kind) for kind in sorted(wants.get("sql", ()))}
+    return (
+        *orders_http.targets_of(settings.orders, settings.mode, clock),
+        *orders_sql.targets_of(settings.orders, known),
+        *orders_file.targets_of(settings.orders),
+    )
 
 
 def lock_of(settings: Settings) -> FileLock | None:
@@ -120,6 +181,8 @@ class Desk:
         seats: The accounts that opened.
         closed: Those that did not.
         wanted: What a person said which account is meant.
+        targets: Who is told what becomes of refunds.
+        tracing: Traces refund requests, if that is wanted.
     """
 
     settings: Settings
@@ -130,6 +193,8 @@ class Desk:
     seats: tuple[Seat, ...]
     closed: tuple[Closed, ...] = ()
     wanted: str | None = None
+    targets: tuple[OrderTarget, ...] = ()
+    tracing: tracing.Tracing = tracing.OFF
 
     @property
     def seat(self) -> Seat:
@@ -175,6 +240,23 @@ class Desk:
     def pacer(self) -> Pacer:
         """Tell the pacer of `seat`."""
         return self.seat.pacer
+
+
+def doors_of(desk: Desk) -> dict[str, Door]:
+    """Tell where webhooks come in: by `acct_…` and by the name in the settings; the primary account's by an empty text too.
+
+    An account that did not open still has one, if the settings tell its name: its events wait until it is mended.
+    """
+    found: dict[str, Door] = {}
+    names = [(seat.access, seat.account.name) for seat in desk.seats]
+    names += [(shut.access, shut.name) for shut in desk.closed if shut.name is not None]
+    for access, name in names:
+        beside = frozenset(
+            n for other, n in names if other.connected and other.key == access.key and not access.connected
+        )
+        door = Door(name, access.webhook_secrets, beside, access.setting("webhook_secret"))
+        found[name.partition("|")[0]] = found[access.name] = door
+    return found
 
 
 def limits_of(settings: Settings, access: Access | None = None) -> pace.Limits:
@@ -234,10 +316,12 @@ async def desk(
     clock = clock or SystemClock()
     accesses = settings.accesses
     limits = [limits_of(settings, access) for access in accesses]
+    targets = targets_of(settings, clock)
     database = database_of(settings, clock)
     from refundry.gateways.stripe.transport import Transport  # imports the SDK, as in `gateway_of`
 
     writer, transport, pacers = GroupWriter(database), Transport(), list[Pacer]()
+    traces = tracing.started(settings.traces_endpoint, settings.mode)
     writer.start()
     try:
         pacers += [Pacer(each, one.headroom, writer, clock) for each, one in zip(limits, accesses, strict=True)]
@@ -255,12 +339,15 @@ async def desk(
             raise closed[0].error
         _check_apart(seats)
         await writer.put(lambda unit: _stamped(unit, seats, closed))
-        yield Desk(settings, database, writer, clock, ids or RandomIds(), seats, closed, account)
+        yield Desk(settings, database, writer, clock, ids or RandomIds(), seats, closed, account, targets, traces)
     finally:
         for pacer in pacers:
             await pacer.close()
+        for target in targets:
+            await target.close()
         await transport.close_async()
         await writer.stop()
+        await traces.close()
         database.close()
 
 

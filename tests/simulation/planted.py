@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-import sqlalchemy as sa
-
 from refundry.batches import service as batches
 from refundry.gateways.stripe.client import StripeGateway
 from refundry.kernel import ids
 from refundry.kernel.outcome import Outcome
 from refundry.refunds import model, repository, rules
 from refundry.refunds import service as refunds
-from refundry.refunds.model import body_of
+from refundry.refunds.model import RefundRequest, body_of
 from refundry.worker.executor import AGAIN_WAIT, Executor
 
 
@@ -69,6 +67,14 @@ def _never(*_: Any) -> bool:
     return False
 
 
+def _for_ever(*_: Any) -> float:
+    return float("inf")
+
+
+def _without_lease(kept: repository.OnShelf, before: RefundRequest, *_: Any) -> bool:
+    return kept.request.version == before.version
+
+
 async def _never_soon(*_: Any) -> bool:
     return False
 
@@ -77,21 +83,21 @@ HASHED = (
     "__import__('dataclasses').replace(judged, request_key=batch.sha256 + judged.request_key, "
     "id=ids.request_id(batch.account, mode, batch.sha256 + judged.request_key))"
 )
-_b, _t = sa.bindparam, repository.t
-_WITHOUT_LEASE = repository._CAS.where(
-    sa.or_(_t.id == _t.id, _t.lease == _b("the_lease"), _t.leased_until > _b("the_now"))
-)
 BUGS: dict[str, Bug] = {
     "intent_after_the_call": Bug(swaps=((Executor, "_send", _send_first),)),
     "no_look_before_paying": Bug(
         cuts=(Cut(refunds, "_decided_on", "charge is not None and adopt(", "False and adopt("),),
-        swaps=((Executor, "_look_needed", _never_soon), (refunds, "_old", _never)),
+        swaps=(
+            (Executor, "_fresh_until", _for_ever),
+            (Executor, "_look_needed", _never_soon),
+            (refunds, "_old", _never),
+        ),
     ),
     "only_the_first_page": Bug(cuts=(Cut(StripeGateway, "_completed", "if more:", "if False:"),)),
     "key_without_attempt_number": Bug(swaps=((ids, "idempotency_key", lambda request, _: request),)),
     "lease_ignored": Bug(
         cuts=(Cut(refunds, "claim", "until=unit.now + seconds", "until=unit.now"),),
-        swaps=((repository, "_CAS_LEASED", _WITHOUT_LEASE),),
+        swaps=((repository, "_ours", _without_lease),),
     ),
     "declined_after_an_unknown": Bug(
         cuts=(

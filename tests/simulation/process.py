@@ -22,10 +22,10 @@ from refundry.batches import service as batches
 from refundry.batches.model import BatchState
 from refundry.gateways.base import GatewayError
 from refundry.gateways.stripe.client import StripeGateway
-from refundry.infra.db import Database, Unit
+from refundry.infra.db import Needs, Database, Unit
 from refundry.infra.pace import Limits, Pacer, parsed
 from refundry.infra.settings import PaySettings, Settings, SettingsError, StripeSettings
-from refundry.infra.writer import InlineWriter
+from refundry.infra.writer import NOTHING, InlineWriter
 from refundry.kernel.actor import SYSTEM
 from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import SeenRefund
@@ -136,10 +136,10 @@ class LivingWriter(InlineWriter):
         super().__init__(database)
         self._life = life
 
-    async def put(self, work: Callable[[Unit], Result], *, about: str = "") -> Result:
+    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING) -> Result:
         """Commit one piece of work."""
         await self._life.step()
-        result = await super().put(work, about=about)
+        result = await super().put(work, needs=needs)
         await self._life.step()
         return result
 

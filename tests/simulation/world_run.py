@@ -21,7 +21,6 @@ import structlog
 
 from refundry import bootstrap
 from refundry.accounts import service as accounts
-from refundry.audit import service as audit
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState, Schedule
 from refundry.connectors.base import ReadOptions
@@ -198,8 +197,7 @@ class WorldRun:
 
     def opened(self, url: str, machine: MachineClock) -> Database:
         """Open a database; a kill drops objects, never power, so that nothing waits for the disk."""
-        database = QuickDatabase(url, machine)
-        audit.attach(database)
+        database = bootstrap.attached(QuickDatabase(url, machine))
         self.opened_databases.append(database)
         return database
 
@@ -528,7 +526,7 @@ _dialect: Any = None
 class QuickDatabase(Database):
     """A database of the product in virtual time, without its waits for the disk, its statements compiled once for all runs."""
 
-    def _now(self, connection: sa.Connection) -> float:  # noqa: ARG002  # the base class's
+    def _now(self, connection: sa.Connection, *, short: bool) -> float:  # noqa: ARG002  # the base class's
         return self._clock.now()
 
     def _sqlite(self) -> sa.Engine:

@@ -24,7 +24,7 @@ import pytest
 import sqlalchemy as sa
 
 from refundry import migrations
-from refundry.audit import service as audit
+from refundry.bootstrap import attached
 from refundry.infra.db import Database, metadata, sqlite_url
 from tests.support.clock import HandClock
 
@@ -41,11 +41,11 @@ class HandDatabase(Database):
     """
 
     def __init__(self, url: str, clock: HandClock) -> None:
-        """Open it, with the audit log attached as `bootstrap` does."""
+        """Open it, with the audit log and the inbox attached as `bootstrap` does."""
         super().__init__(url, clock)
-        audit.attach(self)
+        attached(self)
 
-    def _now(self, connection: sa.Connection) -> float:  # noqa: ARG002  # the base class's
+    def _now(self, connection: sa.Connection, *, short: bool) -> float:  # noqa: ARG002  # the base class's
         return self._clock.now()
 
 

@@ -23,8 +23,8 @@ def main(arguments: list[str]) -> None:
     def now(self: SystemClock) -> float:
         return true(self) + _wrong_by(path)[0]
 
-    def database_now(self: Database, connection: sa.Connection) -> float:
-        return true_database(self, connection) + (_wrong_by(path)[1] if self.postgres else 0.0)
+    def database_now(self: Database, connection: sa.Connection, *, short: bool) -> float:
+        return true_database(self, connection, short=short) + (_wrong_by(path)[1] if self.postgres else 0.0)
 
     SystemClock.now = now  # type: ignore[method-assign]  # the whole point
     Database._now = database_now  # type: ignore[method-assign]  # the same

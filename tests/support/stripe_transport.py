@@ -87,11 +87,16 @@ class FreeSlots:
         """Begin with nothing asked."""
         self.taken: list[tuple[str, Lane]] = []
         self.limits: list[tuple[str, str | None, float]] = []
+        self.times: list[tuple[str, float]] = []
 
     async def take(self, operation: str, lane: Lane) -> float:
         """Give a slot at once; its time is its number."""
         self.taken.append((operation, lane))
         return float(len(self.taken))
+
+    def took(self, operation: str, seconds: float) -> None:
+        """Remember how long a call took."""
+        self.times.append((operation, seconds))
 
     async def limited(self, operation: str, reason: str | None, taken_at: float) -> None:
         """Remember a 429."""

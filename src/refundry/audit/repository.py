@@ -11,12 +11,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from refundry.audit.model import ROOT, Entry, chained
 from refundry.audit.tables import audit_entries, audit_head
-from refundry.infra.db import Unit
+from refundry.infra.db import Hot, Unit
 
 PAGE = 1000
 _HEAD = sa.select(audit_head).where(audit_head.c.id == 1)
 _HEAD_LOCKED = _HEAD.with_for_update()
-_INSERT = sa.insert(audit_entries)
+_INSERT = Hot(sa.insert(audit_entries))
 _MOVE_HEAD = (
     sa.update(audit_head)
     .where(audit_head.c.id == 1)
@@ -30,16 +30,16 @@ def append(unit: Unit, entries: Sequence[Entry]) -> None:
     values = []
     for entry in entries:
         number += 1
-        line = entry.line(number, before)
+        own = chained(entry.line(number, before))
         facts = json.dumps(entry.facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         values.append(
             {
                 "number": number, "at": entry.at, "actor": entry.actor, "event": entry.event, "subject": entry.subject,
-                "facts": facts, "before": before, "hash": chained(line),
+                "facts": facts, "before": before, "hash": own,
             }
         )  # fmt: skip
-        before = chained(line)
-    unit.connection.execute(_INSERT, values)
+        before = own
+    _INSERT.many(unit.direct, values)
     unit.connection.execute(_MOVE_HEAD, {"new_number": number, "new_hash": before})
 
 

@@ -336,6 +336,7 @@ class Totals:
 
     Each request's money is counted once, however many rows point to it. `moving` counts the rows with which something is still to
     happen by itself: those that wait without a hold, and those whose turn will come by a schedule, which `in_line` counts again.
+    `waits` has the part of `reasons` that is of rows that wait.
     """
 
     rows: int = 0
@@ -344,6 +345,7 @@ class Totals:
     requested: dict[str, int] = field(default_factory=dict)
     paid: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
+    waits: dict[str, int] = field(default_factory=dict)
     moving: int = 0
     in_line: int = 0
 

@@ -283,18 +283,41 @@ def request_count(unit: Unit, batch: str) -> int:
     return int(unit.connection.execute(statement).scalar_one())
 
 
-_SCHEDULE_OF = (
-    sa.select(batches, r.number, r.released)
+_SCHEDULES = (
+    sa.select(batches, r.request, r.number, r.released)
     .join(batch_rows, r.batch == batches.c.id)
-    .where(r.request == sa.bindparam("the_request"), r.code == "", batches.c.schedule.is_not(None))
-    .limit(1)
+    .where(r.request.in_(sa.bindparam("requests", expanding=True)), r.code == "", batches.c.schedule.is_not(None))
+    .order_by(batches.c.created_at, batches.c.id, r.number)
 )
+InLine = tuple[Batch, int, Turn]
 
 
-def schedule_of(unit: Unit, request: str) -> tuple[Batch, int, Turn] | None:
+class Schedules:
+    """Where requests stand in line, as far as a unit has read it; nothing is changed on this shelf."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.known: dict[str, InLine | None] = {}
+
+    def write(self, connection: sa.Connection) -> None:
+        """Write nothing."""
+
+
+def fetch_schedules(unit: Unit, requests: Iterable[str]) -> Schedules:
+    """Read where requests stand in line, all together."""
+    shelf = unit.shelf(Schedules)
+    wanted = [request for request in requests if request not in shelf.known]
+    if wanted:
+        shelf.known |= dict.fromkeys(wanted)
+        for row in unit.direct.execute(_SCHEDULES, {"requests": wanted}):
+            if shelf.known[row.request] is None:
+                shelf.known[row.request] = (_batch(row), row.number, Turn(row.released))
+    return shelf
+
+
+def schedule_of(unit: Unit, request: str) -> InLine | None:
     """Tell the batch with a schedule that a request came from, the number of its row and where that stands in line."""
-    row = unit.connection.execute(_SCHEDULE_OF, {"the_request": request}).one_or_none()
-    return (_batch(row), row.number, Turn(row.released)) if row else None
+    return fetch_schedules(unit, [request]).known[request]
 
 
 _b = batch_budgets.c

@@ -6,7 +6,7 @@ import hashlib
 import marshal
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 
@@ -41,7 +41,7 @@ from refundry.batches.rules.schedule import Allow, Fit, Halt, Seen, Wait, Why
 from refundry.charges import service as charges
 from refundry.charges.model import Charge
 from refundry.connectors.base import FileOpened, Reference, ReferenceKind, amount_asked
-from refundry.infra.db import Unit
+from refundry.infra.db import Database, Needs, Unit
 from refundry.infra.spool import Spool
 from refundry.kernel import ids
 from refundry.kernel.actor import SYSTEM, Actor
@@ -219,6 +219,7 @@ def plan_slice(
     now = repository.find(unit, batch.id)
     scheduled = now is not None and now.schedule is not None
     rows = [row for row in repository.unplanned(unit, batch.id, SLICE) if only is None or row.number in only]
+    fetch_named(unit, batch.account, rows)
     verdicts: dict[int, Verdict] = {}
     wanted: list[tuple[BatchRow, RefundRequest]] = []
     for row in rows:
@@ -244,6 +245,23 @@ def plan_slice(
     if current is not None:
         _planned_if_all(unit, current)
     return len(rows)
+
+
+def fetch_named(unit: Unit, account: str, rows: Iterable[BatchRow]) -> None:
+    """Read the charges that rows name, all together."""
+    named = [reference for row in rows if row.wanted is not None for reference in row.wanted.references]
+    fetch_references(unit, account, named)
+
+
+def fetch_references(unit: Unit, account: str, references: Iterable[Reference]) -> None:
+    """Read the charges that references lead to, all together."""
+    of: dict[ReferenceKind, list[str]] = {kind: [] for kind in ReferenceKind}
+    for reference in references:
+        of[reference.kind].append(reference.value)
+    charges.fetch(
+        unit, account, ids=of[ReferenceKind.CHARGE_ID], orders=of[ReferenceKind.ORDER_ID],
+        payment_intents=of[ReferenceKind.PAYMENT_INTENT],
+    )  # fmt: skip
 
 
 def _as_planned(judged: Verdict | RefundRequest, foreseen: Foreseen | None) -> Verdict | RefundRequest:
@@ -746,6 +764,15 @@ def _today(unit: Unit, batch: Batch, schedule: Schedule, currency: str) -> Budge
     return begun
 
 
+def attach(database: Database) -> None:
+    """Let where requests stand in line be read for all pieces of work together."""
+    database.before_work(_fetch_schedules)
+
+
+def _fetch_schedules(unit: Unit, needs: Sequence[Needs]) -> None:
+    repository.fetch_schedules(unit, [one.request for one in needs if one.request])
+
+
 def may_send(unit: Unit, claimed: Claimed) -> bool:
     """Tell whether a request may be sent at this moment, by the schedule of the batch that it came from.
 
@@ -867,6 +894,7 @@ class Outlook:
         until: When that is over, in epoch seconds UTC, if time is all it takes.
         text: The same in words.
         halted: Why the batch was halted; empty, if it was not.
+        stage: In which stage it is, in words; empty, if it has none.
     """
 
     schedule: str
@@ -874,6 +902,7 @@ class Outlook:
     until: float | None = None
     text: str = ""
     halted: str = ""
+    stage: str = ""
 
 
 def outlook(unit: Unit, batch: Batch) -> Outlook | None:
@@ -881,6 +910,9 @@ def outlook(unit: Unit, batch: Batch) -> Outlook | None:
     if batch.schedule is None:
         return None
     told = Outlook(words(batch.schedule, unit.now), halted=batch.course.halted)
+    if batch.schedule.canary:
+        seen = _seen(batch, batch.schedule, _having_turn(unit, batch), unit.now)
+        told = replace(told, stage=rules.stage_now(batch.schedule, seen))
     waits = _waits(unit, batch, batch.schedule)
     return replace(told, waits_for=waits.why.value, until=waits.until, text=waits.text) if waits else told
 
@@ -960,7 +992,7 @@ def totals(unit: Unit, batch: Batch) -> Totals:
     unplanned = repository.unplanned_count(unit, batch.id)
     if unplanned:
         out.standings[Standing.WAITING] += unplanned
-        out.reasons["not_looked_up"] = unplanned
+        out.reasons["not_looked_up"] = out.waits["not_looked_up"] = unplanned
         # Nobody looks them up for a batch that is paused: whoever waits for it would wait for ever.
         out.moving += 0 if batch.state is BatchState.PAUSED else unplanned
     for page in repository.requests(unit, batch.id):
@@ -984,6 +1016,8 @@ def _count(out: Totals, tally: Tally, batch: Batch) -> None:
     held = _held_as(tally.held, batch)
     code = held.value if held else tally.reason_code or tally.state.value
     out.reasons[code] = out.reasons.get(code, 0) + tally.count
+    if standing is Standing.WAITING:
+        out.waits[code] = out.waits.get(code, 0) + tally.count
 
 
 find = repository.find

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from refundry.gateways.base import SeenDispute
 from refundry.kernel.money import Money
@@ -11,6 +12,33 @@ from refundry.kernel.outcome import SeenRefund
 
 REQUEST_ID = "refundry_request_id"
 TICKET_ID = "ticket_id"
+
+
+class Origin(StrEnum):
+    """Who made a refund of Stripe's.
+
+    `ours` carries the id of a request of ours, or was made under its idempotency key. `unknown_refundry` does too, and there is no such
+    request here: another installation made it, or a database was lost. `external` was made in Stripe's Dashboard or by another program.
+    """
+
+    OURS = "ours"
+    EXTERNAL = "external"
+    UNKNOWN_REFUNDRY = "unknown_refundry"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRefund:
+    """A refund of Stripe's as we keep it.
+
+    Args:
+        refund: As it was last seen.
+        origin: Who made it.
+        seen_at: When the read that showed it began, or its answer was kept, by the database's clock.
+    """
+
+    refund: SeenRefund
+    origin: Origin
+    seen_at: float
 
 
 @dataclass(frozen=True, slots=True)

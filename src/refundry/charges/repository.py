@@ -3,83 +3,174 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from refundry.charges.model import REQUEST_ID, Charge
+from refundry.charges.model import REQUEST_ID, Charge, KnownRefund, Origin
 from refundry.charges.tables import charge_windows, charges, stripe_refunds
 from refundry.gateways.base import SeenDispute
-from refundry.infra.db import Unit
+from refundry.infra.db import Hot, Unit
 from refundry.kernel.outcome import SeenRefund
 
 _b = sa.bindparam
-FEE = {"fee_minor", "fee_currency"}
+# What once was known, and most reads do not tell: the fee does not change, nor whose request a refund belongs to.
+KEPT = {"fee_minor", "fee_currency", "request"}
 
 
 @cache
-def _upsert(table: sa.Table, *, postgres: bool) -> sa.Executable:
+def _upsert(table: sa.Table, *, postgres: bool) -> Hot:
     insert: Any = postgresql.insert(table) if postgres else sqlite.insert(table)
-    kept = {"id", "touched_at"}
+    kept = {"id", "touched_at", "origin"}
     change = {column.name: insert.excluded[column.name] for column in table.c if column.name not in kept}
-    for name in FEE & change.keys():
-        # Most looks do not ask for the fee, and it does not change.
+    for name in KEPT & change.keys():
         change[name] = sa.func.coalesce(change[name], table.c[name])
-    statement: sa.Executable = insert.on_conflict_do_update(index_elements=["id"], set_=change)
-    return statement
+    return Hot(insert.on_conflict_do_update(index_elements=["id"], set_=change))
 
 
-# In one order, so that two units never wait for each other.
-_LOCK = (
-    sa.select(charges.c.id, charges.c.touched_at, charges.c.looked_at)
-    .where(charges.c.id.in_(_b("ids", expanding=True)))
-    .order_by(charges.c.id)
-    .with_for_update()
+@dataclass(slots=True)
+class OnShelf:
+    """A charge as it stands on the shelf.
+
+    Args:
+        charge: `None`, if it is not mirrored.
+        refunds: Its refunds, also where the charge itself is not mirrored.
+        touched_at: When it changed at Stripe, as far as we know.
+        held: Whether nobody else can change it until the unit is over.
+    """
+
+    charge: Charge | None
+    refunds: tuple[SeenRefund, ...]
+    touched_at: float
+    held: bool
+
+
+class Mirror:
+    """The charges that a unit has read, and what it has changed of them and not written yet."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.charges: dict[str, OnShelf] = {}
+        self.unsaved: dict[str, dict[str, Any]] = {}
+        self.unsaved_refunds: dict[str, dict[str, Any]] = {}
+        self.touched: dict[str, float] = {}
+        # By the name of a column and its value: the ids of the charges that have it.
+        self.named: dict[tuple[str, str], list[str]] = {}
+
+    @property
+    def changed(self) -> bool:
+        """Tell whether something is not written yet."""
+        return bool(self.unsaved or self.unsaved_refunds or self.touched)
+
+    def write(self, connection: sa.Connection) -> None:
+        """Write what was changed; in the order of their ids, so that two units never wait for each other."""
+        postgres = connection.dialect.name == "postgresql"
+        if self.unsaved:
+            _upsert(charges, postgres=postgres).many(connection, [self.unsaved[id_] for id_ in sorted(self.unsaved)])
+        if self.touched:
+            _TOUCH.many(connection, [{"the_charge": c, "the_time": self.touched[c]} for c in sorted(self.touched)])
+        if self.unsaved_refunds:
+            values = [self.unsaved_refunds[id_] for id_ in sorted(self.unsaved_refunds)]
+            _upsert(stripe_refunds, postgres=postgres).many(connection, values)
+
+
+_FIND = sa.select(charges).where(charges.c.id.in_(_b("ids", expanding=True))).order_by(charges.c.id)
+_FIND_HELD = _FIND.with_for_update()
+_REFUNDS = (
+    sa.select(stripe_refunds)
+    .where(stripe_refunds.c.charge.in_(_b("ids", expanding=True)))
+    .order_by(stripe_refunds.c.created_at, stripe_refunds.c.id)
 )
 
 
-def lock(unit: Unit, ids: Iterable[str]) -> dict[str, tuple[float, float | None]]:
+def fetch(unit: Unit, ids: Iterable[str], *, hold: bool) -> Mirror:
+    """Put charges on the shelf, and `hold` them until the unit is over; in the order of their ids, so that two units never wait for each other."""
+    shelf = unit.shelf(Mirror)
+    # On SQLite a unit that may write is alone.
+    held = unit.writes and (hold or not unit.postgres)
+    wanted = sorted({id_ for id_ in ids if (kept := shelf.charges.get(id_)) is None or (held and not kept.held)})
+    if not wanted:
+        return shelf
+    if any(id_ in shelf.charges for id_ in wanted) and shelf.changed:
+        unit.settle()
+        return fetch(unit, ids, hold=hold)
+    rows = {row.id: row for row in unit.direct.execute(_FIND_HELD if held else _FIND, {"ids": wanted})}
+    refunds: dict[str, list[SeenRefund]] = {id_: [] for id_ in wanted}
+    for row in unit.direct.execute(_REFUNDS, {"ids": wanted}):
+        refunds[row.charge].append(_refund(row))
+    for id_ in wanted:
+        known, all_ = rows.get(id_), tuple(refunds[id_])
+        if known is None:
+            shelf.charges[id_] = OnShelf(None, all_, 0.0, held)
+        else:
+            shelf.charges[id_] = OnShelf(_charge_with(known, all_), all_, known.touched_at, held)
+    return shelf
+
+
+def held(unit: Unit, ids: Iterable[str]) -> dict[str, tuple[float, float | None]]:
     """Hold charges' rows until the unit is over; tells of those that are mirrored when they were touched and looked at."""
-    found = unit.connection.execute(_LOCK, {"ids": list(ids)})
-    return {row.id: (row.touched_at, row.looked_at) for row in found}
+    shelf, told = fetch(unit, ids, hold=True), {}
+    for id_ in ids:
+        kept = shelf.charges[id_]
+        if kept.charge is not None:
+            told[id_] = (kept.touched_at, kept.charge.looked_at)
+    return told
 
 
 def save(unit: Unit, seen: Sequence[Charge]) -> None:
     """Write charges as they were seen; when they were touched stays."""
-    values = [
-        {
+    shelf = fetch(unit, [charge.id for charge in seen], hold=True)
+    for seen_now in seen:
+        kept = shelf.charges[seen_now.id]
+        c = seen_now
+        if kept.charge is not None and c.fee_minor is None:
+            # Most looks do not ask for the fee, and it does not change.
+            c = replace(c, fee_minor=kept.charge.fee_minor, fee_currency=kept.charge.fee_currency)
+        shelf.named.pop(("order_id", c.order_id or ""), None)
+        shelf.named.pop(("payment_intent", c.payment_intent or ""), None)
+        shelf.unsaved[c.id] = {
             "id": c.id, "account": c.account, "payment_intent": c.payment_intent, "order_id": c.order_id,
             "currency": c.currency, "amount_minor": c.amount_minor, "captured_minor": c.captured_minor,
             "refunded_minor": c.refunded_minor, "status": c.status, "captured": c.captured, "disputed": c.disputed,
-            "disputes": json.dumps([[d.id, d.status, d.amount_minor, d.refundable] for d in c.disputes]),
+            "disputes": json.dumps([_written(dispute) for dispute in c.disputes]) if c.disputes else "[]",
             "destination": c.destination, "application_fee": c.application_fee, "created_at": c.created_at,
             "looked_at": c.looked_at, "touched_at": 0.0,
             "fee_minor": c.fee_minor, "fee_currency": c.fee_currency,
-        }
-        for c in seen
+        }  # fmt: skip
+        stale = c.looked_at is None or kept.touched_at >= c.looked_at
+        kept.charge = replace(c, stale=stale, refunds=kept.refunds)
+
+
+def _written(dispute: SeenDispute) -> list[object]:
+    return [
+        dispute.id, dispute.status, dispute.amount_minor, dispute.refundable, dispute.currency, dispute.reason, dispute.created_at,
     ]  # fmt: skip
-    unit.connection.execute(_upsert(charges, postgres=unit.postgres), values)
 
 
 def save_refunds(unit: Unit, account: str, refunds: Sequence[SeenRefund], seen_at: float) -> None:
     """Write Stripe's refunds as they were seen."""
-    values = [
-        {
+    shelf = fetch(unit, {refund.charge for refund in refunds}, hold=True)
+    for r in refunds:
+        shelf.unsaved_refunds[r.id] = {
             "id": r.id, "account": account, "charge": r.charge, "request": r.metadata.get(REQUEST_ID),
             "amount_minor": r.amount_minor, "currency": r.currency, "status": r.status, "reason": r.reason,
             "failure_reason": r.failure_reason, "pending_reason": r.pending_reason,
             "metadata": json.dumps(r.metadata, sort_keys=True), "created_at": r.created_at, "seen_at": seen_at,
-        }
-        for r in refunds
-    ]  # fmt: skip
-    if values:
-        unit.connection.execute(_upsert(stripe_refunds, postgres=unit.postgres), values)
+            "origin": (Origin.OURS if REQUEST_ID in r.metadata else Origin.EXTERNAL).value, "action_until": r.action_until,
+        }  # fmt: skip
+        kept = shelf.charges[r.charge]
+        # As it will be read again: the payment intent stands with the charge.
+        known = [one for one in kept.refunds if one.id != r.id] + [replace(r, payment_intent=None)]
+        kept.refunds = tuple(sorted(known, key=lambda one: (one.created_at, one.id)))
+        if kept.charge is not None:
+            kept.charge = replace(kept.charge, refunds=kept.refunds)
 
 
-_TOUCH = (
+_TOUCH = Hot(
     sa.update(charges)
     .where(charges.c.id == _b("the_charge"), charges.c.touched_at < _b("the_time"))
     .values(touched_at=_b("the_time", type_=sa.Double))
@@ -88,20 +179,18 @@ _TOUCH = (
 
 def touch(unit: Unit, charge: str, at: float) -> None:
     """Note that a charge changed at Stripe: looks that began before are out of date."""
-    unit.connection.execute(_TOUCH, {"the_charge": charge, "the_time": at})
+    shelf = fetch(unit, [charge], hold=True)
+    kept = shelf.charges[charge]
+    if kept.charge is None or kept.touched_at >= at:
+        return
+    kept.touched_at = shelf.touched[charge] = at
+    looked_at = kept.charge.looked_at
+    kept.charge = replace(kept.charge, stale=looked_at is None or at >= looked_at)
 
 
 def untouch(unit: Unit, charge: str) -> None:
     """Forget when a charge was touched: that time is of a clock that was set back since."""
     unit.connection.execute(sa.update(charges).where(charges.c.id == charge).values(touched_at=0.0))
-
-
-_FIND = sa.select(charges).where(charges.c.id == _b("the_charge"))
-_REFUNDS = (
-    sa.select(stripe_refunds)
-    .where(stripe_refunds.c.charge == _b("the_charge"))
-    .order_by(stripe_refunds.c.created_at, stripe_refunds.c.id)
-)
 
 
 def forget_future_looks(unit: Unit, account: str) -> int:
@@ -112,26 +201,142 @@ def forget_future_looks(unit: Unit, account: str) -> int:
 
 def find(unit: Unit, charge: str) -> Charge | None:
     """Read a charge with its refunds and disputes."""
-    row = unit.connection.execute(_FIND, {"the_charge": charge}).one_or_none()
-    return _charge(unit, row) if row else None
+    return fetch(unit, [charge], hold=False).charges[charge].charge
+
+
+_LOOKED_AT = sa.select(charges.c.id, charges.c.looked_at, charges.c.touched_at).where(
+    charges.c.id.in_(_b("ids", expanding=True))
+)
+
+
+def looked_at(unit: Unit, ids: Iterable[str]) -> dict[str, float]:
+    """Tell when charges were looked at; those that are not mirrored, or changed since, are left out."""
+    found = unit.connection.execute(_LOOKED_AT, {"ids": list(ids)})
+    return {row.id: row.looked_at for row in found if row.looked_at is not None and row.touched_at < row.looked_at}
+
+
+_NAMED = {
+    column.name: sa.select(charges.c.id, column.label("name"))
+    .where(charges.c.account == _b("the_account"), column.in_(_b("names", expanding=True)))
+    .order_by(charges.c.id)
+    for column in (charges.c.order_id, charges.c.payment_intent)
+}
+
+
+def fetch_named(unit: Unit, account: str, column: str, names: Iterable[str]) -> Mirror:
+    """Put the charges of an account on the shelf that have one of these values in a column."""
+    shelf = unit.shelf(Mirror)
+    wanted = [name for name in dict.fromkeys(names) if (column, name) not in shelf.named]
+    if not wanted:
+        return shelf
+    if shelf.changed:
+        unit.settle()
+        return fetch_named(unit, account, column, names)
+    shelf.named |= {(column, name): [] for name in wanted}
+    rows = unit.direct.execute(_NAMED[column], {"the_account": account, "names": wanted}).all()
+    for row in rows:
+        shelf.named[column, row.name].append(row.id)
+    return fetch(unit, [row.id for row in rows], hold=False)
 
 
 def by_order(unit: Unit, account: str, order: str) -> list[Charge]:
     """Read the charges of an order."""
-    statement = sa.select(charges).where(charges.c.account == account, charges.c.order_id == order)
-    return [_charge(unit, row) for row in unit.connection.execute(statement.order_by(charges.c.id)).all()]
+    return _named(unit, account, "order_id", order)
+
+
+def orders_of(unit: Unit, ids: Iterable[str]) -> dict[str, tuple[str, str | None]]:
+    """Tell the account and the order of those charges that are mirrored."""
+    statement = sa.select(charges.c.id, charges.c.account, charges.c.order_id).where(charges.c.id.in_(list(ids)))
+    return {row.id: (row.account, row.order_id) for row in unit.connection.execute(statement)}
+
+
+def families(unit: Unit, orders: Mapping[str, tuple[str, str | None]]) -> list[Charge]:
+    """Read charges, and all others of their orders, with their refunds: two statements however many they are.
+
+    Args:
+        unit: The open unit.
+        orders: What `orders_of` told of the charges.
+    """
+    meant = set(orders.values())
+    of_order = sa.and_(
+        charges.c.account.in_({account for account, _ in meant}), charges.c.order_id.in_({o for _, o in meant if o})
+    )
+    statement = sa.select(charges).where(sa.or_(charges.c.id.in_(list(orders)), of_order))
+    found = [
+        row
+        for row in unit.connection.execute(statement.order_by(charges.c.id))
+        # Two accounts may each have an order of one name, and only one of them is meant.
+        if row.id in orders or (row.account, row.order_id) in meant
+    ]
+    theirs: dict[str, list[SeenRefund]] = {row.id: [] for row in found}
+    refunds = sa.select(stripe_refunds).where(stripe_refunds.c.charge.in_(list(theirs)))
+    for row in unit.connection.execute(refunds.order_by(stripe_refunds.c.created_at, stripe_refunds.c.id)):
+        theirs[row.charge].append(_refund(row))
+    return [_charge_with(row, theirs[row.id]) for row in found]
 
 
 def by_payment_intent(unit: Unit, account: str, payment_intent: str) -> list[Charge]:
     """Read the charges of a payment intent."""
-    statement = sa.select(charges).where(charges.c.account == account, charges.c.payment_intent == payment_intent)
-    return [_charge(unit, row) for row in unit.connection.execute(statement.order_by(charges.c.id)).all()]
+    return _named(unit, account, "payment_intent", payment_intent)
+
+
+def _named(unit: Unit, account: str, column: str, name: str) -> list[Charge]:
+    shelf = fetch_named(unit, account, column, [name])
+    found = [find(unit, id_) for id_ in shelf.named[column, name]]
+    return [charge for charge in found if charge is not None and charge.account == account]
 
 
 def refund_of(unit: Unit, refund: str) -> SeenRefund | None:
     """Read one of Stripe's refunds."""
     row = unit.connection.execute(sa.select(stripe_refunds).where(stripe_refunds.c.id == refund)).one_or_none()
     return _refund(row) if row else None
+
+
+def many(unit: Unit, ids: Iterable[str]) -> dict[str, Charge]:
+    """Read charges with their refunds: two statements however many they are."""
+    found = unit.connection.execute(_MANY, {"ids": list(ids)}).all()
+    theirs: dict[str, list[SeenRefund]] = {row.id: [] for row in found}
+    for row in unit.connection.execute(_REFUNDS_OF_MANY, {"ids": list(theirs)}):
+        theirs[row.charge].append(_refund(row))
+    return {row.id: _charge_with(row, theirs[row.id]) for row in found}
+
+
+_MANY = sa.select(charges).where(charges.c.id.in_(_b("ids", expanding=True)))
+_REFUNDS_OF_MANY = (
+    sa.select(stripe_refunds)
+    .where(stripe_refunds.c.charge.in_(_b("ids", expanding=True)))
+    .order_by(stripe_refunds.c.created_at, stripe_refunds.c.id)
+)
+_KNOWN = sa.select(stripe_refunds).where(stripe_refunds.c.id.in_(_b("ids", expanding=True)))
+
+
+def refunds_known(unit: Unit, ids: Iterable[str]) -> dict[str, KnownRefund]:
+    """Read some of Stripe's refunds, with who made them and when they were seen."""
+    found = unit.connection.execute(_KNOWN, {"ids": list(ids)})
+    return {row.id: KnownRefund(_refund(row), Origin(row.origin), row.seen_at) for row in found}
+
+
+def set_origin(unit: Unit, refund: str, origin: Origin) -> None:
+    """Note who made a refund, where that was not known or is another by now."""
+    statement = sa.update(stripe_refunds).where(stripe_refunds.c.id == refund, stripe_refunds.c.origin != origin.value)
+    unit.connection.execute(statement.values(origin=origin.value))
+
+
+_OPEN = [sa.literal_column(f"'{status}'", sa.Text) for status in ("pending", "requires_action")]
+
+
+def refunds_open(unit: Unit, account: str, before: float, most: int) -> list[KnownRefund]:
+    """Read the refunds that may still change by themselves and were not seen since, those seen longest ago first."""
+    r = stripe_refunds.c
+    statement = sa.select(stripe_refunds).where(r.account == account, r.status.in_(_OPEN), r.seen_at < before)
+    found = unit.connection.execute(statement.order_by(r.seen_at, r.id).limit(most))
+    return [KnownRefund(_refund(row), Origin(row.origin), row.seen_at) for row in found]
+
+
+def any_refund(unit: Unit, account: str) -> bool:
+    """Tell whether any refund of an account is known, whoever made it."""
+    statement = sa.select(stripe_refunds.c.id).where(stripe_refunds.c.account == account).limit(1)
+    return unit.connection.execute(statement).first() is not None
 
 
 def window(unit: Unit, account: str) -> tuple[float, float] | None:
@@ -148,8 +353,7 @@ def save_window(unit: Unit, account: str, since: float, until: float) -> None:
     unit.connection.execute(insert.values(values).on_conflict_do_update(index_elements=["account"], set_=change))
 
 
-def _charge(unit: Unit, row: Any) -> Charge:  # noqa: ANN401  # a row
-    refunds = unit.connection.execute(_REFUNDS, {"the_charge": row.id})
+def _charge_with(row: Any, refunds: Sequence[SeenRefund]) -> Charge:  # noqa: ANN401  # a row
     return Charge(
         id=row.id,
         account=row.account,
@@ -167,8 +371,8 @@ def _charge(unit: Unit, row: Any) -> Charge:  # noqa: ANN401  # a row
         stale=row.looked_at is None or row.touched_at >= row.looked_at,
         destination=row.destination,
         application_fee=bool(row.application_fee),
-        refunds=tuple(_refund(r) for r in refunds),
-        disputes=tuple(SeenDispute(*parts) for parts in json.loads(row.disputes)),
+        refunds=tuple(refunds),
+        disputes=tuple(SeenDispute(*parts) for parts in json.loads(row.disputes)) if row.disputes != "[]" else (),
         fee_minor=row.fee_minor,
         fee_currency=row.fee_currency,
     )
@@ -185,5 +389,7 @@ def _refund(row: Any) -> SeenRefund:  # noqa: ANN401  # a row
         reason=row.reason,
         failure_reason=row.failure_reason,
         pending_reason=row.pending_reason,
-        metadata=json.loads(row.metadata),
+        # One whose mark was taken away at Stripe is ours all the same.
+        metadata=json.loads(row.metadata) | ({REQUEST_ID: row.request} if row.request else {}),
+        action_until=row.action_until,
     )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from refundry.charges import repository
 from refundry.charges.model import Charge
+from refundry.charges.rules import order_message, order_refunded, told_of
 from refundry.gateways.base import Look
 from refundry.infra.db import Unit
 from refundry.kernel.outcome import SeenRefund
+from refundry.outbox import service as outbox
+from refundry.outbox.model import Cause, Kind, Message, OrderTold
+from refundry.outbox.rules import ordering_key
 
 
 def mirrored(account: str, look: Look, order_key: str) -> Charge:
@@ -47,7 +51,7 @@ def mirror(unit: Unit, account: str, looks: Sequence[Look], order_key: str) -> N
         order_key: The metadata key that holds the order id.
     """
     fresh = []
-    kept = repository.lock(unit, {look.charge.id for look in looks}) if looks else {}
+    kept = repository.held(unit, [look.charge.id for look in looks]) if looks else {}
     for look in looks:
         held = kept.get(look.charge.id)
         if held is not None and look.began_at <= unit.now < max(held[0], held[1] or 0.0):
@@ -60,6 +64,7 @@ def mirror(unit: Unit, account: str, looks: Sequence[Look], order_key: str) -> N
         repository.save(unit, fresh)
     for charge in fresh:
         repository.save_refunds(unit, account, charge.refunds, charge.looked_at or 0.0)
+        tell_order(unit, charge.id)
 
 
 def take_refund(unit: Unit, account: str, refund: SeenRefund, at: float) -> None:
@@ -68,6 +73,36 @@ def take_refund(unit: Unit, account: str, refund: SeenRefund, at: float) -> None
     hold_still(unit, refund.charge)
     repository.touch(unit, refund.charge, at)
     repository.save_refunds(unit, account, [refund], at)
+    tell_order(unit, refund.charge)
+
+
+def tell_order(unit: Unit, charge: str) -> None:
+    """Have the order system told what the charge's order has given back by now, should that have changed; called wherever the mirror has."""
+    outbox.note(unit, Cause(charge, Kind.ORDER_CHANGED))
+
+
+def order_messages(
+    unit: Unit, orders: Collection[tuple[str, str | None]], family: Sequence[Charge], told: Mapping[str, OrderTold]
+) -> list[Message]:
+    """Compose the messages of those orders that have given back something else than the world was told.
+
+    Args:
+        unit: The open unit.
+        orders: Account and order of what has changed.
+        family: All charges of these orders.
+        told: What was told before, by ordering key; the keys are held, and orders whose key is not have nothing to tell.
+    """
+    out, changed = [], {}
+    for account, order in sorted((account, order) for account, order in orders if order is not None):
+        refunded = order_refunded([one for one in family if (one.account, one.order_id) == (account, order)])
+        key = ordering_key(account, order, "")
+        after = told_of(refunded, told[key]) if refunded is not None and key in told else None
+        if refunded is not None and after is not None:
+            changed[key] = after
+            out.append(order_message(account, order, refunded, after.version, unit.now))
+    if changed:
+        outbox.save_told(unit, changed)
+    return out
 
 
 def hold_still(unit: Unit, charge: str) -> None:
@@ -75,14 +110,48 @@ def hold_still(unit: Unit, charge: str) -> None:
 
     On SQLite every unit that may write is alone anyway.
     """
-    if unit.postgres:
-        repository.lock(unit, [charge])
+    repository.fetch(unit, [charge], hold=True)
+
+
+def hold(unit: Unit, ids: Iterable[str]) -> None:
+    """Read charges and hold their rows until the unit is over, all in one step."""
+    repository.fetch(unit, ids, hold=True)
+
+
+def fetch(
+    unit: Unit, account: str, *, ids: Iterable[str], orders: Iterable[str], payment_intents: Iterable[str]
+) -> None:
+    """Read together what will be asked for one by one."""
+    repository.fetch(unit, ids, hold=False)
+    repository.fetch_named(unit, account, "order_id", orders)
+    repository.fetch_named(unit, account, "payment_intent", payment_intents)
+
+
+def overtaken(unit: Unit, refund: SeenRefund, began_at: float) -> bool:
+    """Tell whether a read of a refund says something else than one that ended after it had begun: then nobody knows which is newer.
+
+    Args:
+        unit: The open unit, which holds the charge.
+        refund: As it was read.
+        began_at: When that read began, by the database's clock.
+    """
+    known = repository.refunds_known(unit, [refund.id]).get(refund.id)
+    # What was seen in the future was dated by a clock that was set back since.
+    return known is not None and known.refund.status != refund.status and began_at <= known.seen_at <= unit.now
 
 
 find = repository.find
+many = repository.many
+refunds_known = repository.refunds_known
+refunds_open = repository.refunds_open
+any_refund = repository.any_refund
+set_origin = repository.set_origin
 by_order = repository.by_order
 by_payment_intent = repository.by_payment_intent
+looked_at = repository.looked_at
 refund_of = repository.refund_of
+orders_of = repository.orders_of
+families = repository.families
 touch = repository.touch
 window = repository.window
 save_window = repository.save_window

@@ -48,8 +48,19 @@ stripe_refunds = sa.Table(
     sa.Column("metadata", sa.Text, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("seen_at", sa.Double, nullable=False),
+    # Who made it, see `model.Origin`.
+    sa.Column("origin", sa.Text, nullable=False, server_default="external"),
+    sa.Column("action_until", sa.Double),
     sa.Index("ix_stripe_refunds_charge", "charge"),
     sa.Index("ix_stripe_refunds_request", "request"),
+    # The few that may still change are looked for again and again.
+    sa.Index(
+        "ix_stripe_refunds_open",
+        "account",
+        "seen_at",
+        sqlite_where=sa.text("status IN ('pending', 'requires_action')"),
+        postgresql_where=sa.text("status IN ('pending', 'requires_action')"),
+    ),
 )
 # How far the list of charges has been read: what was created in this window is mirrored.
 charge_windows = sa.Table(

@@ -139,6 +139,20 @@ def status(batch: Id, *, as_json: AsJson = False) -> int:
     return batch_steer.status(batch, as_json=as_json)
 
 
+@app.command("watch", epilog="example: refundry batch watch 3f2a")
+def watch(
+    batch: Id,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", help="With --json: one object a second, a line each.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Show how it stands, and end.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Watch a batch until it is over, whichever process is paying it: speed, limits, latency, money, what is held and why."""
+    from refundry.cli import batch_watch
+
+    return batch_watch.watch(batch, follow=follow, once=once, as_json=as_json)
+
+
 @app.command("pause", epilog="example: refundry batch pause 3f2a")
 def pause(batch: Id, *, as_json: AsJson = False) -> int:
     """Send nothing more of a batch, whichever process is paying it; what is on its way is awaited."""

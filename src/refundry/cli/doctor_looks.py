@@ -23,7 +23,6 @@ def run(account: str | None = None, *, as_json: bool) -> int:
             *doctor_machine.directory(settings),
             *database.findings,
             *doctor_stripe.look(settings, database, account),
-            *doctor_machine.limits(settings),
         ]
     if as_json:
         doctor_findings.as_json(findings)

@@ -14,7 +14,7 @@ from refundry.cli import output
 from refundry.cli.doctor_findings import Area, Finding, Level, of_error
 from refundry.infra import inspection, pace
 from refundry.infra import settings as settings_of
-from refundry.infra.settings import Settings
+from refundry.infra.settings import Access, Settings
 from refundry.kernel.errors import RefundryError
 from refundry.worker.executor import REFUND
 
@@ -117,25 +117,24 @@ def database_file(settings: Settings) -> Path | None:
     return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
 
 
-def limits(settings: Settings) -> list[Finding]:
-    """Tell the pace, where it comes from, and what it means."""
+def limits(settings: Settings, access: Access | None = None) -> list[Finding]:
+    """Tell the pace of an account, by default the primary one; where it comes from, and what it means."""
     try:
-        found = bootstrap.limits_of(settings)
+        found = bootstrap.limits_of(settings, access)
     except RefundryError as error:
         return [of_error(Area.STRIPE, "limits", error, "without limits Stripe turns calls away")]
-    headroom = settings.stripe.headroom
-    source = (
-        f"REFUNDRY_STRIPE__LIMITS={settings.stripe.limits}"
-        if settings.stripe.limits
-        else f"the default in {settings.mode} mode"
+    named, headroom = (
+        (settings.stripe.limits, settings.stripe.headroom) if access is None else (access.limits, access.headroom)
     )
+    setting = _set_by(settings, access, "limits")
+    source = f"{setting}={named}" if named else f"the default in {settings.mode} mode"
     share = 1 - headroom
     sends = [rate * share for rate in (found.total, found.operations.get(REFUND, found.endpoint)) if rate]
     if not sends:
         return [
             Finding(
                 Area.STRIPE, "limits", f"none are kept ({source})", Level.WARNING if settings.mode == "live" else Level.NOTE, "limits_none",
-                "Stripe turns away what is too fast (429), also calls of your other programs", "unset REFUNDRY_STRIPE__LIMITS",
+                "Stripe turns away what is too fast (429), also calls of your other programs", f"unset {setting}",
             )
         ]  # fmt: skip
     fast = min(sends)
@@ -150,17 +149,26 @@ def limits(settings: Settings) -> list[Finding]:
             Finding(
                 Area.STRIPE, "limits", f"above what Stripe gives by default ({usual.total:g} calls a second, {usual.endpoint:g} for each endpoint)",
                 Level.NOTE, "limits_high", "unless Stripe has raised yours, it turns calls away (429) and the pace has to be found by trying",
-                "unset REFUNDRY_STRIPE__LIMITS, unless Stripe has told you other numbers",
+                f"unset {setting}, unless Stripe has told you other numbers",
             )
         )  # fmt: skip
     if not headroom:
         findings.append(
             Finding(
                 Area.STRIPE, "limits", "nothing is left to your other programs", Level.NOTE, "headroom_none",
-                "during a large run your shop's own calls may be turned away (429)", "unset REFUNDRY_STRIPE__HEADROOM",
+                "during a large run your shop's own calls may be turned away (429)",
+                f"unset {_set_by(settings, access, 'headroom')}",
             )
         )  # fmt: skip
     return findings
+
+
+def _set_by(settings: Settings, access: Access | None, part: str) -> str:
+    """Name the variable that sets a part of an account: what a further one leaves out is as for the primary one."""
+    own = settings.accounts.get(access.name) if access is not None else None
+    if access is None or own is None or getattr(own, part) is None:
+        return f"REFUNDRY_STRIPE__{part.upper()}"
+    return access.setting(part)
 
 
 def _rate(rate: float) -> str:

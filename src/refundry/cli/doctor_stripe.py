@@ -9,13 +9,14 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from refundry import bootstrap
 from refundry.accounts.model import Account
 from refundry.accounts.rules import Choice, choose
-from refundry.cli import doctor_database, output
+from refundry.cli import doctor_database, doctor_machine, output
 from refundry.cli.doctor_findings import Area, Finding, Level, of_error
+from refundry.cli.webhook_endpoints import lacks, ours
 from refundry.gateways.base import GatewayError, PaymentGateway, Right, SeenEndpoint, Trouble
 from refundry.infra.settings import STRIPE_API, Access, Settings
 from refundry.kernel.clock import SystemClock
@@ -29,13 +30,6 @@ SECONDS_MAX = 20.0
 CLOCK_EXACT_SECONDS = 5.0
 NO_ORDER = "refundry-doctor"
 DASHBOARD = "https://dashboard.stripe.com"
-# The path that is kept for the events of an installation.
-HOOK = "/webhooks/stripe"
-# The events that change what we know of a refund or a charge (stripe-facts 5.2).
-EVENTS = (
-    "refund.created", "refund.updated", "refund.failed",
-    "charge.dispute.created", "charge.dispute.updated", "charge.dispute.closed",
-)  # fmt: skip
 
 
 class NoPace:
@@ -44,6 +38,9 @@ class NoPace:
     async def take(self, operation: str, lane: Lane) -> float:  # noqa: ARG002  # the port's
         """Wait for nothing."""
         return 0.0
+
+    def took(self, operation: str, seconds: float) -> None:
+        """Remember nothing."""
 
     async def limited(self, operation: str, reason: str | None, taken_at: float) -> None:
         """Remember nothing."""
@@ -80,7 +77,9 @@ NEEDS: dict[Right, Need] = {
     ),
     Right.ACCOUNT_READ: Need("Account: Read", (), Level.NOTE, "whose key it is, is believed as REFUNDRY_STRIPE__ACCOUNT says it"),
     Right.BALANCE_READ: Need("Balance: Read", ("rak_balance_read",), Level.WARNING, "a balance that runs dry is only noticed by the refund"),
-    Right.WEBHOOK_READ: Need("Webhook Endpoints: Read", (), Level.NOTE, "only this command reads them"),
+    Right.WEBHOOK_READ: Need(
+        "Webhook Endpoints: Read", (), Level.NOTE, "they cannot be checked here; `refundry webhooks` needs Write"
+    ),
 }  # fmt: skip
 
 
@@ -98,7 +97,8 @@ def look(settings: Settings, database: doctor_database.Seen, account: str | None
     try:
         accesses = settings.accesses
     except RefundryError as error:
-        return [of_error(Area.STRIPE, "key", error, "nothing can be looked up or paid without one")]
+        keyless = of_error(Area.STRIPE, "key", error, "nothing can be looked up or paid without one")
+        return [keyless, *doctor_machine.limits(settings)]
     seen = asyncio.run(_look_at_all(settings, accesses, database))
     if account is not None:
         choices = [
@@ -138,12 +138,14 @@ async def _look(settings: Settings, access: Access, database: doctor_database.Se
             async with asyncio.timeout(SECONDS_MAX):
                 account = await _key(settings, access, gateway, database.accounts, findings)
                 if account is not None:
-                    findings += [*await _rights(settings, gateway), *await _balance(gateway), *await _webhooks(gateway)]
+                    findings += [*await _rights(settings, gateway), *await _balance(gateway)]
+                    findings += await _webhooks(access, gateway, database.webhook_ages.get(account.name))
         except TimeoutError:
             findings.append(_silent())
         except GatewayError as error:
             findings.append(of_error(Area.STRIPE, "stripe", error, "what else Stripe would say is not known"))
         findings += _clocks(gateway.stripe_now(), database.ahead)
+    findings += doctor_machine.limits(settings, access)
     return account.id if account is not None else "", findings
 
 
@@ -263,35 +265,58 @@ async def _balance(gateway: PaymentGateway) -> list[Finding]:
     ]  # fmt: skip
 
 
-async def _webhooks(gateway: PaymentGateway) -> list[Finding]:
-    findings = [
-        Finding(
-            Area.STRIPE, "webhooks", "this version neither receives them nor polls", Level.NOTE, "webhooks_not_received",
-            "a refund that Stripe has as pending, or that a bank returns later, is seen when its charge is looked at the next time",
-            "look at pending and failed refunds in Stripe's dashboard, a few days after a run",
-        )
-    ]  # fmt: skip
+async def _webhooks(access: Access, gateway: PaymentGateway, age: float | None) -> list[Finding]:
+    """Look at the endpoints that lead to us, at the secrets, and at when an event came last.
+
+    A connected account's events come through its platform, whose endpoints are told there.
+    """
+    if access.connected is not None:
+        return [_last(age)] if age is not None else []
     try:
         endpoints = await gateway.endpoints()
     except GatewayError as error:
         if error.trouble is Trouble.FORBIDDEN:
-            return findings
+            return [_last(age)] if age is not None else []
         raise
-    ours = [endpoint for endpoint in endpoints if HOOK in urlsplit(endpoint.url).path]
-    return [*findings, *(_endpoint(endpoint, gateway.api_version) for endpoint in ours)]
+    mine = [endpoint for endpoint in endpoints if ours(endpoint)]
+    if not mine:
+        return [
+            Finding(
+                Area.STRIPE, "webhooks", "no endpoint is registered", Level.NOTE, "webhooks_not_registered",
+                "changes at Stripe are found by polling, within minutes instead of seconds", "refundry webhooks register https://…",
+            )
+        ]  # fmt: skip
+    findings = [_endpoint(endpoint, gateway.api_version) for endpoint in mine]
+    if not access.webhook_secrets:
+        setting = access.setting("webhook_secret")
+        findings.append(
+            Finding(
+                Area.STRIPE, "webhooks", f"{setting} is not set", Level.WARNING, "webhook_secret_missing",
+                "every event is refused; changes at Stripe are found by polling",
+                f"set it to the secret that the endpoint was made with, or take a new one: refundry webhooks rotate {mine[0].url}",
+            )
+        )  # fmt: skip
+    return [*findings, _last(age)]
+
+
+def _last(age: float | None) -> Finding:
+    """Tell when an event came last. That none came for long may be right: perhaps nothing has happened."""
+    if age is not None:
+        return Finding(Area.STRIPE, "webhooks", f"the last event came {output.span(age)} ago")
+    return Finding(
+        Area.STRIPE, "webhooks", "no event has come yet", Level.NOTE, "webhooks_silent", "changes at Stripe are found by polling meanwhile",
+        "refundry webhooks test, with the address that Stripe calls",
+    )  # fmt: skip
 
 
 def _endpoint(endpoint: SeenEndpoint, api_version: str) -> Finding:
-    lost = [] if "*" in endpoint.events else [event for event in EVENTS if event not in endpoint.events]
-    amiss = [] if endpoint.enabled else ["it is disabled"]
-    if endpoint.api_version != api_version:
-        amiss.append(f"it is of API {endpoint.api_version or 'the default of the account'}, not {api_version}")
-    if lost:
-        amiss.append(f"{', '.join(lost)} are not sent" if len(lost) > 1 else f"{lost[0]} is not sent")
-    said = f"{endpoint.id} sends to {endpoint.url}" + (f"; for Refundry, {'; '.join(amiss)}" if amiss else "")
+    amiss = lacks(endpoint, api_version)
+    said = f"{endpoint.id} sends to {endpoint.url}"
+    if not amiss:
+        return Finding(Area.STRIPE, "webhooks", said)
     return Finding(
-        Area.STRIPE, "webhooks", said, Level.NOTE, "webhook_endpoint", "nothing of this version answers there: if it is meant for Refundry, Stripe "
-        "will call it in vain", f"disable it at {DASHBOARD}/webhooks, unless another program answers there",
+        Area.STRIPE, "webhooks", f"{said}; {'; '.join(amiss)}", Level.WARNING, "webhook_endpoint", "what it does not tell is found by polling",
+        f"refundry webhooks rotate {endpoint.url}" if endpoint.enabled else f"enable it at {DASHBOARD}/webhooks",
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 import refundry
-from refundry.cli import batch, db, demo, doctor, output, refund, serve, sim
+from refundry.cli import batch, db, demo, doctor, inbox, outbox, output, refund, serve, sim, webhooks
 from refundry.kernel.errors import RefundryError, UsageError
 
 app = typer.Typer(
@@ -28,6 +28,9 @@ app = typer.Typer(
 )
 app.add_typer(refund.app, name="refund")
 app.add_typer(batch.app, name="batch")
+app.add_typer(inbox.app, name="inbox")
+app.add_typer(outbox.app, name="outbox")
+app.add_typer(webhooks.app, name="webhooks")
 app.command("demo", epilog="example: refundry demo --once --rows 200")(demo.demo)
 app.add_typer(sim.app, name="sim")
 app.command("serve", epilog="example: refundry serve --port 8080")(serve.serve)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -22,6 +23,18 @@ PLAIN_SECONDS = 10.0
 RATE_SECONDS = 10.0
 # Before so much of a run has passed, a rate says nothing about the time left.
 RATE_AFTER_SECONDS = 2.0
+
+
+def packed(parts: Iterable[str], width: int) -> list[str]:
+    """Join parts into lines that fit a narrow terminal; none is broken in the middle."""
+    lines = [""]
+    for part in parts:
+        joined = f"{lines[-1]}   {part}" if lines[-1] else part
+        if len(joined) <= width or not lines[-1]:
+            lines[-1] = joined
+        else:
+            lines.append(part)
+    return lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +69,32 @@ class Seen:
         return self.totals.rows - self.totals.moving
 
 
+class Speed:
+    """Tells how fast a batch goes, over the last moments.
+
+    Args:
+        clock: Time.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._past: deque[tuple[float, int]] = deque()
+
+    def note(self, done: int) -> None:
+        """Hear how many rows are over now."""
+        now = self._clock.boot_seconds()
+        self._past.append((now, done))
+        while len(self._past) > 2 and now - self._past[0][0] > RATE_SECONDS:  # noqa: PLR2004  # two ends of a span
+            self._past.popleft()
+
+    def rows_per_second(self) -> float | None:
+        """Tell rows per second; `None`, before that says anything."""
+        if len(self._past) < 2:  # noqa: PLR2004  # two ends of a span
+            return None
+        (began, first), (ended, last) = self._past[0], self._past[-1]
+        return (last - first) / (ended - began) if ended - began >= RATE_AFTER_SECONDS else None
+
+
 class Progress:
     """Shows what happens to a batch, while it happens.
 
@@ -67,7 +106,7 @@ class Progress:
     def __init__(self, title: str, clock: Clock) -> None:
         self._title = title
         self._clock = clock
-        self._past: deque[tuple[float, int]] = deque()
+        self._speed = Speed(clock)
         self._told_at = float("-inf")
         self._told = ""
         self._live: Live | None = None
@@ -95,9 +134,7 @@ class Progress:
     def show(self, seen: Seen) -> None:
         """Show how far it is."""
         now = self._clock.boot_seconds()
-        self._past.append((now, seen.done))
-        while len(self._past) > 2 and now - self._past[0][0] > RATE_SECONDS:  # noqa: PLR2004  # two ends of a span
-            self._past.popleft()
+        self._speed.note(seen.done)
         self._seen = seen
         if self._live is not None:
             self._live.update(self._drawn(seen))
@@ -127,17 +164,9 @@ class Progress:
         return Group(title, bar, *(Text(part) for part in self._lines(seen)))
 
     def _lines(self, seen: Seen) -> list[str]:
-        """Join the parts into lines that fit a narrow terminal."""
         from rich.console import Console
 
-        width, lines = Console(stderr=True).width, [""]
-        for part in self._parts(seen):
-            joined = f"{lines[-1]}   {part}" if lines[-1] else part
-            if len(joined) <= width:
-                lines[-1] = joined
-            else:
-                lines.append(part)
-        return lines
+        return packed(self._parts(seen), Console(stderr=True).width)
 
     def _parts(self, seen: Seen) -> list[str]:
         totals = seen.totals
@@ -153,7 +182,7 @@ class Progress:
         resting = totals.standings[Standing.WAITING] - totals.moving
         if resting:
             parts.append(f"{number(resting)} held")
-        rate = self._rate()
+        rate = self._speed.rows_per_second()
         if rate is not None and totals.moving and not seen.planning:
             parts.append(f"{rate:.1f}/s" + (f" of {seen.limit:.1f}/s" if seen.limit else ""))
         if seen.limited:
@@ -168,10 +197,3 @@ class Progress:
         if seen.watching:
             parts.append("another process is paying, this one watches")
         return parts
-
-    def _rate(self) -> float | None:
-        """Tell rows per second over the last moments; `None`, before that says anything."""
-        if len(self._past) < 2:  # noqa: PLR2004  # two ends of a span
-            return None
-        (began, first), (ended, last) = self._past[0], self._past[-1]
-        return (last - first) / (ended - began) if ended - began >= RATE_AFTER_SECONDS else None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import uvicorn
 
 import refundry
+from refundry import bootstrap
 from refundry.accounts import service as accounts
 from refundry.cli import output, session
 from refundry.cli.work import Work, working
@@ -20,7 +21,9 @@ from refundry.infra.settings import Settings
 from refundry.kernel.errors import RefundryError, UsageError
 from refundry.refunds import service as refunds
 from refundry.web.app import Health, app_of
+from refundry.web.listening import config_of
 from refundry.web.metrics import Numbers
+from refundry.web.webhooks import Intake
 from refundry.worker.executor import REFUND
 from refundry.worker.main import Station
 
@@ -93,11 +96,12 @@ async def until_interrupted(work: Work, sock: socket.socket | None) -> None:
     server: Server | None = None
     task: asyncio.Task[None] | None = None
     if sock is not None:
-        app = app_of(lambda: _health(work), lambda: _numbers(work))
-        server = Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+        intake = Intake(bootstrap.doors_of(work.desk), work.desk.writer, work.desk.clock)
+        app = app_of(lambda: _health(work), lambda: _numbers(work), intake)
+        server = Server(config_of(app))
         task = asyncio.create_task(server.serve(sockets=[sock]), name="web")
         host, port = sock.getsockname()[:2]
-        output.say(f"http://{host}:{port}/health and /metrics; Ctrl-C ends it")
+        output.say(f"http://{host}:{port}/health and /metrics, Stripe's webhooks at /webhooks/stripe; Ctrl-C ends it")
     try:
         await _watched(work)
     finally:
@@ -177,6 +181,7 @@ def _of_station(work: Work, station: Station, breaks: int, held: set[str]) -> Nu
         adopted=counts.adopted,
         outcomes=dict(counts.outcomes),
         stripe_calls=pacer.taken_count,
-        rate_limited=pacer.limited_count,
         rate_limit=pacer.rate_of(REFUND),
+        flight=station.executor.flight_max(),
+        meter=pacer.meter.copied(),
     )

@@ -1,15 +1,16 @@
-"""The ports to other systems, and the words they share with features: what a file of refunds says, before any charge is looked up.
+"""The ports to other systems, and the words they share with features: rows of a file of refunds, and messages to an order system.
 
-Text stays text here. An amount becomes money only together with a currency, which often only the charge knows.
+Of a file, text stays text here, before any charge is looked up: an amount becomes money only together with a currency, which often only
+the charge knows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, assert_never
+from typing import Any, Protocol, assert_never
 
 from refundry.kernel import money
 from refundry.kernel.errors import AmountInvalid, UsageError
@@ -280,3 +281,75 @@ def report_cell(text: str) -> str:
     """
     risky = text.startswith(FORMULA_STARTS) or text.lstrip().startswith(FORMULA_STARTS)
     return f"'{text}" if risky else text
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message to another system.
+
+    Args:
+        id: The same whenever it is sent again: by it a receiver knows what it has taken in.
+        kind: What it says: `refund_request.settled`.
+        envelope: All of it as plain JSON: `id`, `kind`, `version`, `created_at`, `account`, `mode`, `data`.
+    """
+
+    id: str
+    kind: str
+    envelope: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The target has taken a message in, now or earlier; `told` is what there is to say about that."""
+
+    told: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NotDelivered:
+    """Nobody can say that the target has taken a message in; it is sent again.
+
+    Args:
+        told: What happened, for a person; nothing in it is trusted.
+        retry_after_seconds: How long the target wants to be left alone.
+        gone: The target wants nothing any more.
+    """
+
+    told: str
+    retry_after_seconds: float | None = None
+    gone: bool = False
+
+
+DeliveryOutcome = Delivered | NotDelivered
+
+
+class OrderTarget(Protocol):
+    """A system that is told what becomes of refunds. It may be told the same message again, and has to take it in once.
+
+    Attributes:
+        name: `http`, `sql`, `file`.
+        patience_seconds: The longest that a delivery takes: whoever delivers holds the message for longer than that.
+    """
+
+    name: str
+    patience_seconds: float
+
+    async def open(self) -> None:
+        """Get ready, once, in the loop that delivers.
+
+        Raises:
+            UsageError: A setting is wrong in a way that only the other system could tell.
+        """
+        ...
+
+    async def deliver(self, message: Outgoing) -> DeliveryOutcome:
+        """Send one message, once, and wait for the answer. Never raises for what the other system does.
+
+        Raises:
+            InvariantViolated: Code `network_inside_transaction`.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close its connections."""
+        ...

@@ -89,18 +89,94 @@ class SeenEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class NewEndpoint:
+    """A webhook endpoint that was just made, and its secret, which Stripe's API tells this once."""
+
+    endpoint: SeenEndpoint
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SeenEvent:
+    """An event as Stripe told it, by webhook or in its list of events (stripe-facts 5.1).
+
+    Args:
+        id: `evt_…`.
+        type: `refund.updated`, ….
+        account: The connected account that it tells of; `None` for the endpoint's own.
+        livemode: Whether it tells of real money.
+        created_at: When it was made, in epoch seconds UTC; whole seconds, and no order to trust.
+        object_id: What it is about: a refund, a charge, a dispute, ….
+        charge: The charge that it is about.
+        refund: The refund that it is about.
+        payment_intent: The payment intent that it is about.
+        request: What its metadata name as our refund request.
+        status: The object's status, at that time.
+        amount_minor: Of a refund or a dispute its amount, of a charge what was refunded of it, at that time.
+        idempotency_key: The key of the call that caused it.
+        trouble: Why what it is about cannot be read; empty, if it can.
+        raw: Its body.
+    """
+
+    id: str
+    type: str
+    account: str | None
+    livemode: bool
+    created_at: float
+    object_id: str | None
+    charge: str | None
+    refund: str | None
+    payment_intent: str | None
+    request: str | None
+    status: str | None
+    amount_minor: int | None
+    idempotency_key: str | None
+    trouble: str
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class SeenDispute:
-    """A dispute as Stripe showed it; `refundable` is its `is_charge_refundable` (stripe-facts 6)."""
+    """A dispute as Stripe showed it (stripe-facts 6). What follows `refundable` is for people, and tells no two apart.
+
+    Args:
+        status: Stripe's.
+        amount_minor: What the bank asks back, in minor units of `currency`; it may be more or less than the charge.
+        refundable: Its `is_charge_refundable`.
+        reason: Stripe's.
+        created_at: When it was opened, in epoch seconds UTC.
+        due_at: Until when evidence is taken; `None` once it is not.
+    """
 
     id: str
     status: str
     amount_minor: int
     refundable: bool
+    currency: str = field(default="", compare=False)
+    reason: str = field(default="", compare=False)
+    created_at: float = field(default=0.0, compare=False)
+    due_at: float | None = field(default=None, compare=False)
 
     @property
     def inquiry(self) -> bool:
         """Tell whether it is an open inquiry: not yet a chargeback."""
         return self.status in {"warning_needs_response", "warning_under_review"}
+
+    @property
+    def over(self) -> bool:
+        """Tell whether it has ended, whichever way."""
+        return self.status in {"won", "lost", "warning_closed", "prevented"}
+
+
+@dataclass(frozen=True, slots=True)
+class SeenWarning:
+    """An early fraud warning as Stripe showed it; `actionable` while there is no dispute and something is left to refund (stripe-facts 6)."""
+
+    id: str
+    charge: str
+    fraud_type: str
+    actionable: bool
+    created_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +272,26 @@ class PaymentGateway(Protocol):
         """Read one refund."""
         ...
 
+    def events(
+        self, since: float, until: float, *, types: Sequence[str], only_failed: bool = False
+    ) -> AsyncIterator[Sequence[SeenEvent]]:
+        """List the events of some types that were made in a time window (epoch seconds, both ends included), page by page, newest first.
+
+        With `only_failed` those that some webhook endpoint was not told of, or not yet. The processor keeps them for 30 days.
+        """
+        ...
+
+    def refunds(self, since: float, until: float, lane: Lane) -> AsyncIterator[Sequence[SeenRefund]]:
+        """List the refunds that were created in a time window (epoch seconds, both ends included), page by page, newest first.
+
+        Those that give back no charge are left out.
+        """
+        ...
+
+    async def fraud_warnings(self, charge: str, lane: Lane) -> Sequence[SeenWarning]:
+        """List the early fraud warnings of a charge."""
+        ...
+
     async def balance(self) -> dict[str, int]:
         """Tell what is available, in minor units per currency."""
         ...
@@ -206,6 +302,21 @@ class PaymentGateway(Protocol):
 
     async def endpoints(self) -> Sequence[SeenEndpoint]:
         """List the account's webhook endpoints."""
+        ...
+
+    async def register_endpoint(self, url: str, events: Sequence[str], *, connect: bool, key: str) -> NewEndpoint:
+        """Make a webhook endpoint for some types of events, in the version that is spoken here.
+
+        Args:
+            url: Where to.
+            events: Their types.
+            connect: Whether it tells of the accounts that are connected to this one, instead of this one.
+            key: Makes one endpoint of it, however often it is sent.
+        """
+        ...
+
+    async def delete_endpoint(self, endpoint: str) -> None:
+        """Delete a webhook endpoint: nothing is sent to it any more."""
         ...
 
     async def send(self, body: RefundBody, key: str) -> Outcome:
@@ -242,6 +353,10 @@ class Slots(Protocol):
 
     async def take(self, operation: str, lane: Lane) -> float:
         """Wait for a slot; tell when it was reserved, by the boot clock, for `limited`."""
+        ...
+
+    def took(self, operation: str, seconds: float) -> None:
+        """Hear how long a call took on its way to Stripe and back, answered or not; the wait for its slot is not in it."""
         ...
 
     async def limited(self, operation: str, reason: str | None, taken_at: float) -> None:

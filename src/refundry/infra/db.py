@@ -7,11 +7,11 @@ transaction, and no transaction may wait for Stripe.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import sqlalchemy as sa
 
@@ -34,8 +34,12 @@ POOL_SIZE = 8
 # A process that was stopped in the middle of a unit holds its locks. Postgres ends it after this long, well before others
 # should have taken its work over (20 s of lease); a unit itself never waits for anything but the database.
 IDLE_UNIT_SECONDS = 10
-# The code of that (Postgres, appendix A).
-IDLE_TOO_LONG = "25P03"
+# One that was stopped while it was handing over several statements is not idle for Postgres, and holds its locks all the same. From
+# Postgres 17 on it ends that too, after this long: units of payments take milliseconds.
+UNIT_SECONDS_MAX = 20
+TIMES_OUT_FROM = 170_000
+# The codes of both (Postgres, appendix A).
+CUT_OFF = {"25P03", "25P04"}
 # More often than processes can be started in the moment that the first of them takes.
 WAL_TRIES = 50
 SQLITE_MIN = (3, 35)
@@ -47,21 +51,62 @@ class DatabaseUnusable(RefundryError):  # noqa: N818  # read in a sentence
     code = "database_unreachable"
 
 
+class Shelf(Protocol):
+    """Rows that one repository has read and holds in a unit, and what it has changed of them and not written yet."""
+
+    def write(self, connection: sa.Connection) -> None:
+        """Write what was changed, in a few statements for all of it."""
+        ...
+
+
+Kept = TypeVar("Kept", bound=Shelf)
+
+
 @dataclass(slots=True)
 class Unit:
     """One open transaction.
 
+    Many small pieces of work share one (`infra/writer.py`), and a statement costs about the same for one row as for fifty. So the
+    repositories of what is paid keep their rows on *shelves* while a unit is open: read for all pieces together, changed in memory,
+    and written together. Whoever asks for `connection` finds everything written, and the shelves empty: a statement that knows
+    nothing of shelves sees and changes the tables as if there were none.
+
     Args:
-        connection: Where statements go; only repositories use it.
+        direct: Where the statements of a repository go that knows what stands on its shelves.
         postgres: Which of the two databases it is.
         now: The database's time, in epoch seconds UTC, which no jump of a clock moves while this process runs: leases and due times are compared by it, so that workers whose
             clocks differ agree.
+        writes: Whether it may write; rows on its shelves are held then.
+        flushed: Under which names something that is collected is written.
     """
 
-    connection: sa.Connection
+    direct: sa.Connection
     postgres: bool
     now: float
+    writes: bool = True
     collected: dict[str, list[Any]] = field(default_factory=dict)
+    flushed: Collection[str] = ()
+    shelves: dict[type[Any], Shelf] = field(default_factory=dict)
+
+    @property
+    def connection(self) -> sa.Connection:
+        """Tell where statements go; only repositories use it."""
+        self.settle()
+        return self.direct
+
+    def shelf(self, kind: type[Kept]) -> Kept:
+        """Tell a repository's shelf in this unit."""
+        shelf = self.shelves.get(kind)
+        if shelf is None:
+            shelf = self.shelves[kind] = kind()
+        return cast("Kept", shelf)
+
+    def settle(self) -> None:
+        """Write what stands on the shelves, and empty them."""
+        while self.shelves:
+            shelves, self.shelves = self.shelves, {}
+            for shelf in shelves.values():
+                shelf.write(self.direct)
 
     def collect(self, name: str, entry: Any) -> None:  # noqa: ANN401  # what its flusher understands
         """Keep something that is written once for the whole unit, just before its commit."""
@@ -69,6 +114,20 @@ class Unit:
 
 
 Flusher = Callable[[Unit, list[Any]], None]
+
+
+class Needs(NamedTuple):
+    """Whose rows a piece of work needs; empty texts, where it needs neither."""
+
+    charge: str = ""
+    request: str = ""
+
+
+Fetcher = Callable[[Unit, Sequence[Needs]], None]
+
+
+_NOW = "SELECT extract(epoch FROM clock_timestamp())::double precision"
+_NOW_SHORT = f"{_NOW}, set_config('transaction_timeout', '{UNIT_SECONDS_MAX}s', true)"
 
 
 class Database:
@@ -88,6 +147,7 @@ class Database:
         self.postgres = url.startswith("postgresql")
         self._clock = clock
         self._flushers: dict[str, Flusher] = {}
+        self._fetchers: list[Fetcher] = []
         # SQLite has no time of its own: it gets this machine's as of now, and goes on by the boot clock, so that leases and due
         # times do not jump when somebody sets the machine's clock.
         self._began = (clock.now(), clock.boot_seconds())
@@ -121,28 +181,40 @@ class Database:
         """Let a part of the program write what was collected under its name, just before each commit."""
         self._flushers[name] = flusher
 
+    def before_work(self, fetcher: Fetcher) -> None:
+        """Let a part of the program read and hold what several pieces of work need, for all of them together."""
+        self._fetchers.append(fetcher)
+
+    def fetch(self, unit: Unit, needs: Sequence[Needs]) -> None:
+        """Read and hold what pieces of work need, before they run in this unit."""
+        if needs:
+            for fetcher in self._fetchers:
+                fetcher(unit, needs)
+
     @contextmanager
-    def unit(self) -> Iterator[Unit]:
-        """Open a transaction that may write: all of it is kept, or nothing."""
-        with self._opened({}) as unit:
+    def unit(self, *, short: bool = False) -> Iterator[Unit]:
+        """Open a transaction that may write: all of it is kept, or nothing. A `short` one is ended by Postgres if it takes too long."""
+        with self._opened({}, writes=True, short=short) as unit:
             yield unit
-            for name, entries in unit.collected.items():
-                self._flushers[name](unit, entries)
+            # In the order in which the parts were attached, so that two units never wait for each other.
+            for name in sorted(unit.collected, key=list(self._flushers).index):
+                self._flushers[name](unit, unit.collected[name])
+            unit.settle()
 
     @contextmanager
     def reading(self) -> Iterator[Unit]:
         """Open a transaction that only reads: on SQLite it waits for no writer."""
-        with self._opened({"refundry_reads": True}) as unit:
+        with self._opened({"refundry_reads": True}, writes=False) as unit:
             yield unit
 
     @contextmanager
-    def _opened(self, options: dict[str, Any]) -> Iterator[Unit]:
+    def _opened(self, options: dict[str, Any], *, writes: bool, short: bool = False) -> Iterator[Unit]:
         token = unit_open.set(True)
         try:
             with self.engine.connect().execution_options(**options) as connection, connection.begin():
-                now = self._now(connection)
+                now = self._now(connection, short=short)
                 self.offset = now - self._clock.now()
-                yield Unit(connection, self.postgres, now)
+                yield Unit(connection, self.postgres, now, writes, flushed=self._flushers.keys())
         except sa.exc.OperationalError as error:
             raise unusable(error, self.engine.url.render_as_string()) from error
         except sa.exc.DBAPIError as error:
@@ -158,13 +230,12 @@ class Database:
         finally:
             unit_open.reset(token)
 
-    def _now(self, connection: sa.Connection) -> float:
+    def _now(self, connection: sa.Connection, *, short: bool) -> float:
         if not self.postgres:
             wall, boot = self._began
             return wall + self._clock.boot_seconds() - boot
-        moment: float = connection.exec_driver_sql(
-            "SELECT extract(epoch FROM clock_timestamp())::double precision"
-        ).scalar_one()
+        timed = short and connection.connection.dbapi_connection.info.server_version >= TIMES_OUT_FROM  # type: ignore[union-attr]
+        moment: float = connection.exec_driver_sql(_NOW_SHORT if timed else _NOW).scalar_one()
         return moment
 
     def close(self) -> None:
@@ -177,7 +248,7 @@ def _cut_off(error: sa.exc.DBAPIError) -> bool:
 
     The driver says so by its class of internal errors, as it says that a unit goes on after a failed statement, which is a fault of ours.
     """
-    return getattr(error.orig, "sqlstate", None) == IDLE_TOO_LONG or error.connection_invalidated
+    return getattr(error.orig, "sqlstate", None) in CUT_OFF or error.connection_invalidated
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:  # noqa: ANN401  # the driver's own
@@ -235,6 +306,36 @@ def unusable(error: sa.exc.DBAPIError, url: str) -> DatabaseUnusable:
 def sqlite_url(path: Path) -> str:
     """Write the address of an SQLite file."""
     return f"sqlite:///{path}"
+
+
+class Hot:
+    """A statement that is run for every group of payments, written once for each database and handed to the driver as it is.
+
+    SQLAlchemy looks up how a statement is written, and turns its values, each time anew, which costs more than either database needs.
+
+    Args:
+        statement: Every value is a text, a number, a truth or nothing, which both drivers take as they are.
+    """
+
+    def __init__(self, statement: sa.Executable) -> None:
+        """Keep the statement; it is written at its first use."""
+        self._statement = statement
+        self._written: dict[str, tuple[str, list[str] | None]] = {}
+
+    def many(self, connection: sa.Connection, values: Sequence[dict[str, Any]]) -> int:
+        """Run it for many values; tells how many rows it met."""
+        text, order = self._for(connection)
+        given = [tuple(row[name] for name in order) for row in values] if order is not None else list(values)
+        return connection.exec_driver_sql(text, given).rowcount
+
+    def _for(self, connection: sa.Connection) -> tuple[str, list[str] | None]:
+        name = connection.dialect.name
+        written = self._written.get(name)
+        if written is None:
+            compiled: Any = self._statement.compile(dialect=connection.dialect)  # type: ignore[attr-defined]  # every statement has it
+            order = list(compiled.positiontup) if compiled.positional else None
+            written = self._written[name] = (str(compiled), order)
+        return written
 
 
 def rows(unit: Unit, statement: sa.Executable, values: Any = None) -> Sequence[sa.Row[Any]]:  # noqa: ANN401

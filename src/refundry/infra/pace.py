@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
 from refundry.infra.db import Unit, metadata
+from refundry.infra.readings import Meter
 from refundry.infra.writer import Writer
 from refundry.kernel.clock import Clock
 from refundry.kernel.errors import UsageError
@@ -35,6 +37,8 @@ FLOOR = 0.05
 PAUSE_AFTER_CUT = 0.1
 # Nobody asks the database more often than this, in seconds.
 RETRY_MIN = 0.002
+# Too many calls on their way at once (stripe-facts 1): the rate is cut, and fewer rows are worked on (`worker/flight.py`).
+CROWDED = frozenset({"global-concurrency", "endpoint-concurrency"})
 
 budgets = sa.Table(
     "pace_budgets",
@@ -106,6 +110,47 @@ class Reservation:
     gap: float
 
 
+@dataclass(slots=True)
+class Waited:
+    """How long a task has waited for slots, in seconds."""
+
+    seconds: float = 0.0
+
+
+_waited: ContextVar[Waited | None] = ContextVar("waited", default=None)
+
+
+def note_waits() -> Waited:
+    """Begin to count how long this task waits for slots; tells where."""
+    waited = Waited()
+    _waited.set(waited)
+    return waited
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a budget stands.
+
+    Args:
+        scope: An operation, or `*` for all calls.
+        rate: Calls a second that it allows now.
+        rate_max: The same, when no 429 has cut it.
+    """
+
+    scope: str
+    rate: float
+    rate_max: float
+
+
+def standings(unit: Unit, account: str) -> list[Standing]:
+    """Tell how the budgets of an account stand that were used at least once: of all calls, and of each operation."""
+    c = budgets.c
+    statement = sa.select(c.scope, c.rate, c.rate_max).where(c.account == account).order_by(c.scope)
+    return [
+        Standing(row.scope, min(row.rate, row.rate_max), row.rate_max) for row in unit.connection.execute(statement)
+    ]
+
+
 class Pacer:
     """Hands out the slots of one account, within this process.
 
@@ -126,6 +171,9 @@ class Pacer:
         self._waiting: dict[str, dict[Lane, deque[asyncio.Future[None]]]] = {}
         self._drains: dict[str, asyncio.Task[None]] = {}
         self._steps: set[asyncio.Task[None]] = set()
+        self.meter = Meter()
+        # How many 429s said that too many calls were on their way at once.
+        self.crowded_count = 0
         self.limited_count = 0
         self.taken_count = 0
 
@@ -160,7 +208,10 @@ class Pacer:
             drain = self._drains.get(operation)
             if drain is None or drain.done():
                 self._drains[operation] = asyncio.get_running_loop().create_task(self._drain(operation, lanes))
+            began, waited = self._clock.boot_seconds(), _waited.get()
             await turn
+            if waited is not None:
+                waited.seconds += self._clock.boot_seconds() - began
         self.taken_count += 1
         return self._clock.boot_seconds()
 
@@ -211,7 +262,9 @@ class Pacer:
             delay, gap = max(delay, begin - unit.now), max(gap, 1 / grown)
             statement = sa.update(budgets).where(budgets.c.account == self._account, budgets.c.scope == row.scope)
             # Each budget moves by its own rate: dragging the account's along with a slow operation's would starve the others.
-            unit.connection.execute(statement.values(next_at=begin + count / grown, rate=grown, reserved_at=unit.now))
+            told = {"next_at": begin + count / grown, "rate": grown, "reserved_at": unit.now}
+            # The ceiling too: the limits may have been set anew since the budget was made, and others read it there.
+            unit.connection.execute(statement.values(told | {"rate_max": self._ceiling(row.scope)}))
         return Reservation(count, delay, gap)
 
     def _rows(self, unit: Unit, operation: str) -> list[sa.Row[tuple[object, ...]]]:
@@ -252,6 +305,10 @@ class Pacer:
             return min(rate, ceiling)
         return min(ceiling, rate + GROWTH * ceiling * min(1.0, max(0.0, now - float(row.reserved_at))))
 
+    def took(self, operation: str, seconds: float) -> None:
+        """Hear how long a call took."""
+        self.meter.took(operation, seconds)
+
     async def limited(self, operation: str, reason: str | None, taken_at: float) -> None:
         """A call got a 429: cut the budget that Stripe names.
 
@@ -261,6 +318,8 @@ class Pacer:
             taken_at: When the call's slot was had: slots from before the last cut must not cut again.
         """
         self.limited_count += 1
+        self.meter.turned_away(reason)
+        self.crowded_count += reason in CROWDED
         if reason is None or not reason.startswith(("endpoint", "global")):
             return
         scope = EVERYTHING if reason.startswith("global") else operation

@@ -72,12 +72,14 @@ class AccountSettings(BaseModel):
         secret_key: Its own key.
         connected: The `acct_…` of a connected account, reached with the primary key and `Stripe-Account` (stripe-facts 9).
         account: The `acct_…` that its own key opens: needed where the key may not ask for it, and a word for `--account`.
+        webhook_secret: Signs the events that come to `/webhooks/stripe/{account}`: one, or several with commas between.
         limits: As in `StripeSettings`; so the others.
     """
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     secret_key: SecretStr | None = None
+    webhook_secret: SecretStr | None = None
     connected: str | None = None
     account: str | None = None
     limits: str | None = None
@@ -105,6 +107,7 @@ class Access:
         connected: The connected account on which they are made.
         said: The `acct_…` that the settings say it is; `None`, where only Stripe knows.
         limits: As in `StripeSettings`; so the others.
+        webhook_secrets: What its webhooks are signed with; any of them does.
     """
 
     name: str
@@ -116,11 +119,12 @@ class Access:
     order_key: str
     reverse_transfer: bool | None
     refund_application_fee: bool | None
+    webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
 
     def setting(self, part: str) -> str:
         """Name the variable that sets a part of it: `limits` is `REFUNDRY_STRIPE__LIMITS`."""
-        if part == "secret_key" and not self.name:
-            return "STRIPE_SECRET_KEY"
+        if part in {"secret_key", "webhook_secret"} and not self.name:
+            return f"STRIPE_{part.upper()}"
         return _name(("accounts", self.name, part) if self.name else ("stripe", part))
 
     @property
@@ -149,6 +153,47 @@ class PaySettings(BaseModel):
     age_max_days: int = Field(default=0, ge=0)
 
 
+class OrderSettings(BaseModel):
+    """`REFUNDRY_ORDERS__…`: who is told what becomes of refunds. Nothing is, unless one of `url`, `sql_url` and `file` is set.
+
+    Args:
+        url: Where the order system listens for signed calls.
+        secrets: What they are signed with: `whsec_…`, several with commas between while one is replaced.
+        kinds: Which messages go there and to `file`: `all`, or names with commas between; `refund_request.*` works too.
+        sql_url: The shop's own database.
+        sql_statement: What is run there for each message, with named parameters from its fields.
+        sql_kinds: Which messages it is run for.
+        file: Where messages are appended as JSON lines; `-` is standard output.
+        at_once: How many messages are on their way to one target at once; of one order it is one.
+        timeout_seconds: How long a call may take in all.
+        tries_max: After how many tries a message is parked, until a person re-sends or drops it.
+    """
+
+    url: str | None = None
+    secrets: SecretStr | None = None
+    kinds: str = "all"
+    sql_url: SecretStr | None = None
+    sql_statement: str | None = None
+    sql_kinds: str = "order.refunded_changed"
+    file: str | None = None
+    at_once: int = Field(default=16, ge=1, le=64)
+    timeout_seconds: float = Field(default=10, gt=0, le=30)
+    # An hour apart at most, they last for more than a day: over a night and a morning.
+    tries_max: int = Field(default=40, ge=1, le=1000)
+
+
+class FollowSettings(BaseModel):
+    """`REFUNDRY_FOLLOW__…`: how often Stripe is asked for what no webhook has told.
+
+    Args:
+        poll_seconds: How often, while something is on its way; a fifteenth of it otherwise, and where webhooks come.
+        reads_per_day: How many calls that may cost in a day; zero for any number.
+    """
+
+    poll_seconds: float = Field(default=60, ge=1, le=86_400)
+    reads_per_day: int = Field(default=3000, ge=0)
+
+
 class Settings(BaseSettings):
     """All of them."""
 
@@ -158,11 +203,26 @@ class Settings(BaseSettings):
     stripe: StripeSettings = StripeSettings()
     accounts: dict[str, AccountSettings] = Field(default_factory=dict)
     pay: PaySettings = PaySettings()
+    follow: FollowSettings = FollowSettings()
+    orders: OrderSettings = OrderSettings()
     database_url: SecretStr | None = None
     state_dir: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     log_json: bool = False
     stripe_secret_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("STRIPE_SECRET_KEY"))
+    stripe_webhook_secret: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("STRIPE_WEBHOOK_SECRET")
+    )
+
+    otlp_endpoint: str | None = Field(default=None, validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_ENDPOINT"))
+    otlp_traces_endpoint: str | None = Field(
+        default=None, validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    )
+
+    @property
+    def traces_endpoint(self) -> str | None:
+        """Tell where traces of refund requests go; `None`, if nowhere. OpenTelemetry reads it too, with all else that it knows."""
+        return self.otlp_traces_endpoint or self.otlp_endpoint
 
     @property
     def key(self) -> str:
@@ -192,6 +252,7 @@ class Settings(BaseSettings):
         return Access(
             "", self.key, None, stripe.account, stripe.limits, stripe.headroom, stripe.order_key,
             stripe.reverse_transfer, stripe.refund_application_fee,
+            _webhook_secrets(self.stripe_webhook_secret, "STRIPE_WEBHOOK_SECRET"),
         )  # fmt: skip
 
     @property
@@ -225,6 +286,7 @@ class Settings(BaseSettings):
             usual.headroom if own.headroom is None else own.headroom,
             usual.order_key if own.order_key is None else own.order_key,
             own.reverse_transfer, own.refund_application_fee,
+            _webhook_secrets(own.webhook_secret, f"{place}__WEBHOOK_SECRET"),
         )  # fmt: skip
 
     def _checked(self, key: str, setting: str) -> str:
@@ -277,6 +339,24 @@ class Settings(BaseSettings):
             code="database_url_wrong",
             setting="REFUNDRY_DATABASE_URL",
         )
+
+
+def _webhook_secrets(given: SecretStr | None, setting: str) -> tuple[str, ...]:
+    """Read the secrets of webhook endpoints.
+
+    Raises:
+        SettingsError: `webhook_secret_wrong`.
+    """
+    secrets = tuple(part.strip() for part in given.get_secret_value().split(",")) if given else ()
+    secrets = tuple(secret for secret in secrets if secret)
+    if any(not re.fullmatch(r"whsec_[!-~]+", secret) for secret in secrets):
+        raise SettingsError(
+            f"{setting} holds no secret of a webhook endpoint: each begins with whsec_, and several have commas between them; "
+            "`refundry webhooks register` tells one, and Stripe's dashboard shows it",
+            code="webhook_secret_wrong",
+            setting=setting,
+        )
+    return secrets
 
 
 def account_twice(account: str, one: Access, other: Access) -> SettingsError:
@@ -376,7 +456,7 @@ def _masked(name: str, value: str) -> str:
     """Cut a secret down to what tells it from others: the kind of a key, and its last four characters."""
     if not value.strip():
         return "(empty)"
-    if name.upper().endswith(("_KEY", "_SECRET")) and not name.upper().endswith("ORDER_KEY"):
+    if name.upper().endswith(("_KEY", "_SECRET", "_SECRETS")) and not name.upper().endswith("ORDER_KEY"):
         kind = re.match(r"(?:sk|rk|pk)_(?:test|live)_|whsec_", value)
         return (kind[0] if kind else "") + "…" + (value[-4:] if len(value) >= SECRET_SHOWN_FROM else "")
     # The password of an address, in the two places where one can stand.

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from refundry.infra.db import Database, DatabaseUnusable, Unit
+from refundry.infra.db import Database, DatabaseUnusable, Needs, Unit
 from refundry.kernel.errors import InvariantViolated
 
 Result = TypeVar("Result")
 # Larger batches gain nothing more, and hold the write lock longer.
 BATCH_MAX = 256
+NOTHING = Needs()
 # How often a piece is tried that another process keeps from being written; each try has waited for a while already.
 BUSY_TRIES = 3
 
@@ -24,7 +25,7 @@ BUSY_TRIES = 3
 class Piece:
     """A piece of work that waits to be committed, and who waits for it."""
 
-    about: str
+    needs: Needs
     work: Callable[[Unit], Any]
     future: asyncio.Future[Any]
 
@@ -32,13 +33,13 @@ class Piece:
 class Writer(Protocol):
     """Whoever saves."""
 
-    async def put(self, work: Callable[[Unit], Result], *, about: str = "") -> Result:
+    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING) -> Result:
         """Run a piece of work inside a unit, and return what it returned once that unit is committed.
 
         Args:
             work: It may be run more than once, until a commit keeps it.
-            about: The charge whose row it holds, if it holds one: pieces of one unit are run in the order of their charges, so
-                that the units of two processes do not wait for each other.
+            needs: The charge and the request whose rows it needs, if it does: they are read and held for all pieces of a unit
+                together, in the order of the charges, so that the units of two processes do not wait for each other.
 
         Raises:
             Exception: What the work raised, or what the commit raised; then nothing of it was kept.
@@ -57,9 +58,10 @@ class InlineWriter:
         """Keep the database."""
         self._database = database
 
-    async def put(self, work: Callable[[Unit], Result], *, about: str = "") -> Result:  # noqa: ARG002  # it is alone
+    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING) -> Result:
         """Commit one piece of work."""
         with self._database.unit() as unit:
+            self._database.fetch(unit, [needs] if needs.charge else [])
             return work(unit)
 
     async def aside(self, work: Callable[[], Result]) -> Result:
@@ -94,7 +96,7 @@ class GroupWriter:
             # Never cancelled: a commit goes on in its thread, and whoever waits for it has to hear of it.
             await asyncio.shield(self._task)
 
-    async def put(self, work: Callable[[Unit], Result], *, about: str = "") -> Result:
+    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING) -> Result:
         """Have a piece of work committed with its neighbours.
 
         Raises:
@@ -103,7 +105,7 @@ class GroupWriter:
         if self._stopping:
             raise InvariantViolated("something was to be saved after the writer had stopped: nothing of it was kept")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Piece(about, work, future))
+        self._waiting.append(Piece(needs, work, future))
         self._woken.set()
         result: Result = await future
         return result
@@ -122,9 +124,9 @@ class GroupWriter:
                 await self._commit(batch)
 
     async def _commit(self, batch: list[Piece], tries: int = BUSY_TRIES) -> None:
-        batch.sort(key=lambda piece: piece.about)
+        batch.sort(key=lambda piece: piece.needs)
         try:
-            results = await asyncio.to_thread(self._together, [piece.work for piece in batch])
+            results = await asyncio.to_thread(self._together, batch)
         except Exception as error:  # noqa: BLE001  # whatever it is, it goes to whoever asked
             busy = isinstance(error, DatabaseUnusable) and error.code == "database_busy"
             if len(batch) > 1:
@@ -141,9 +143,14 @@ class GroupWriter:
             if not piece.future.done():
                 piece.future.set_result(result)
 
-    def _together(self, works: list[Callable[[Unit], Any]]) -> list[Any]:
-        with self._database.unit() as unit:
-            return [work(unit) for work in works]
+    def _together(self, batch: list[Piece]) -> list[Any]:
+        """Run pieces in one unit, those first that need no charge."""
+        others = sum(not piece.needs.charge for piece in batch)
+        # Where payments are among them it has to be over soon; what takes its time is tried again alone.
+        with self._database.unit(short=others < len(batch)) as unit:
+            results = [piece.work(unit) for piece in batch[:others]]
+            self._database.fetch(unit, [piece.needs for piece in batch[others:]])
+            return results + [piece.work(unit) for piece in batch[others:]]
 
 
 def _tell(future: asyncio.Future[Any], error: Exception) -> None:

@@ -47,6 +47,7 @@ class SeenRefund:
         status: `pending`, `requires_action`, `succeeded`, `failed`, `canceled`.
         created_at: Epoch seconds, UTC.
         metadata: As Stripe has it.
+        action_until: Until when its customer may act, while it waits for that, if Stripe says so.
     """
 
     id: str
@@ -60,6 +61,7 @@ class SeenRefund:
     pending_reason: str | None = None
     payment_intent: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    action_until: float | None = None
 
     @property
     def over(self) -> bool:

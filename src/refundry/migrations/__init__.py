@@ -16,10 +16,16 @@ import refundry.accounts.tables
 import refundry.audit.tables
 import refundry.batches.tables
 import refundry.charges.tables
+import refundry.disputes.tables
+import refundry.follow.tables
+import refundry.inbox.tables
 import refundry.infra.pace
+import refundry.infra.readings
 import refundry.infra.witness
+import refundry.outbox.tables
 import refundry.plans.tables
-import refundry.refunds.tables  # noqa: F401  # the tables enlist themselves
+import refundry.refunds.tables
+import refundry.tasks.tables  # noqa: F401  # the tables enlist themselves
 from refundry.infra.db import Database, DatabaseUnusable, Unit, metadata
 
 # Of "refundry" in ASCII: two processes that start at once on one Postgres upgrade it one after the other.

@@ -13,7 +13,7 @@ from refundry.batches.service import Missing
 from refundry.charges import service as charges
 from refundry.charges.model import Charge
 from refundry.connectors.base import Reference
-from refundry.infra.db import Unit
+from refundry.infra.db import Needs, Unit
 from refundry.kernel.actor import Actor
 from refundry.plans import repository
 from refundry.plans.model import (
@@ -79,6 +79,7 @@ def check(
         connect: The Connect flags that are set for the account.
     """
     seen: list[tuple[BatchRow, RefundRequest | Verdict]] = []
+    batches.fetch_named(unit, plan.account, rows)
     for row in rows:
         refused = row.verdict or Verdict("unreadable", "the row cannot be read")
         judged = (
@@ -93,6 +94,7 @@ def check(
         claimed=repository.claimed(unit, plan.id, {j.content.charge for _, j in seen if not isinstance(j, Verdict)}),
         known=refunds.many(unit, requests),
     )
+    refunds.fetch(unit, [Needs(judged.content.charge) for _, judged in seen if not isinstance(judged, Verdict)])
     out = [checked.row(unit, row, judged, age_max_days) for row, judged in seen]
     repository.add_rows(unit, plan.id, out)
 

@@ -26,6 +26,7 @@ class Wait(StrEnum):
 
     POSSIBLE_REPEAT = "possible_repeat"
     SIBLING = "sibling"
+    DISPUTE = "dispute"
 
 
 @dataclass(frozen=True, slots=True)

@@ -396,6 +396,25 @@ class Change:
     break_: Break | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """Something that a person may have to know of, noted in the unit in which it happens.
+
+    Args:
+        account: `acct_…|test`.
+        charge: The charge that it is about.
+        before: The request as it was; `None`, where a refund carries the id of a request that is not here.
+        change: What became of it.
+        refund: Stripe's refund.
+    """
+
+    account: str
+    charge: str
+    before: RefundRequest | None = None
+    change: Change | None = None
+    refund: SeenRefund | None = None
+
+
 def apply(request: RefundRequest, fact: Fact) -> Change | None:  # noqa: PLR0911  # one return for each kind of fact
     """Tell what a fact does to a request.
 

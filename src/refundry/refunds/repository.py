@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import sqlalchemy as sa
@@ -14,7 +14,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from refundry.charges.model import Expected
 from refundry.gateways.base import RefundBody
-from refundry.infra.db import Unit
+from refundry.infra.db import Hot, Unit
+from refundry.kernel.errors import InvariantViolated
 from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Answer
 from refundry.refunds.model import Attempt, Break, Content, HeldReason, Hold, Planned, RefundRequest, Send, State
@@ -23,6 +24,8 @@ from refundry.refunds.tables import breaks, refund_attempts, refund_requests
 t = refund_requests.c
 WORKABLE = (State.RECEIVED, State.APPROVED, State.SUBMITTING)
 ON_THE_WAY = (State.SUBMITTING, State.OUTCOME_UNKNOWN)
+UNDECIDED = (State.RECEIVED, State.AWAITING_APPROVAL)
+OVER_UNPAID = (State.REJECTED, State.DECLINED, State.WITHDRAWN, State.FAILED, State.CANCELED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,8 @@ def insert(unit: Unit, requests: Sequence[RefundRequest]) -> set[str]:
 
 
 def _values(request: RefundRequest) -> dict[str, Any]:
-    content, hold = request.content, request.hold
-    return {
+    content = request.content
+    return _changing(request) | {
         "id": request.id,
         "account": request.account,
         "request_key": request.request_key,
@@ -67,6 +70,13 @@ def _values(request: RefundRequest) -> dict[str, Any]:
         "fingerprint": content.fingerprint,
         "replaces": request.replaces,
         "lane": request.lane.value,
+    }
+
+
+def _changing(request: RefundRequest) -> dict[str, Any]:
+    """Write what may change of a request."""
+    hold = request.hold
+    return {
         "state": request.state.value,
         "amount_minor": request.amount_minor,
         "reserved_minor": request.reserved_minor,
@@ -95,12 +105,128 @@ def _literals(states: Iterable[State]) -> list[sa.ColumnElement[str]]:
     return [sa.literal_column(f"'{state.value}'", sa.Text) for state in states]
 
 
-_SET: dict[str, Any] = {name: _b("new_" + name) for name in CHANGING} | {"changed_at": _b("new_changed_at")}
-_CAS = sa.update(refund_requests).where(t.id == _b("the_id"), t.version == _b("the_version")).values(_SET)
-_CAS_LEASED = _CAS.where(t.lease == _b("the_lease"), t.leased_until > _b("the_now"))
-_FREED: dict[str, Any] = {"lease": None, "leased_until": 0.0}
-_CAS_FREE, _CAS_LEASED_FREE = _CAS.values(_FREED), _CAS_LEASED.values(_FREED)
-_LET_GO = sa.update(refund_requests).where(t.id == _b("the_id"), t.lease == _b("the_lease")).values(_FREED)
+_SET: dict[str, Any] = {name: _b("new_" + name) for name in (*CHANGING, "changed_at", "lease", "leased_until")}
+_WRITE = Hot(sa.update(refund_requests).where(t.id == _b("the_id"), t.version == _b("the_version")).values(_SET))
+
+
+@dataclass(slots=True)
+class OnShelf:
+    """A request as it stands on the shelf, held by the unit.
+
+    Args:
+        request: As it is by now.
+        sequence: When it came.
+        lease: Under which token a worker holds it.
+        leased_until: Until when.
+        version: The version that is in the table.
+    """
+
+    request: RefundRequest
+    sequence: int
+    lease: str | None
+    leased_until: float
+    version: int
+
+
+class Sibling(NamedTuple):
+    """What other requests of its charge need to know of a request."""
+
+    sequence: int
+    ticket_id: str | None
+    asked_minor: int | None
+    state: State
+    reserved_minor: int
+
+
+class Desk:
+    """The requests that a unit has read and holds, and what it has changed and not written yet.
+
+    Args:
+        requests: By id.
+        siblings: By charge, its requests by id, but for those that are over without a refund.
+        changed: When each was changed that is not written yet, the latest last.
+        attempts: By request and number, those that are not written yet.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.requests: dict[str, OnShelf] = {}
+        self.siblings: dict[str, dict[str, Sibling]] = {}
+        self.changed: dict[str, float] = {}
+        self.attempts: dict[tuple[str, int], Attempt] = {}
+
+    def write(self, connection: sa.Connection) -> None:
+        """Write what was changed.
+
+        Raises:
+            InvariantViolated: A request was changed by somebody else while it was held.
+        """
+        if self.changed:
+            # In the order in which they were changed: one of a charge that is on its way makes room before the next begins.
+            values = [self._values(id_, at) for id_, at in self.changed.items()]
+            if _WRITE.many(connection, values) != len(values):
+                raise InvariantViolated(f"of {len(values)} requests some changed inside a unit that holds them")
+        if self.attempts:
+            postgres = connection.dialect.name == "postgresql"
+            _save_attempt(postgres=postgres).many(connection, [_of_attempt(one) for one in self.attempts.values()])
+
+    def _values(self, id_: str, at: float) -> dict[str, Any]:
+        kept = self.requests[id_]
+        new = _changing(kept.request)
+        values = {"new_" + name: new[name] for name in CHANGING}
+        return values | {
+            "new_changed_at": at,
+            "new_lease": kept.lease,
+            "new_leased_until": kept.leased_until,
+            "the_id": id_,
+            "the_version": kept.version,
+        }
+
+    def change(self, kept: OnShelf, after: RefundRequest, at: float) -> None:
+        """Put a changed request in the place of the one that it was made from."""
+        kept.request = after
+        self.changed.pop(after.id, None)
+        self.changed[after.id] = at
+        siblings = self.siblings.get(after.content.charge)
+        if siblings is not None:
+            siblings.pop(after.id, None)
+            if after.state not in OVER_UNPAID:
+                siblings[after.id] = _sibling(kept.sequence, after)
+
+
+def _sibling(sequence: int, request: RefundRequest) -> Sibling:
+    content = request.content
+    return Sibling(sequence, content.ticket_id, content.asked_minor, request.state, request.reserved_minor)
+
+
+def fetch(unit: Unit, ids: Iterable[str]) -> Desk:
+    """Put requests on the shelf, and hold them until the unit is over."""
+    shelf = unit.shelf(Desk)
+    wanted = [id_ for id_ in dict.fromkeys(ids) if id_ not in shelf.requests]
+    if wanted:
+        for row in unit.direct.execute(_MANY_HELD, {"ids": wanted}):
+            shelf.requests[row.id] = OnShelf(_request(row), row.sequence, row.lease, row.leased_until, row.version)
+    return shelf
+
+
+_SIBLINGS = sa.select(
+    t.id, t.charge, t.sequence, t.ticket_id, t.asked_minor, t.state, t.reserved_minor
+).where(t.charge.in_(_b("charges", expanding=True)), t.state.not_in(_literals(OVER_UNPAID)))  # fmt: skip
+
+
+def fetch_siblings(unit: Unit, charges: Iterable[str]) -> Desk:
+    """Put what is known of the requests of charges on the shelf. Whoever decides by it holds the charges."""
+    shelf = unit.shelf(Desk)
+    wanted = [charge for charge in dict.fromkeys(charges) if charge not in shelf.siblings]
+    if wanted:
+        if shelf.changed:
+            unit.settle()
+            return fetch_siblings(unit, charges)
+        shelf.siblings |= {charge: {} for charge in wanted}
+        for row in unit.direct.execute(_SIBLINGS, {"charges": wanted}):
+            told = Sibling(row.sequence, row.ticket_id, row.asked_minor, State(row.state), row.reserved_minor)
+            shelf.siblings[row.charge][row.id] = told
+    return shelf
 
 
 def update(unit: Unit, before: RefundRequest, after: RefundRequest, lease: str | None, *, keep_lease: bool) -> bool:
@@ -113,18 +239,30 @@ def update(unit: Unit, before: RefundRequest, after: RefundRequest, lease: str |
         lease: With a token, only while that lease still holds.
         keep_lease: Whether the worker goes on with it; else it is free for the next.
     """
-    new = _values(after)
-    values = {"new_" + name: new[name] for name in CHANGING} | {"new_changed_at": unit.now}
-    values |= {"the_id": before.id, "the_version": before.version}
-    if lease is None:
-        return unit.connection.execute(_CAS if keep_lease else _CAS_FREE, values).rowcount == 1
-    values |= {"the_lease": lease, "the_now": unit.now}
-    return unit.connection.execute(_CAS_LEASED if keep_lease else _CAS_LEASED_FREE, values).rowcount == 1
+    shelf = fetch(unit, [before.id])
+    kept = shelf.requests.get(before.id)
+    if kept is None or not _ours(kept, before, lease, unit.now):
+        return False
+    if not keep_lease:
+        kept.lease, kept.leased_until = None, 0.0
+    shelf.change(kept, after, unit.now)
+    return True
+
+
+def _ours(kept: OnShelf, before: RefundRequest, lease: str | None, now: float) -> bool:
+    """Tell whether a request is still as it was read, and still under the lease: what compares before it sets."""
+    return kept.request.version == before.version and (
+        lease is None or (kept.lease == lease and kept.leased_until > now)
+    )
 
 
 def free(unit: Unit, request: str, lease: str) -> None:
     """Give a request back, if it is still held under this lease."""
-    unit.connection.execute(_LET_GO, {"the_id": request, "the_lease": lease})
+    shelf = fetch(unit, [request])
+    kept = shelf.requests.get(request)
+    if kept is not None and kept.lease == lease:
+        kept.lease, kept.leased_until = None, 0.0
+        shelf.change(kept, kept.request, unit.now)
 
 
 def pull_forward(unit: Unit, account: str, beyond: float) -> int:
@@ -144,44 +282,22 @@ def free_all(unit: Unit, account: str) -> int:
     return unit.connection.execute(statement.values(lease=None, leased_until=0.0)).rowcount
 
 
-_ON_THE_WAY = (
-    sa.select(t.id).where(t.charge == _b("the_charge"), t.id != _b("but"), t.state.in_(_literals(ON_THE_WAY))).limit(1)
-)
-
-
 def on_the_way(unit: Unit, charge: str, but: str) -> bool:
     """Tell whether another request of this charge may be making a refund at the moment."""
-    return unit.connection.execute(_ON_THE_WAY, {"the_charge": charge, "but": but}).first() is not None
-
-
-_RESERVED = sa.select(sa.func.coalesce(sa.func.sum(t.reserved_minor), 0)).where(
-    t.charge == _b("the_charge"), t.id != _b("but")
-)
+    siblings = fetch_siblings(unit, [charge]).siblings[charge]
+    return any(one.state in ON_THE_WAY for id_, one in siblings.items() if id_ != but)
 
 
 def reserved(unit: Unit, charge: str, but: str) -> int:
     """Sum what other requests claim of a charge, in minor units."""
-    return int(unit.connection.execute(_RESERVED, {"the_charge": charge, "but": but}).scalar_one())
+    siblings = fetch_siblings(unit, [charge]).siblings[charge]
+    return sum(one.reserved_minor for id_, one in siblings.items() if id_ != but)
 
 
-_mine = refund_requests.alias("mine")
-_ASKED = _b("the_asked", type_=sa.BigInteger)
-_TWIN = (
-    sa.select(t.id)
-    .where(
-        t.charge == _b("the_charge"),
-        t.id != _b("but"),
-        t.ticket_id == _b("the_ticket"),
-        sa.or_(t.asked_minor == _ASKED, sa.and_(t.asked_minor.is_(None), _ASKED.is_(None))),
-        t.state.not_in(_literals((State.REJECTED, State.DECLINED, State.WITHDRAWN, State.FAILED, State.CANCELED))),
-        # Of two that wait, the later one is the repeat.
-        sa.or_(
-            t.state.not_in(_literals((State.RECEIVED, State.AWAITING_APPROVAL))),
-            t.sequence < sa.select(_mine.c.sequence).where(_mine.c.id == _b("but")).scalar_subquery(),
-        ),
-    )
-    .limit(1)
-)
+def reserved_of(unit: Unit, charges: Iterable[str]) -> dict[str, int]:
+    """Sum what requests claim of each of the charges, in minor units; those of which nothing is claimed are left out."""
+    statement = sa.select(t.charge, sa.func.sum(t.reserved_minor)).where(t.charge.in_(list(charges)))
+    return {row[0]: int(row[1]) for row in unit.connection.execute(statement.group_by(t.charge))}
 
 
 def twin(unit: Unit, request: RefundRequest) -> str | None:
@@ -189,11 +305,15 @@ def twin(unit: Unit, request: RefundRequest) -> str | None:
     content = request.content
     if content.ticket_id is None:
         return None
-    values = {
-        "the_charge": content.charge, "but": request.id, "the_ticket": content.ticket_id,
-        "the_asked": content.asked_minor,
-    }  # fmt: skip
-    return unit.connection.execute(_TWIN, values).scalar_one_or_none()
+    siblings = fetch_siblings(unit, [content.charge]).siblings[content.charge]
+    mine = siblings.get(request.id)
+    for id_, one in sorted(siblings.items(), key=lambda pair: pair[1].sequence):
+        if id_ == request.id or (one.ticket_id, one.asked_minor) != (content.ticket_id, content.asked_minor):
+            continue
+        # Of two that wait, the later one is the repeat.
+        if one.state not in UNDECIDED or (mine is not None and one.sequence < mine.sequence):
+            return id_
+    return None
 
 
 # What a worker may take. The states stand as they do in the partial indexes, so that both databases can use those.
@@ -304,24 +424,23 @@ def next_due(unit: Unit, account: str) -> float | None:
     return None if found is None else float(found)
 
 
-_FIND = sa.select(refund_requests).where(t.id == _b("the_id"))
-_FIND_HELD = _FIND.with_for_update()
+_MANY = sa.select(refund_requests).where(t.id.in_(_b("ids", expanding=True))).order_by(t.sequence)
+_MANY_HELD = _MANY.with_for_update()
 
 
 def find(unit: Unit, request: str, *, hold: bool = False) -> RefundRequest | None:
     """Read a request; `hold` keeps others from changing it until the unit is over, for who is about to."""
-    row = unit.connection.execute(_FIND_HELD if hold else _FIND, {"the_id": request}).one_or_none()
-    return _request(row) if row else None
-
-
-_MANY = sa.select(refund_requests).where(t.id.in_(sa.bindparam("ids", expanding=True))).order_by(t.sequence)
-_MANY_HELD = _MANY.with_for_update()
+    return many(unit, [request], hold=hold).get(request)
 
 
 def many(unit: Unit, ids: Iterable[str], *, hold: bool = False) -> dict[str, RefundRequest]:
     """Read requests by id, in the order they came; `hold` as in `find`."""
-    found = unit.connection.execute(_MANY_HELD if hold else _MANY, {"ids": list(ids)})
-    return {row.id: _request(row) for row in found}
+    wanted = list(ids)
+    shelf = fetch(unit, wanted) if hold else unit.shelf(Desk)
+    found = [kept for id_ in dict.fromkeys(wanted) if (kept := shelf.requests.get(id_)) is not None]
+    if hold or len(found) == len(wanted):
+        return {kept.request.id: kept.request for kept in sorted(found, key=lambda kept: kept.sequence)}
+    return {row.id: _request(row) for row in unit.connection.execute(_MANY, {"ids": wanted})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,10 +480,37 @@ def leased(unit: Unit, account: str) -> int:
     return int(unit.connection.execute(statement).scalar_one())
 
 
-def of_charge(unit: Unit, charge: str) -> list[RefundRequest]:
-    """Read the requests of a charge, in the order they came."""
-    statement = sa.select(refund_requests).where(t.charge == charge).order_by(t.sequence)
-    return [_request(row) for row in unit.connection.execute(statement)]
+_OF_CHARGE = sa.select(refund_requests).where(t.charge == _b("the_charge")).order_by(t.sequence)
+_OF_CHARGE_HELD = _OF_CHARGE.with_for_update()
+
+
+def of_charge(unit: Unit, charge: str, *, hold: bool = False) -> list[RefundRequest]:
+    """Read the requests of a charge, in the order they came; `hold` as in `find`."""
+    found = unit.connection.execute(_OF_CHARGE_HELD if hold else _OF_CHARGE, {"the_charge": charge})
+    return [_request(row) for row in found]
+
+
+def received_at(unit: Unit, ids: Iterable[str]) -> dict[str, float]:
+    """Tell when requests were handed in, by the database's clock."""
+    statement = sa.select(t.id, t.created_at).where(t.id.in_(list(ids)))
+    return {row.id: float(row.created_at) for row in unit.connection.execute(statement)}
+
+
+_GOING_ON = _literals(
+    (State.RECEIVED, State.APPROVED, State.SUBMITTING, State.PENDING, State.REQUIRES_ACTION, State.OUTCOME_UNKNOWN)
+)
+
+
+def any_going_on(unit: Unit, account: str) -> bool:
+    """Tell whether any request of an account is on its way: to be paid, or at Stripe and not settled."""
+    statement = sa.select(t.id).where(t.account == account, t.state.in_(_GOING_ON)).limit(1)
+    return unit.connection.execute(statement).first() is not None
+
+
+def replaced_by(unit: Unit, request: str) -> str | None:
+    """Tell which request replaces another."""
+    found: str | None = unit.connection.execute(sa.select(t.id).where(t.replaces == request)).scalar_one_or_none()
+    return found
 
 
 def page(
@@ -424,16 +570,19 @@ def _planned(text: str) -> Planned:
 
 
 @cache
-def _save_attempt(*, postgres: bool) -> sa.Executable:
+def _save_attempt(*, postgres: bool) -> Hot:
     insert: Any = postgresql.insert(refund_attempts) if postgres else sqlite.insert(refund_attempts)
     change = {name: insert.excluded[name] for name in ("sends", "absent", "looks")}
-    statement: sa.Executable = insert.on_conflict_do_update(index_elements=["request", "number"], set_=change)
-    return statement
+    return Hot(insert.on_conflict_do_update(index_elements=["request", "number"], set_=change))
 
 
 def save_attempt(unit: Unit, attempt: Attempt) -> None:
     """Write an attempt as it is now."""
-    values = {
+    unit.shelf(Desk).attempts[attempt.request, attempt.number] = attempt
+
+
+def _of_attempt(attempt: Attempt) -> dict[str, Any]:
+    return {
         "request": attempt.request,
         "number": attempt.number,
         "idempotency_key": attempt.key,
@@ -442,7 +591,6 @@ def save_attempt(unit: Unit, attempt: Attempt) -> None:
         "absent": attempt.absent,
         "looks": json.dumps(attempt.looks),
     }
-    unit.connection.execute(_save_attempt(postgres=unit.postgres), values)
 
 
 def attempts(unit: Unit, request: str) -> list[Attempt]:
@@ -458,7 +606,10 @@ _ATTEMPT = sa.select(refund_attempts).where(
 
 def attempt(unit: Unit, request: str, number: int) -> Attempt | None:
     """Read one attempt."""
-    row = unit.connection.execute(_ATTEMPT, {"the_request": request, "the_number": number}).one_or_none()
+    unwritten = unit.shelf(Desk).attempts.get((request, number))
+    if unwritten is not None:
+        return unwritten
+    row = unit.direct.execute(_ATTEMPT, {"the_request": request, "the_number": number}).one_or_none()
     return _attempt(row) if row else None
 
 
@@ -488,6 +639,12 @@ def open_break(unit: Unit, request: str, opened: Break) -> None:
         "opened_at": unit.now,
     }
     unit.connection.execute(insert.values(values).on_conflict_do_nothing())
+
+
+def broken(unit: Unit, refunds: Iterable[str]) -> set[str]:
+    """Tell of which of Stripe's refunds a break was opened."""
+    statement = sa.select(breaks.c.refund).where(breaks.c.refund.in_(list(refunds)))
+    return {row.refund for row in unit.connection.execute(statement)}
 
 
 def open_breaks(unit: Unit) -> list[tuple[str, Break]]:

@@ -1,7 +1,7 @@
 """What to do about an attempt whose outcome nobody knows: the same key again, another look, the next attempt, or a person.
 
 Pure. The rule behind it: the same key while in doubt, a new key only after proof of absence (stripe-facts 2: Stripe may
-forget a key once it is 24 hours old, and then the same key pays again).
+forget a key once it is 24 hours old, and then the same key pays again). And what the order system is told of a request.
 """
 
 from __future__ import annotations
@@ -9,7 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from refundry.refunds.model import Attempt, Send
+from refundry.charges.model import TICKET_ID, Charge
+from refundry.kernel.outcome import SeenRefund
+from refundry.outbox.model import Kind, Message
+from refundry.outbox.rules import message_id, moment, ordering_key
+from refundry.policies.rules import DAY, REPEAT_DAYS
+from refundry.refunds.model import Attempt, Content, RefundRequest, Send
 
 HOUR = 3600.0
 # Below the 24 h after which Stripe may forget a key, with an hour for clocks that are wrong.
@@ -139,3 +144,86 @@ def _proving(attempt: Attempt, age: float, looked_at: float, explained: bool, pa
 def _proven(attempt: Attempt) -> Plan:
     gone = replace(attempt, absent=True)
     return Plan(Step.CLOSE if attempt.refusal is not None else Step.NEXT_ATTEMPT, gone)
+
+
+def kind_of(before: RefundRequest | None, after: RefundRequest) -> Kind | None:
+    """Tell what the order system is told of a change: the new state, or that the request waits now; `None`, if it is neither.
+
+    Args:
+        before: The request as it was; `None`, if it is new.
+        after: As it is.
+    """
+    if before is None:
+        return Kind.RECEIVED
+    held_before = before.hold.reason if before.hold is not None else None
+    if after.hold is not None and after.hold.reason is not held_before:
+        return Kind.HELD
+    return Kind(f"refund_request.{after.state}") if after.state is not before.state else None
+
+
+def request_message(
+    kind: Kind, request: RefundRequest, charge: Charge | None, claimed_minor: int, at: float
+) -> Message:
+    """Write the message that tells what a refund request has become.
+
+    Args:
+        kind: What it says.
+        request: The request.
+        charge: Our mirror of its charge; `None` while that was never looked at.
+        claimed_minor: What requests without a known refund claim of the charge, this one included.
+        at: When, by the database's clock.
+    """
+    content, hold = request.content, request.hold
+    order = charge.order_id if charge is not None else None
+    left = None if charge is None else max(charge.unrefunded_minor - claimed_minor, 0)
+    payload = {
+        "request_id": request.id,
+        "request_key": request.request_key,
+        "request_version": request.version,
+        "state": request.state.value,
+        "order_id": order,
+        "ticket_id": content.ticket_id,
+        "charge": content.charge,
+        "payment_intent": charge.payment_intent if charge is not None else None,
+        "asked_minor": content.asked_minor,
+        "amount_minor": request.amount_minor,
+        "currency": content.currency,
+        "reason": content.reason,
+        "captured_minor": charge.captured_minor if charge is not None else None,
+        "refunded_minor": max(charge.captured_minor - charge.unrefunded_minor, 0) if charge is not None else None,
+        "left_minor": left,
+        "code": request.reason_code,
+        "text": request.reason_text,
+        "held": hold.reason.value if hold is not None else None,
+        "held_until": moment(hold.until) if hold is not None and hold.until is not None else None,
+        "refund": request.refund,
+        "replaces": request.replaces,
+    }
+    key = ordering_key(request.account, order, content.charge)
+    return Message(message_id(request.id, kind, request.version), request.account, kind, order, key, payload, at)
+
+
+def asks_for_same(content: Content, refund: SeenRefund, charge: Charge, now: float) -> bool:
+    """Tell whether a waiting request asks for what somebody else's refund has just given back.
+
+    Args:
+        content: What is asked for.
+        refund: Not ours, and not over.
+        charge: Its charge, the refund taken in.
+        now: In epoch seconds; a refund of long ago is no news, unless it is for the same ticket.
+    """
+    if content.ticket_id is not None and refund.metadata.get(TICKET_ID) == content.ticket_id:
+        return True
+    if now - refund.created_at > REPEAT_DAYS * DAY:
+        return False
+    left_before = charge.unrefunded_minor + refund.amount_minor
+    wanted = left_before if content.asked_minor is None else content.asked_minor
+    return refund.amount_minor in {wanted, charge.captured_minor}
+
+
+def only_disputes_changed(charge: Charge, request: RefundRequest) -> bool:
+    """Tell whether a planned request's charge is as it was planned, but for its disputes."""
+    if request.planned is None:
+        return True
+    expected = request.planned.expected
+    return not list(charge.changes(replace(expected, disputes=charge.expected.disputes)))

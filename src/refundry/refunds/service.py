@@ -8,25 +8,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from refundry.accounts.model import Connect
 from refundry.audit import service as audit
 from refundry.charges import service as charges
-from refundry.charges.model import REQUEST_ID, Charge
-from refundry.infra.db import Unit
+from refundry.charges.model import REQUEST_ID, Charge, KnownRefund, Origin
+from refundry.infra.db import Database, Needs, Unit
 from refundry.kernel.actor import SYSTEM, Actor
 from refundry.kernel.errors import InvariantViolated, RefundryError
 from refundry.kernel.lane import Lane
+from refundry.kernel.money import Money
 from refundry.kernel.outcome import Accepted, Declined, NotTaken, Outcome, SeenRefund, Unknown
+from refundry.outbox import service as outbox
+from refundry.outbox.model import Cause, Kind, Message, OrderTold, Wants
+from refundry.outbox.rules import ordering_key
 from refundry.policies.model import Decision, Facts, Verdict, Wait
 from refundry.policies.rules import decide
 from refundry.refunds import repository
 from refundry.refunds.model import (
+    OF_STRIPE,
     REOPENABLE,
     UNPAID,
     Attempt,
     Change,
     Closed,
+    Concern,
     Fact,
     Found,
     GaveUp,
@@ -46,7 +53,7 @@ from refundry.refunds.model import (
     body_of,
 )
 from refundry.refunds.repository import Claimed, Tally
-from refundry.refunds.rules import Plan, Step
+from refundry.refunds.rules import Plan, Step, asks_for_same, kind_of, only_disputes_changed, request_message
 
 # How long a request waits for its siblings before it is looked at again, in seconds.
 SIBLING_WAIT = 60.0
@@ -59,6 +66,14 @@ DUE_WITHIN = 7200.0
 NEVER = 32_503_680_000.0
 # Why a request is held that a schedule will let go.
 IN_LINE = frozenset({HeldReason.SCHEDULE, HeldReason.LOW_BALANCE})
+# What a person may have to know of is collected under this name, for whoever has attached to it.
+CONCERNS = "concerns"
+# The answers of a decision that an open dispute gives.
+DISPUTED = frozenset({"charge_disputed", "charge_under_inquiry", "changed_since_plan"})
+# Nothing goes on by itself from these, or in one of them a person may have been asked.
+CONCERNING = frozenset({State.FAILED, State.CANCELED, State.REQUIRES_ACTION})
+# Stripe counts whole seconds: a dispute of the second in which a request came may be the later of the two.
+STRIPE_SECOND = 1.0
 # A look that was made for this very send is good enough, however short `look_max_age` is.
 LOOK_GRACE = 30.0
 
@@ -91,6 +106,20 @@ class Received:
     request: RefundRequest
 
 
+def attach(database: Database) -> None:
+    """Let what pieces of work need be read and held together: each charge, its requests, and the one that is worked on."""
+    database.before_work(fetch)
+
+
+def fetch(unit: Unit, needs: Sequence[Needs]) -> None:
+    """Read and hold together what will be asked for one by one."""
+    touched = [one.charge for one in needs]
+    # The charges first, as everywhere, so that two units never wait for each other.
+    charges.hold(unit, touched)
+    repository.fetch(unit, [one.request for one in needs if one.request])
+    repository.fetch_siblings(unit, touched)
+
+
 def receive(unit: Unit, wanted: Sequence[RefundRequest], actor: Actor) -> list[Received]:
     """Take requests in. The same key with the same content is the same request; with other content it is a conflict.
 
@@ -106,6 +135,7 @@ def receive(unit: Unit, wanted: Sequence[RefundRequest], actor: Actor) -> list[R
         if request_id in fresh:
             request = kept[request_id]
             _record(unit, actor, "refund_request.received", request, {"key": request.request_key})
+            _tell(unit, None, request)
     out, seen = [], set()
     for request in wanted:
         held = kept[request.id]
@@ -154,7 +184,7 @@ def _decided_on(unit: Unit, claimed: Claimed, charge: Charge | None, age_max_day
     request = claimed.request
     if charge is not None and adopt(unit, claimed, charge.refunds):
         return None
-    decision = _decided(unit, request, charge, age_max_days=age_max_days)
+    decision = _while_disputed(unit, request, charge, _decided(unit, request, charge, age_max_days=age_max_days))
     unchanged = (
         request.state is State.APPROVED
         and decision.verdict is Verdict.APPROVE
@@ -259,9 +289,22 @@ def _judged(decision: Decision, now: float) -> Judged:
     hold = None
     if decision.wait is Wait.SIBLING:
         hold = Hold(HeldReason.SIBLING, now + SIBLING_WAIT)
-    elif decision.wait is Wait.POSSIBLE_REPEAT:
-        hold = Hold(HeldReason.POSSIBLE_REPEAT)
+    elif decision.wait is not None:
+        hold = Hold(HeldReason(decision.wait))
     return Judged(decision.verdict, decision.code, decision.text, decision.amount_minor, hold)
+
+
+def _while_disputed(unit: Unit, request: RefundRequest, charge: Charge | None, decision: Decision) -> Decision:
+    """Let a request wait that a dispute has overtaken, until that has ended; one that was asked for later is refused."""
+    if charge is None or decision.verdict is not Verdict.REFUSE or decision.code not in DISPUTED:
+        return decision
+    opened = [dispute.created_at for dispute in charge.disputes if not dispute.over]
+    lost = any(dispute.over and not dispute.refundable for dispute in charge.disputes)
+    if not opened or lost or not only_disputes_changed(charge, request):
+        return decision
+    if repository.received_at(unit, [request.id])[request.id] >= min(opened) + STRIPE_SECOND:
+        return decision
+    return replace(decision, verdict=Verdict.HOLD, wait=Wait.DISPUTE)
 
 
 def _told(decision: Decision) -> dict[str, object]:
@@ -359,7 +402,9 @@ def record(unit: Unit, intent: Intent, outcome: Outcome, due_at: float) -> Claim
         return replace(intent.claimed, request=change.after) if go_on else None
     _note(unit, attempt)
     if isinstance(outcome, Accepted):
-        found(unit, before.account, outcome.refund)
+        # Whoever has seen it since knows more: an answer tells of the refund as it was made.
+        known = charges.refunds_known(unit, [outcome.refund.id]).get(outcome.refund.id)
+        found(unit, before.account, known.refund if known else outcome.refund)
     return None
 
 
@@ -502,13 +547,180 @@ def found(unit: Unit, account: str, refund: SeenRefund) -> bool:
     request_id = refund.metadata.get(REQUEST_ID)
     request = repository.find(unit, request_id, hold=True) if request_id else None
     if request is None:
+        if request_id:
+            _unknown(unit, account, refund)
         return False
+    charges.set_origin(unit, refund.id, Origin.OURS)
     change = _applied(request, Found(refund), unit.now)
     if change is not None:
         if not repository.update(unit, request, change.after, None, keep_lease=False):
             raise InvariantViolated(f"request {request.id} changed inside a unit that holds it", request=request.id)
         _keep(unit, SYSTEM, request, change, {"refund": refund.id, "status": refund.status})
     return True
+
+
+def _unknown(unit: Unit, account: str, refund: SeenRefund) -> None:
+    """Keep a refund that carries the id of a request which is not here: it is never taken for somebody else's."""
+    charges.set_origin(unit, refund.id, Origin.UNKNOWN_REFUNDRY)
+    _concern(unit, Concern(account, refund.charge, refund=refund))
+
+
+def _concern(unit: Unit, concern: Concern) -> None:
+    if CONCERNS in unit.flushed:
+        unit.collect(CONCERNS, concern)
+
+
+def heard(unit: Unit, account: str, refund: SeenRefund, began_at: float) -> bool:
+    """Take in what a read of a refund has shown, whoever made it.
+
+    Args:
+        unit: The open unit.
+        account: `acct_…|test`.
+        refund: As it was read.
+        began_at: When that read began, by the database's clock.
+
+    Returns:
+        False, if another read that ended meanwhile says something else: then it has to be read again.
+    """
+    charges.hold_still(unit, refund.charge)
+    if charges.overtaken(unit, refund, began_at):
+        return False
+    if not found(unit, account, refund):
+        suspect(unit, refund)
+    return True
+
+
+def notice(unit: Unit, account: str, charge_id: str) -> None:
+    """Move those requests of a charge whose refunds stand otherwise in the mirror, which a look has just brought up to date."""
+    charge = charges.find(unit, charge_id)
+    seen = charge.refunds if charge else ()
+    ours = {Told(one.id, one.metadata[REQUEST_ID], one.status): one for one in seen if REQUEST_ID in one.metadata}
+    fresh = ours.keys() - standing_here(unit, ours) if ours else set()
+    for told in sorted(fresh):
+        found(unit, account, ours[told])
+
+
+class Told(NamedTuple):
+    """What an event or a list tells of one of Stripe's refunds: its id, the request that it is said to belong to, and its status."""
+
+    refund: str
+    request: str | None
+    status: str | None
+
+
+def standing_here(unit: Unit, told: Iterable[Told]) -> set[Told]:
+    """Tell what stands here already as it is told, refund and request alike: nothing has to be read or changed for it.
+
+    A unit that only reads is enough.
+    """
+    asked = set(told)
+    known = charges.refunds_known(unit, {one.refund for one in asked})
+    of = {refund: one.refund.metadata.get(REQUEST_ID) for refund, one in known.items()}
+    requests = repository.many(unit, {request for request in of.values() if request})
+    broken = repository.broken(unit, known)
+    return {
+        one
+        for one in asked
+        if one.refund in known
+        and one.status == known[one.refund].refund.status
+        and one.request in {None, of[one.refund]}
+        and _stands(known[one.refund], requests.get(of[one.refund] or ""), broken)
+    }
+
+
+def _stands(known: KnownRefund, request: RefundRequest | None, broken: set[str]) -> bool:
+    refund = known.refund
+    if REQUEST_ID not in refund.metadata:
+        return known.origin is Origin.EXTERNAL
+    if request is None:
+        return known.origin is Origin.UNKNOWN_REFUNDRY
+    if request.refund == refund.id:
+        return OF_STRIPE.get(refund.status) is request.state
+    # It is not the one that paid the request: then there is a break, unless its money came back.
+    return refund.id in broken or (refund.over and request.refund is not None)
+
+
+def suspect(unit: Unit, refund: SeenRefund) -> int:
+    """Hold the waiting requests that ask for what somebody else's refund has given back; tells how many.
+
+    Those that wait for a person, or for a dispute, already, are decided before they are paid.
+    """
+    charge = charges.find(unit, refund.charge)
+    if charge is None or refund.over or REQUEST_ID in refund.metadata:
+        return 0
+    text = (
+        f"{refund.id} has given back {Money(refund.amount_minor, refund.currency)} on {charge.id}, and it was not made here: allow it "
+        "with --allow-repeat, or withdraw it"
+    )
+    fact = Judged(Verdict.HOLD, "possible_repeat", text, hold=Hold(HeldReason.POSSIBLE_REPEAT))
+    count = 0
+    for request in repository.of_charge(unit, charge.id, hold=True):
+        settled = request.hold is not None and request.hold.until is None and not waits_in_line(request)
+        if request.state not in UNPAID or settled or request.allow_repeat:
+            continue
+        if asks_for_same(request.content, refund, charge, unit.now):
+            _by_itself(unit, request, fact, {"refund": refund.id})
+            count += 1
+    return count
+
+
+# What disputes do
+
+
+def hold_disputed(unit: Unit, charge: Charge, opened_at: float, text: str, *, full_settles: bool) -> int:
+    """Hold every unpaid request of a charge that came before its dispute; tells how many.
+
+    Args:
+        unit: The open unit, which holds the charge.
+        charge: The charge.
+        opened_at: When Stripe opened the dispute, in epoch seconds: what is asked for later is decided by policy.
+        text: Why, for a person.
+        full_settles: Whether it is an inquiry: one that a person asked for, and for all that is left, goes on.
+    """
+    waiting = [request for request in repository.of_charge(unit, charge.id, hold=True) if request.state in UNPAID]
+    received = repository.received_at(unit, [request.id for request in waiting])
+    fact = Judged(Verdict.HOLD, "charge_disputed", text, hold=Hold(HeldReason.DISPUTE))
+    count = 0
+    for request in waiting:
+        full = request.content.asked_minor in {None, charge.unrefunded_minor}
+        spared = full_settles and request.allow_inquiry and full
+        held = request.hold is not None and request.hold.reason in {HeldReason.DISPUTE, HeldReason.STOPPED}
+        if not held and not spared and received[request.id] < opened_at + STRIPE_SECOND:
+            _by_itself(unit, request, fact, {})
+            count += 1
+    return count
+
+
+def lift_disputed(unit: Unit, charge: Charge) -> int:
+    """Have the requests decided anew that waited for a dispute which has ended; tells how many."""
+    count = 0
+    for request in repository.of_charge(unit, charge.id, hold=True):
+        if request.hold is None or request.hold.reason is not HeldReason.DISPUTE:
+            continue
+        planned = None if only_disputes_changed(charge, request) else request.planned
+        freed = replace(request, hold=None, planned=planned, version=request.version + 1, due_at=unit.now)
+        repository.update(unit, request, freed, None, keep_lease=False)
+        _record(unit, SYSTEM, "refund_request.dispute_over", freed, {})
+        count += 1
+    return count
+
+
+def refuse_disputed(unit: Unit, charge: Charge, text: str) -> int:
+    """Reject every unpaid request of a charge whose dispute is lost: the bank has given the money back; tells how many."""
+    fact, count = Judged(Verdict.REFUSE, "dispute_lost", text), 0
+    for request in repository.of_charge(unit, charge.id, hold=True):
+        if request.state in UNPAID:
+            _by_itself(unit, request, fact, {})
+            count += 1
+    return count
+
+
+def _by_itself(unit: Unit, request: RefundRequest, fact: Fact, facts: Mapping[str, object]) -> None:
+    """Apply a fact to a request that this unit holds, whoever works on it: that worker finds that it has lost it."""
+    change = apply(request, fact)
+    if change is None or not repository.update(unit, request, change.after, None, keep_lease=False):
+        raise InvariantViolated(f"request {request.id} changed inside a unit that holds it", request=request.id)
+    _keep(unit, SYSTEM, request, change, {**facts, "why": change.after.reason_text})
 
 
 def _applied(request: RefundRequest, fact: Fact, now: float) -> Change | None:
@@ -548,6 +760,47 @@ def _keep(unit: Unit, actor: Actor, before: RefundRequest, change: Change, facts
         facts = {**facts, "break": change.break_.code, "text": change.break_.text}
     told = {"from": before.state.value, "to": change.after.state.value, "code": change.after.reason_code}
     _record(unit, actor, change.event, change.after, {**told, **facts})
+    _tell(unit, before, change.after)
+    if change.break_ is not None or {before.state, change.after.state} & CONCERNING:
+        _concern(unit, Concern(before.account, before.content.charge, before, change, change.refund))
+
+
+def _tell(unit: Unit, before: RefundRequest | None, after: RefundRequest) -> None:
+    """Have the order system told what a request has become, where that is more than what it was."""
+    kind = kind_of(before, after)
+    if kind is not None:
+        outbox.note(unit, Cause(after.content.charge, kind, after))
+
+
+def messages(unit: Unit, causes: Sequence[Cause], wants: Wants) -> list[Message]:
+    """Compose the messages of all that a unit has changed, amounts as they are committed; see `outbox.service.attach`."""
+    orders = charges.orders_of(unit, {cause.charge for cause in causes})
+    changed = [(cause.kind, cause.request) for cause in causes if isinstance(cause.request, RefundRequest)]
+    family = charges.families(unit, orders)
+    told = _hold_keys(unit, orders, family, [request for _, request in changed])
+    if unit.postgres:
+        # Read again now that the keys are held: what others have committed for the same orders is in it.
+        family = charges.families(unit, orders)
+    known, claimed = {charge.id: charge for charge in family}, repository.reserved_of(unit, orders)
+    out = []
+    for kind, request in changed:
+        name = request.content.charge
+        out.append(request_message(kind, request, known.get(name), claimed.get(name, 0), unit.now))
+    if wants.any_wants(Kind.ORDER_CHANGED):
+        out += charges.order_messages(unit, set(orders.values()), family, told)
+    return out
+
+
+def _hold_keys(
+    unit: Unit, orders: Mapping[str, tuple[str, str | None]], family: Sequence[Charge], changed: Sequence[RefundRequest]
+) -> dict[str, OrderTold]:
+    """Hold the ordering keys of what has changed, so that the messages of each are written in the order of their commits."""
+    named = {one.content.charge: (one.account, None) for one in changed} | dict(orders)
+    keys = {charge: ordering_key(account, order, charge) for charge, (account, order) in named.items()}
+    # Most charges that are only looked at have given nothing back: there is nothing to tell of their orders, and no key to make.
+    made = {one.content.charge for one in changed}
+    made |= {one.id for one in family if one.id in keys and one.unrefunded_minor < one.captured_minor}
+    return outbox.hold_keys(unit, keys.values(), make={keys[charge] for charge in made})
 
 
 def _with_late_answers(unit: Unit, attempt: Attempt) -> Attempt:
@@ -636,6 +889,7 @@ def stop(unit: Unit, ids: Iterable[str], actor: Actor) -> int:
             held = replace(request, hold=Hold(HeldReason.STOPPED), version=request.version + 1)
             repository.update(unit, request, held, None, keep_lease=False)
             _record(unit, actor, "refund_request.stopped", held, {})
+            _tell(unit, request, held)
             count += 1
     return count
 
@@ -684,6 +938,7 @@ def make_wait(unit: Unit, ids: Iterable[str], actor: Actor, reason: HeldReason =
             held = replace(put_in_line(request, reason), version=request.version + 1)
             repository.update(unit, request, held, None, keep_lease=False)
             _record(unit, actor, "refund_request.put_in_line", held, {"held": reason.value})
+            _tell(unit, request, held)
             put.append(request.id)
     return put
 
@@ -737,10 +992,15 @@ next_due = repository.next_due
 counts = repository.counts
 leased = repository.leased
 open_breaks = repository.open_breaks
+any_going_on = repository.any_going_on
+replaced_by = repository.replaced_by
+of_charge = repository.of_charge
 __all__ = [
-    "Claimed", "Intent", "Receipt", "Received", "RequestUnknown", "StateForbids", "Tally", "adopt", "allow_repeat", "attempts", "claim",
-    "counts", "due_lanes", "end_leases", "find", "foresee", "found", "go_on", "judge", "judge_again", "last_attempt", "leased", "let_go", "look_age", "look_needed", "make_wait", "many", "need", "next_due",
-    "open_breaks", "page", "postpone", "put_in_line", "receive", "record", "refuse", "release", "renew", "reopen", "resolve", "send_back", "stop",
-    "submit", "tally", "waits_in_line",
-    "withdraw",
+    "Claimed", "Intent", "Receipt", "Received", "RequestUnknown", "StateForbids", "Tally", "Told", "adopt", "allow_repeat",
+    "any_going_on", "attempts", "claim", "counts", "due_lanes", "end_leases", "fetch", "find", "foresee", "found", "go_on",
+    "heard", "hold_disputed", "judge", "judge_again", "last_attempt", "leased", "let_go", "lift_disputed",
+    "look_age", "look_needed", "make_wait", "many", "messages", "need", "next_due", "notice", "of_charge",
+    "open_breaks", "page", "postpone", "put_in_line", "receive", "record", "refuse", "refuse_disputed", "release",
+    "renew", "reopen", "replaced_by", "resolve", "send_back", "standing_here", "stop", "submit", "suspect", "tally",
+    "waits_in_line", "withdraw",
 ]  # fmt: skip

@@ -1,1 +1,1 @@
-"""The web side: so far whether the process is well, and its numbers. It decides nothing, and reads through what it is handed."""
+"""The web side: what Stripe tells us, whether the process is well, and its numbers. It decides nothing, and reads and stores through what it is handed."""

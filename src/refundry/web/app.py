@@ -1,4 +1,4 @@
-"""The web application: `/health` for whoever restarts processes, `/metrics` for Prometheus."""
+"""The web application: `/webhooks` for Stripe, `/health` for whoever restarts processes, `/metrics` for Prometheus."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from refundry.web.metrics import DeskCollector, Numbers
+from refundry.web.metrics import DeskCollector, IntakeCollector, Numbers
+from refundry.web.webhooks import Intake
 
 WELL, UNWELL = 200, 503
 
@@ -24,16 +25,18 @@ class Health:
     facts: dict[str, object]
 
 
-def app_of(health: Callable[[], Health], numbers: Callable[[], Sequence[Numbers]]) -> Starlette:
+def app_of(health: Callable[[], Health], numbers: Callable[[], Sequence[Numbers]], intake: Intake) -> Starlette:
     """Make the application.
 
     Args:
         health: Looks whether all is well; called for each request, in a thread.
         numbers: Counts each account, likewise.
+        intake: Where webhooks come in.
     """
     # A registry of our own: the library's global one would give the numbers of every desk that a test opens.
     registry = CollectorRegistry()
     registry.register(DeskCollector(numbers))
+    registry.register(IntakeCollector(intake.stored, intake.refused))
 
     def tell_health(_: Request) -> Response:
         seen = health()
@@ -42,4 +45,4 @@ def app_of(health: Callable[[], Health], numbers: Callable[[], Sequence[Numbers]
     def tell_metrics(_: Request) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    return Starlette(routes=[Route("/health", tell_health), Route("/metrics", tell_metrics)])
+    return Starlette(routes=[*intake.routes, Route("/health", tell_health), Route("/metrics", tell_metrics)])

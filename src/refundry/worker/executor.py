@@ -13,11 +13,12 @@ from typing import TypeVar
 
 from refundry.accounts import service as accounts
 from refundry.charges import service as charges
-from refundry.charges.model import REQUEST_ID
+from refundry.disputes import service as disputes
 from refundry.gateways.base import GatewayError, Look, PaymentGateway, Trouble
-from refundry.infra.db import Database, DatabaseUnusable, Unit
+from refundry.infra import tracing
+from refundry.infra.db import Database, DatabaseUnusable, Needs, Unit
 from refundry.infra.logs import logger
-from refundry.infra.pace import Pacer
+from refundry.infra.pace import Pacer, note_waits
 from refundry.infra.settings import PaySettings
 from refundry.infra.witness import SET_BACK, vouched_since
 from refundry.infra.writer import Writer
@@ -26,7 +27,7 @@ from refundry.kernel.clock import Clock
 from refundry.kernel.errors import InvariantViolated
 from refundry.kernel.ids import Ids
 from refundry.kernel.lane import Lane
-from refundry.kernel.outcome import Answer, Declined, NotTaken, NotTakenWhy, Outcome, SeenRefund, Unknown
+from refundry.kernel.outcome import Answer, Declined, NotTaken, NotTakenWhy, Outcome, Unknown
 from refundry.refunds import rules
 from refundry.refunds import service as refunds
 from refundry.refunds.model import Attempt, RefundRequest, State
@@ -41,8 +42,23 @@ READ_WAIT = 5.0
 LIMITED_WAIT = 0.5
 # What kept an intent from being written is over after about this long; without a wait the same look would be made again and again.
 AGAIN_WAIT = 1.0
+# After a wait for a slot that was shorter than this the charge is not read again before the intent is written, in whose unit it is anyway.
+WAITED = 1.0
 # A fault of ours stops one request; it is looked at again after this long, and is loud until then.
 FAULT_WAIT = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A claimed request, and what is known of its charge.
+
+    Args:
+        claimed: The request.
+        fresh_until: Until when, by the boot clock, the last look at its charge is fresh, if nothing happens to it; zero, if it is not.
+    """
+
+    claimed: Claimed
+    fresh_until: float = 0.0
 
 
 @dataclass(slots=True)
@@ -104,6 +120,10 @@ class Executor:
         self.stopping: Callable[[], bool] = lambda: False
         # How many rows of a lane may be on their way at once; set by whoever works on several accounts.
         self.flight_max: Callable[[], int] = lambda: pay.flight_max
+        # Hears how long the work on a row took, in seconds without its waits for slots; set by the same.
+        self.row_took: Callable[[float], None] = lambda _seconds: None
+        # Traces each request; set by whoever has settings.
+        self.trace: tracing.Tracing = tracing.OFF
         # Whether somebody has stopped what a request belongs to; set by whoever knows batches, which are above this.
         self.stopped: Callable[[Unit, str], bool] = lambda _unit, _request: False
         # Whether a request may be sent, or sent again, at this moment; if not, it is not ours any more. And what was not sent after
@@ -125,7 +145,7 @@ class Executor:
                 claimed = await self._claim(lane, lease, min(room, self._pay.slice)) if room > 0 else []
                 total += len(claimed)
                 self.counts.claimed += len(claimed)
-                running |= {asyncio.get_running_loop().create_task(self._paid(one)) for one in claimed}
+                running |= {asyncio.get_running_loop().create_task(self._timed(one)) for one in claimed}
                 if not running:
                     return total
                 if not claimed or len(running) >= self.flight_max():
@@ -137,33 +157,48 @@ class Executor:
             renewal.cancel()
             await asyncio.gather(renewal, return_exceptions=True)
 
-    async def _claim(self, lane: Lane, lease: str, most: int) -> list[Claimed]:
-        def work(unit: Unit) -> tuple[list[Claimed], float, float]:
+    async def _claim(self, lane: Lane, lease: str, most: int) -> list[Taken]:
+        def work(unit: Unit) -> tuple[list[Claimed], dict[str, float], float, float]:
             vouched = vouched_since(unit, self._clock)
             back = self._set_back(unit.now)
             if back or vouched == unit.now:
                 charges.distrust_future_looks(unit, self.account)
             held = accounts.held_text(unit, self.account)
             taken = [] if held else refunds.claim(unit, self.account, lane, lease, seconds=LEASE_SECONDS, most=most)
+            looks = charges.looked_at(unit, [one.request.content.charge for one in taken]) if taken else {}
             if vouched is None:
-                return taken, unit.now, unit.now if back else self._believed_since
-            return taken, unit.now, vouched
+                return taken, looks, unit.now, unit.now if back else self._believed_since
+            return taken, looks, unit.now, vouched
 
-        claimed, now, self._believed_since = await self._writer.put(work)
-        self._ahead = now - self._clock.boot_seconds()
-        return claimed
+        claimed, looks, now, self._believed_since = await self._writer.put(work)
+        boot = self._clock.boot_seconds()
+        self._ahead = now - boot
+        return [Taken(one, self._fresh_until(one, looks.get(one.request.content.charge), now, boot)) for one in claimed]
+
+    def _fresh_until(self, claimed: Claimed, looked_at: float | None, now: float, boot: float) -> float:
+        """Tell until when, by the boot clock, a look is fresh; zero for one that is not, or that is not to be believed."""
+        if looked_at is None or not self._believed_since <= looked_at <= now:
+            return 0.0
+        return boot + refunds.look_age(claimed.request, self._pay.look_max_age) - (now - looked_at)
 
     async def _renew(self, lease: str) -> None:
         while True:
             await self._clock.sleep(RENEW_SECONDS)
             await self._writer.put(lambda unit: refunds.renew(unit, lease, LEASE_SECONDS))
 
-    async def _paid(self, claimed: Claimed) -> None:
+    async def _timed(self, taken: Taken) -> None:
+        """Work on one request, and tell how long that took."""
+        began, waited = self._clock.boot_seconds(), note_waits()
+        await self._paid(taken)
+        self.row_took(self._clock.boot_seconds() - began - waited.seconds)
+
+    async def _paid(self, taken: Taken) -> None:
         """Work on one request; whatever goes wrong concerns this one alone."""
-        request = claimed.request
+        claimed, request = taken.claimed, taken.claimed.request
         log = self._log.bind(request=request.id, charge=request.content.charge)
         try:
-            await self._work(claimed)
+            about = {"account": self.account, "charge": request.content.charge, "lane": request.lane.value}
+            await self.trace.of("refund_request", self._work(taken), request=request.id, **about)
         except GatewayError as error:
             log.warning("read.failed", code=error.code, why=error.message)
             await self._after_read_failure(claimed, error)
@@ -185,49 +220,57 @@ class Executor:
         await self._put_off(claimed, READ_WAIT, error.message)
 
     async def _put_off(self, claimed: Claimed, seconds: float, why: str) -> None:
-        about = claimed.request.content.charge
-        await self._writer.put(lambda unit: _postponed(unit, claimed, seconds, why), about=about)
+        await self._writer.put(lambda unit: _postponed(unit, claimed, seconds, why), needs=_needs(claimed))
 
     async def _hold_account(self, why: str) -> None:
         if await self._writer.put(lambda unit: accounts.hold(unit, self.account, why)):
             self._log.error("account.held", why=why)
 
-    async def _work(self, claimed: Claimed) -> None:
-        if claimed.request.state is State.SUBMITTING:
-            await self._resolve(claimed)
+    async def _work(self, taken: Taken) -> None:
+        if taken.claimed.request.state is State.SUBMITTING:
+            await self._resolve(taken.claimed)
             return
-        fresh: Claimed | None = claimed
-        if claimed.request.state is State.RECEIVED:
-            fresh = await self._decided(claimed)
+        fresh: Taken | None = taken
+        if taken.claimed.request.state is State.RECEIVED:
+            fresh = await self._decided(taken, look=self._clock.boot_seconds() > taken.fresh_until)
         if fresh is None:
             return
-        slot = await self._pacer.take(REFUND, claimed.request.lane)
+        began = self._clock.boot_seconds()
+        slot = await self.trace.of("wait_for_slot", self._pacer.take(REFUND, taken.claimed.request.lane))
         if self.stopping():
             # It waited for its turn, and nothing was sent: whoever comes next pays it.
-            await self._writer.put(lambda unit: refunds.release(unit, claimed), about=claimed.request.content.charge)
+            held = fresh.claimed
+            await self._writer.put(lambda unit: refunds.release(unit, held), needs=_needs(held))
             return
         # The slot was waited for: what was seen before may be old by now.
-        fresh = await self._decided(fresh) if await self._look_needed(fresh) else fresh
+        now = self._clock.boot_seconds()
+        if now > fresh.fresh_until or (now - began > WAITED and await self._look_needed(fresh.claimed)):
+            fresh = await self._decided(fresh, look=True)
         if fresh is not None:
-            await self._send(fresh, slot)
+            await self._send(fresh.claimed, slot)
 
-    async def _decided(self, claimed: Claimed) -> Claimed | None:
-        """Look, unless the last look is fresh, and decide; the request if it is approved and still ours, else `None`."""
-        known, age = True, self._pay.age_max_days
-        if await self._look_needed(claimed):
-            look = await self._look(claimed)
-            if look is not None and await self._adopted(claimed, look.refunds):
-                return None
-            known = look is not None
+    async def _decided(self, taken: Taken, *, look: bool) -> Taken | None:
+        """Decide, after a `look` where one is needed; the request if it is approved and still ours, else `None`."""
+        claimed, age = taken.claimed, self._pay.age_max_days
+        seen = await self._look(claimed) if look else None
+        known = seen is not None or not look
 
-        def work(unit: Unit) -> Claimed | None:
+        def work(unit: Unit) -> tuple[Claimed | None, float, bool]:
+            if seen is not None and self._taken_in(unit, claimed, seen):
+                return None, unit.now, True
             if known and refunds.look_needed(unit, claimed.request, max(self._pay.look_max_age, LOOK_GRACE)):
                 # The look was overtaken, and not taken in: by what is mirrored now nothing may be decided.
                 refunds.postpone(unit, claimed, unit.now + AGAIN_WAIT, "its charge changed while it was looked at")
-                return None
-            return refunds.judge(unit, claimed, known=known, age_max_days=age)
+                return None, unit.now, False
+            return refunds.judge(unit, claimed, known=known, age_max_days=age), unit.now, False
 
-        return await self._writer.put(work, about=claimed.request.content.charge)
+        held, now, adopted = await self.trace.of("decide", self._writer.put(work, needs=_needs(claimed)))
+        self.counts.adopted += adopted
+        if held is None:
+            return None
+        if seen is None:
+            return replace(taken, claimed=held)
+        return Taken(held, self._fresh_until(held, seen.began_at, now, self._clock.boot_seconds()))
 
     async def _look_needed(self, claimed: Claimed) -> bool:
         def work(unit: Unit) -> bool:
@@ -253,28 +296,25 @@ class Executor:
         return await self._writer.aside(reading)
 
     async def _look(self, claimed: Claimed) -> Look | None:
-        """Read the charge at Stripe and mirror it; `None`, if Stripe does not know it."""
+        """Read the charge at Stripe; `None`, if Stripe does not know it."""
         self.counts.looks += 1
         try:
-            look = await self._gateway.look(claimed.request.content.charge, claimed.request.lane)
+            asked = self._gateway.look(claimed.request.content.charge, claimed.request.lane)
+            look = await self.trace.of("look", asked)
         except GatewayError as error:
             if error.trouble is Trouble.NOT_FOUND:
                 return None
             raise
-        look = replace(look, began_at=look.began_at + self._database.offset)
-        await self._writer.put(
-            lambda unit: charges.mirror(unit, self.account, [look], self._order_key), about=look.charge.id
-        )
-        return look
+        return replace(look, began_at=look.began_at + self._database.offset)
 
-    async def _adopted(self, claimed: Claimed, seen: tuple[SeenRefund, ...]) -> bool:
-        """Take in a refund that carries our id, if there is one."""
-        if not any(refund.metadata.get(REQUEST_ID) == claimed.request.id for refund in seen):
-            return False
-        self.counts.adopted += 1
-        return await self._writer.put(
-            lambda unit: refunds.adopt(unit, claimed, seen), about=claimed.request.content.charge
-        )
+    def _taken_in(self, unit: Unit, claimed: Claimed, look: Look) -> bool:
+        """Mirror a look, and take in a refund that carries our id, if there is one; tells whether there is."""
+        charges.mirror(unit, self.account, [look], self._order_key)
+        if look.refunds:
+            refunds.notice(unit, self.account, look.charge.id)
+        if look.disputes:
+            disputes.seen(unit, self.account, look.charge.id, look.disputes, look.began_at)
+        return refunds.adopt(unit, claimed, look.refunds)
 
     async def _send(self, claimed: Claimed, slot: float) -> None:
         """Write the intent, send, record."""
@@ -294,7 +334,7 @@ class Executor:
                 self.not_sent(unit, claimed.request, unsent)
             return intent
 
-        intent = await self._writer.put(work, about=claimed.request.content.charge)
+        intent = await self._writer.put(work, needs=_needs(claimed))
         if intent is None:
             await self._put_off(claimed, AGAIN_WAIT, "its charge has to be looked at again, or a sibling is on its way")
             return
@@ -303,7 +343,10 @@ class Executor:
             outcome: Outcome = NotTaken(NotTakenWhy.UNSENT, Answer(message="too late to be sent, nothing was"))
         else:
             self.counts.sent += 1
-            outcome = await self._gateway.send(intent.attempt.body, intent.attempt.key)
+            sending = self._gateway.send(intent.attempt.body, intent.attempt.key)
+            outcome = await self.trace.of(
+                "send", sending, charge=intent.attempt.body.charge, attempt=intent.attempt.number
+            )
         await self._recorded(intent, outcome, slot)
 
     async def _recorded(self, intent: Intent, outcome: Outcome, slot: float) -> None:
@@ -322,7 +365,8 @@ class Executor:
                 refunds.stop(unit, [intent.attempt.request], SYSTEM)
             return left
 
-        left = await self._writer.put(work, about=intent.attempt.body.charge)
+        saving = self._writer.put(work, needs=_needs(intent.claimed))
+        left = await self.trace.of("record", saving, attempt=intent.attempt.number, outcome=name)
         if isinstance(outcome, NotTaken):
             await self._not_taken(outcome, slot)
         elif isinstance(outcome, Unknown):
@@ -349,12 +393,13 @@ class Executor:
         if look is None:
             await self._put_off(claimed, READ_WAIT, "Stripe does not know the charge of an attempt in doubt")
             return
-        if await self._adopted(claimed, look.refunds):
+        if await self._writer.put(lambda unit: self._taken_in(unit, claimed, look), needs=_needs(claimed)):
+            self.counts.adopted += 1
             return
         held = await self._planned(claimed, attempt, look, began)
         if held is None:
             return
-        slot = await self._pacer.take(REFUND, held.request.lane)
+        slot = await self.trace.of("wait_for_slot", self._pacer.take(REFUND, held.request.lane))
         await self._send(held, slot)
 
     async def _planned(self, claimed: Claimed, attempt: Attempt, look: Look, began: float) -> Claimed | None:
@@ -381,7 +426,11 @@ class Executor:
                 return held
             return refunds.judge_again(unit, held, plan.attempt, known=True, age_max_days=self._pay.age_max_days)
 
-        return await self._writer.put(work, about=claimed.request.content.charge)
+        return await self.trace.of("decide", self._writer.put(work, needs=_needs(claimed)))
+
+
+def _needs(claimed: Claimed) -> Needs:
+    return Needs(claimed.request.content.charge, claimed.request.id)
 
 
 def _postponed(unit: Unit, claimed: Claimed, seconds: float, why: str) -> None:

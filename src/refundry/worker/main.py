@@ -20,11 +20,14 @@ from refundry.infra.db import DatabaseUnusable, Unit
 from refundry.infra.engine import KEEP_SECONDS, WINDOW_SECONDS, Engine
 from refundry.infra.lock import FileLock
 from refundry.infra.logs import logger
+from refundry.infra.readings import Recorder
 from refundry.kernel.lane import Lane
 from refundry.refunds import service as refunds
 from refundry.worker.executor import Executor
+from refundry.worker.flight import Flight
 from refundry.worker.planner import Planner, planner_of
 from refundry.worker.stagger import Stagger
+from refundry.worker.teller import teller_of
 
 # A wake-up ends after this long even if more is due, so that others get their turn; the sweeper wakes again.
 WAKE_SECONDS = 60.0
@@ -48,6 +51,8 @@ class Station:
         executor: Pays.
         planner: Plans.
         stagger: Keeps batches to their schedules.
+        recorder: Writes how its calls go, for other processes to read.
+        flight: Tells how many of its rows may be on their way at once.
         planning: Whether it plans at this moment.
     """
 
@@ -55,6 +60,8 @@ class Station:
     executor: Executor
     planner: Planner
     stagger: Stagger
+    recorder: Recorder
+    flight: Flight
     planning: bool = False
 
 
@@ -79,6 +86,7 @@ class Worker:
         self._runs: dict[tuple[str, Lane], asyncio.Task[None]] = {}
         self._turns: dict[str, asyncio.Task[None]] = {}
         self.stations = {seat.account.name: self._station(seat) for seat in desk.seats}
+        self._teller = teller_of(desk)
         self.executing = asyncio.Event()
         # Another process executes, and this one waits for its end.
         self.watching = False
@@ -99,14 +107,18 @@ class Worker:
         executor.stopped = batches.paused
         executor.may_send, executor.not_sent = batches.may_send, batches.not_sent
         executor.stopping = self._stopping.is_set
-        executor.flight_max = self._share
+        flight = Flight(seat.pacer, desk.clock, desk.settings.pay.flight_max)
+        executor.flight_max = lambda: min(flight.rows(), self._share())
+        executor.row_took = flight.took
+        executor.trace = desk.tracing
         planner = planner_of(desk, seat)
         stagger = Stagger(seat.gateway, seat.pacer, desk.database, desk.writer)
-        return Station(seat, executor, planner, stagger)
+        recorder = Recorder(account.name, self._name(), seat.pacer.meter, desk.clock)
+        return Station(seat, executor, planner, stagger, recorder, flight)
 
     def _share(self) -> int:
-        """Tell how many rows each lane that is worked on may have on its way."""
-        return min(self._desk.settings.pay.flight_max, max(FLIGHT_TOTAL_MAX // max(len(self._runs), 1), 1))
+        """Tell how many rows each lane that is worked on may have on its way at most, so that all have their share of this process."""
+        return max(FLIGHT_TOTAL_MAX // max(len(self._runs), 1), 1)
 
     async def run(self, *, until: asyncio.Event) -> None:
         """Work until told to stop: as the executing process, or watching until it can become that."""
@@ -121,13 +133,16 @@ class Worker:
                 return
             self.watching = False
             await self._desk.writer.put(self._take_charge)
+            await self._teller.open()
             await asyncio.to_thread(engine.launch, self._wake)
             launched = True
             self.executing.set()
             self._log.info("worker.started", executor=self._name())
+            self._teller.start(alone=self._lock is not None)
             await self._sweep(engine, until)
         finally:
             self._stopping.set()
+            await self._teller.stop()
             # What is on its way is finished, and only then the engine and everything under it is closed.
             for turn in self._turns.values():
                 turn.cancel()
@@ -244,6 +259,8 @@ class Worker:
             await _wait(until, SWEEP_SECONDS)
 
     async def _swept(self, engine: Engine) -> None:
+        for station in self.stations.values():
+            await station.recorder.turn(self._desk.writer)
         window = f"{int(self._desk.clock.boot_seconds() // WINDOW_SECONDS)}/{os.getpid()}"
         scheduled = await self._desk.writer.aside(self._scheduled)
         await self._take_turns(scheduled)

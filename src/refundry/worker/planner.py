@@ -20,7 +20,7 @@ from refundry.charges import service as charges
 from refundry.charges.model import Charge
 from refundry.connectors.base import Reference, ReferenceKind
 from refundry.gateways.base import GatewayError, Look, PaymentGateway, Trouble
-from refundry.infra.db import Database, Unit
+from refundry.infra.db import Database, Needs, Unit
 from refundry.infra.witness import vouched_since
 from refundry.infra.writer import Writer
 from refundry.kernel.actor import SYSTEM
@@ -160,6 +160,7 @@ class Planner:
 
     def _stale_and_dated(self, unit: Unit, sample: list[Reference]) -> tuple[list[Reference], list[float]]:
         """Tell which of the references have no fresh look, and when the charges that we know of were created."""
+        batches.fetch_references(unit, self._account, sample)
         known = [charge for reference in sample for charge in self._charges_here(unit, reference)]
         return [r for r in sample if self._stale(unit, r)], [charge.created_at for charge in known]
 
@@ -249,7 +250,7 @@ class Planner:
         if not self._listed and any(reference.kind is ReferenceKind.ORDER_ID for reference in wanted):
             self._listed = True
             await self._list_charges(max(PAGES_MIN, rows))
-        unknown = await self._read(lambda unit: [r for r in wanted if not self._mirrored(unit, r)])
+        unknown = await self._read(lambda unit: self._not_mirrored(unit, wanted))
         gate = asyncio.Semaphore(LOOKUPS)
         missing: dict[Reference, Missing] = {}
 
@@ -268,6 +269,7 @@ class Planner:
         """Look again at the charges whose last look is too old to plan by."""
 
         def old(unit: Unit) -> list[str]:
+            batches.fetch_references(unit, self._account, references)
             known = [charge for reference in references for charge in self._charges_here(unit, reference)]
             return list(dict.fromkeys(charge.id for charge in known if self._too_old(unit, charge)))
 
@@ -287,8 +289,12 @@ class Planner:
             self._fees = False
             look = await self._gateway.look(charge, self._lane)
         [look] = self._dated([look])
-        await self._writer.put(lambda unit: self._mirror(unit, [look]))
+        await self._writer.put(lambda unit: self._mirror(unit, [look]), needs=Needs(charge))
         return look
+
+    def _not_mirrored(self, unit: Unit, references: Sequence[Reference]) -> list[Reference]:
+        batches.fetch_references(unit, self._account, references)
+        return [reference for reference in references if not self._mirrored(unit, reference)]
 
     def _mirrored(self, unit: Unit, reference: Reference) -> bool:
         match reference.kind:
@@ -319,15 +325,18 @@ class Planner:
         charges.mirror(unit, self._account, looks, self._order_key)
 
     async def _look_for(self, reference: Reference) -> Missing | None:
+        looked = False
         try:
             for charge in await self._charges_of(reference):
-                look = await self._looked(charge)
+                look, looked = await self._looked(charge), True
                 if self._names_another(reference, look):
                     return _missing(reference, f"Stripe's search is behind: {charge} does not name it any more")
         except GatewayError as error:
             if error.trouble is Trouble.NOT_FOUND:
                 return _missing(reference, error.message)
             raise
+        if looked and reference.kind is ReferenceKind.CHARGE_ID:
+            return None
         found = await self._read(lambda unit: self._known(unit, reference))
         return None if found else _missing(reference, "")
 

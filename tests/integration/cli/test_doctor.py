@@ -69,7 +69,7 @@ def test_where_all_is_well_the_exit_code_is_0_and_every_field_is_there(refundry:
     assert (counts["note"], counts["warning"], counts["wrong"]) == (1, 0, 0)
     assert all(list(finding) == FIELDS for finding in told.json["findings"])
     assert [finding["code"] for finding in told.json["findings"] if finding["level"] != "ok"] == [
-        "webhooks_not_received"
+        "webhooks_not_registered"
     ]
     assert all(finding["why"] for finding in told.json["findings"] if finding["level"] != "ok")
     # The sandbox's 25 calls a second less a tenth; a look before a refund is a second call.
@@ -335,7 +335,7 @@ def test_a_balance_that_is_dry_is_told(refundry: Run, stripe: Server) -> None:
 
 
 def test_a_webhook_endpoint_is_told_with_what_it_lacks(refundry: Run, stripe: Server) -> None:
-    assert "neither receives them nor polls" in the(refundry("doctor", "--json"), "webhooks_not_received")["said"]
+    assert "found by polling" in the(refundry("doctor", "--json"), "webhooks_not_registered")["why"]
     post(stripe, "/v1/webhook_endpoints", url="https://other.example/hook", **{"enabled_events[]": ["charge.updated"]})
     made = post(
         stripe,
@@ -350,7 +350,10 @@ def test_a_webhook_endpoint_is_told_with_what_it_lacks(refundry: Run, stripe: Se
     assert made["id"] in said
     assert "it is disabled" in said
     assert "it is of API 2026-10-28.endive, not 2026-08-26.dahlia" in said
-    assert "refund.failed, charge.dispute.updated, charge.dispute.closed are not sent" in said
+    assert "charge.dispute.closed, charge.dispute.funds_reinstated" in said
+    assert "refund.created" not in said
+    assert the(told, "webhook_secret_missing")["level"] == "warning"
+    assert the(told, "webhooks_silent")["level"] == "note"
     assert told.code == 0
 
 

@@ -9,7 +9,7 @@ import typer
 from pydantic import BaseModel
 
 from refundry.cli.main import app
-from refundry.infra.settings import AccountSettings, PaySettings, Settings, StripeSettings
+from refundry.infra.settings import AccountSettings, OrderSettings, PaySettings, Settings, StripeSettings
 from tests.architecture import house
 from tests.integration.cli.conftest import Run
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 HEAVY = ("sqlalchemy", "alembic", "stripe", "dbos", "pydantic", "uvicorn", "starlette")
 DOCS = "\n".join(
     (house.ROOT / "docs/features" / name).read_text()
-    for name in ("command-line.md", "batches.md", "plans.md", "refunds.md")
+    for name in ("command-line.md", "batches.md", "plans.md", "refunds.md", "outbox.md", "webhooks.md")
 )
 
 
@@ -60,11 +60,12 @@ def test_every_setting_is_in_the_docs_with_its_default() -> None:
         ("REFUNDRY_", Settings),
         ("REFUNDRY_STRIPE__", StripeSettings),
         ("REFUNDRY_PAY__", PaySettings),
+        ("REFUNDRY_ORDERS__", OrderSettings),
         ("REFUNDRY_ACCOUNTS__NAME__", AccountSettings),
     ]
     for prefix, model in models:
         for name, field in model.model_fields.items():
-            if name in {"stripe", "pay", "accounts", "stripe_secret_key", "secret_key"}:
+            if name in {"stripe", "pay", "orders", "accounts", "stripe_secret_key", "stripe_webhook_secret", "secret_key"}:
                 continue
             variable = prefix + name.upper()
             assert variable in told, f"{variable} is not in docs/operate/settings.md"

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from refundry.accounts import repository as accounts
 from refundry.accounts.model import Account
-from refundry.infra.db import Database, DatabaseUnusable, Unit
+from refundry.infra.db import Database, DatabaseUnusable, Needs, Unit
 from refundry.infra.writer import BATCH_MAX, BUSY_TRIES, GroupWriter, InlineWriter
 from refundry.kernel.errors import InvariantViolated
 
@@ -99,7 +99,7 @@ async def test_pieces_of_a_unit_run_in_the_order_of_their_charges(writer: GroupW
         return work
 
     names = ["ch_3", "ch_1", "", "ch_2", "ch_1"]
-    assert await asyncio.gather(*(writer.put(noting(name), about=name) for name in names)) == names
+    assert await asyncio.gather(*(writer.put(noting(name), needs=Needs(name)) for name in names)) == names
     assert order == sorted(names)
 
 

@@ -11,8 +11,8 @@ import pytest
 from refundry.charges import service as charges
 from refundry.charges.model import REQUEST_ID
 from refundry.gateways.base import Lane
-from refundry.infra.db import Unit
-from refundry.infra.writer import GroupWriter
+from refundry.infra.db import Needs, Unit
+from refundry.infra.writer import NOTHING, GroupWriter
 from refundry.kernel.outcome import SeenRefund
 from refundry.refunds import service as refunds
 from refundry.refunds.model import State
@@ -59,9 +59,9 @@ class Process:
         self.stripe = stripe
         self.done = False
 
-    async def put(self, work: Callable[[Unit], Result], about: str = "") -> Result:
+    async def put(self, work: Callable[[Unit], Result], needs: Needs = NOTHING) -> Result:
         self.clock.move(TICK)
-        return await self.writer.put(work, about=about)
+        return await self.writer.put(work, needs=needs)
 
     async def work(self) -> None:
         """Claim and pay, every request of a slice on its own."""
@@ -75,19 +75,20 @@ class Process:
 
     async def pay(self, claimed: Claimed) -> None:
         charge = claimed.request.content.charge
+        needs = Needs(charge, claimed.request.id)
         seen = look(charge, refunds=self.stripe.of(charge), began_at=self.clock.now())
-        await self.put(lambda unit: charges.mirror(unit, ACCOUNT, [seen], ORDER_KEY), charge)
-        approved = await self.put(lambda unit: refunds.judge(unit, claimed, known=True, age_max_days=0), charge)
+        await self.put(lambda unit: charges.mirror(unit, ACCOUNT, [seen], ORDER_KEY), needs)
+        approved = await self.put(lambda unit: refunds.judge(unit, claimed, known=True, age_max_days=0), needs)
         if approved is not None:
             at = self.clock.now()
             intent = await self.put(
                 lambda unit: refunds.submit(unit, approved, at=at, stripe_at=at, look_max_age=600, age_max_days=0),
-                charge,
+                needs,
             )
             if intent is not None:
                 outcome = accepted(intent.claimed.request, refund_id=self.stripe.send(intent).id)
-                await self.put(lambda unit: refunds.record(unit, intent, outcome, unit.now), charge)
-        await self.put(lambda unit: refunds.release(unit, claimed), charge)
+                await self.put(lambda unit: refunds.record(unit, intent, outcome, unit.now), needs)
+        await self.put(lambda unit: refunds.release(unit, claimed), needs)
 
     async def hear(self) -> None:
         """Take events in at the very moment when answers come, the latest first."""
@@ -100,7 +101,7 @@ class Process:
             await asyncio.gather(*(self.heard(refund) for refund in some))
 
     async def heard(self, refund: SeenRefund) -> None:
-        assert await self.put(lambda unit: refunds.found(unit, ACCOUNT, refund), refund.charge)
+        assert await self.put(lambda unit: refunds.found(unit, ACCOUNT, refund), Needs(refund.charge))
 
     async def steer(self, ids: list[str]) -> None:
         """Stop everything and let it go on, a few times; then see that all of it comes to its end."""

@@ -17,7 +17,6 @@ import sqlalchemy as sa
 from refundry import bootstrap
 from refundry.accounts import service as accounts
 from refundry.accounts.model import Account, OtherAccount
-from refundry.audit import service as audit
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, Standing, Totals
 from refundry.bootstrap import Desk, Seat
@@ -319,8 +318,7 @@ async def seated(
     """A desk whose seats are connected accounts of a simulator in this process, each with limits of its own."""
     clock, transport = SystemClock(), Watched(sim, order)
     # A clock of its own, since the worker's time is the machine's.
-    ours = Database(database.url, clock)
-    audit.attach(ours)
+    ours = bootstrap.attached(Database(database.url, clock))
     writer = GroupWriter(ours)
     writer.start()
     seats = []

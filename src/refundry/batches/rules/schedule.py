@@ -146,6 +146,19 @@ def _stage(schedule: Schedule, seen: Seen) -> int | None:
     return None if end is None else end - seen.done - seen.moving
 
 
+def stage_now(schedule: Schedule, seen: Seen) -> str:
+    """Tell in which stage a batch is, as in `stage 2 of 4: 31 of 50 rows over`; an empty text without stages."""
+    if not schedule.canary:
+        return ""
+    ends = [end for end in _ends(schedule) if end < seen.rows]
+    at = sum(end <= seen.done for end in ends)
+    if at == len(ends):
+        # Its size is not known: rows that are refused before they are sent fill no stage.
+        return f"stage {at + 1} of {at + 1}: all other rows"
+    begins = ends[at - 1] if at else 0
+    return f"stage {at + 1} of {len(ends) + 1}: {seen.done - begins:,} of {_rows(ends[at] - begins)} over"
+
+
 def _stage_text(schedule: Schedule, seen: Seen) -> str:
     ends = _ends(schedule)
     number = sum(end <= seen.done for end in ends) + 1

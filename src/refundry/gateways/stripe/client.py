@@ -18,16 +18,19 @@ import stripe
 from refundry.gateways.base import (
     GatewayError,
     Look,
+    NewEndpoint,
     RefundBody,
     Right,
     SeenAccount,
     SeenCharge,
     SeenDispute,
     SeenEndpoint,
+    SeenEvent,
+    SeenWarning,
     Slots,
     Trouble,
 )
-from refundry.gateways.stripe import errors, mapping
+from refundry.gateways.stripe import errors, mapping, webhooks
 from refundry.gateways.stripe.mapping import Json, Unreadable
 from refundry.gateways.stripe.transport import Answered, Tap, Transport
 from refundry.infra.http import refuse_inside_unit
@@ -58,6 +61,8 @@ CHARGE = "GET /v1/charges/{charge}"
 CHARGES = "GET /v1/charges"
 CHARGE_SEARCH = "GET /v1/charges/search"
 DISPUTES = "GET /v1/disputes"
+EVENTS = "GET /v1/events"
+FRAUD_WARNINGS = "GET /v1/radar/early_fraud_warnings"
 PAYMENT_INTENT = "GET /v1/payment_intents/{intent}"
 PAYMENT_INTENTS = "GET /v1/payment_intents"
 PAYMENT_INTENT_CANCEL = "POST /v1/payment_intents/{intent}/cancel"
@@ -66,6 +71,8 @@ REFUNDS = "GET /v1/refunds"
 REFUND_CANCEL = "POST /v1/refunds/{refund}/cancel"
 SEND = "POST /v1/refunds"
 WEBHOOK_ENDPOINTS = "GET /v1/webhook_endpoints"
+WEBHOOK_ENDPOINT_MAKE = "POST /v1/webhook_endpoints"
+WEBHOOK_ENDPOINT_DELETE = "DELETE /v1/webhook_endpoints/{webhook_endpoint}"
 # Well-formed, and nobody's: Stripe's own ids are longer.
 NO_CHARGE, NO_INTENT = "ch_refundrydoctor", "pi_refundrydoctor"
 ONE: Json = {"limit": 1}
@@ -190,7 +197,7 @@ class StripeGateway:
 
         Stripe counts whole seconds, so the window is widened to them.
         """
-        created = {"gte": math.floor(since), "lte": math.ceil(until)}
+        created = _window(since, until)
         expand = ["data.refunds", "data.balance_transaction"] if fees else ["data.refunds"]
         params: Json = {"created": created, "expand": expand}
         async for page, sent_at in self._pages(CHARGES, "/v1/charges", Lane.BULK, params, what="the charges"):
@@ -251,6 +258,36 @@ class StripeGateway:
         with _readable(REFUND, refund):
             return mapping.refund_of(read)
 
+    async def events(
+        self, since: float, until: float, *, types: Sequence[str], only_failed: bool = False
+    ) -> AsyncIterator[Sequence[SeenEvent]]:
+        """List events; Stripe counts whole seconds, so the window is widened to them, and takes at most twenty types (stripe-facts 5.3)."""
+        params: Json = {"created": _window(since, until), "types": list(types)}
+        if only_failed:
+            params["delivery_success"] = False
+        async for page, _ in self._pages(EVENTS, "/v1/events", Lane.BULK, params, what="the events"):
+            with _readable(EVENTS, "the events"):
+                seen = [webhooks.event_of(entry) for entry in page]
+            yield seen
+
+    async def refunds(self, since: float, until: float, lane: Lane) -> AsyncIterator[Sequence[SeenRefund]]:
+        """List refunds; Stripe counts whole seconds, so the window is widened to them."""
+        params: Json = {"created": _window(since, until)}
+        async for page, _ in self._pages(REFUNDS, "/v1/refunds", lane, params, what="the refunds"):
+            with _readable(REFUNDS, "the refunds"):
+                seen = mapping.refunds_of(page)
+            yield seen
+
+    async def fraud_warnings(self, charge: str, lane: Lane) -> Sequence[SeenWarning]:
+        """List the early fraud warnings of a charge."""
+        what, found = f"the fraud warnings of {charge}", list[SeenWarning]()
+        async for page, _ in self._pages(
+            FRAUD_WARNINGS, "/v1/radar/early_fraud_warnings", lane, {"charge": charge}, what=what
+        ):
+            with _readable(FRAUD_WARNINGS, what):
+                found += [mapping.warning_of(entry) for entry in page]
+        return found
+
     async def ask(self, right: Right) -> None:
         """Ask for a right of the key by a call that has no effect; `FORBIDDEN` says that it is missing.
 
@@ -277,6 +314,20 @@ class StripeGateway:
                 found += [mapping.endpoint_of(entry) for entry in page]
         return found
 
+    async def register_endpoint(self, url: str, events: Sequence[str], *, connect: bool, key: str) -> NewEndpoint:
+        """Make a webhook endpoint in the version that every call here names, never the account's default."""
+        params: Json = {"url": url, "enabled_events": list(events), "api_version": STRIPE_VERSION, "connect": connect}
+        params["description"] = "Refundry"
+        operation = WEBHOOK_ENDPOINT_MAKE
+        read, _ = await self._call(operation, Lane.DESK, "/v1/webhook_endpoints", params, key=key, what=url)
+        with _readable(operation, url):
+            return mapping.new_endpoint_of(read)
+
+    async def delete_endpoint(self, endpoint: str) -> None:
+        """Delete a webhook endpoint."""
+        path = f"/v1/webhook_endpoints/{_checked(endpoint)}"
+        await self._call(WEBHOOK_ENDPOINT_DELETE, Lane.DESK, path, method="delete", what=endpoint)
+
     # Writes
 
     async def send(self, body: RefundBody, key: str) -> Outcome:
@@ -292,7 +343,7 @@ class StripeGateway:
             # The SDK would make up a key that nobody could ever send again.
             raise InvariantViolated(f"a refund of {body.charge} was about to be sent without an idempotency key")
         try:
-            reply = await self._request("post", "/v1/refunds", mapping.refund_params(body), key)
+            reply = await self._request(SEND, "post", "/v1/refunds", mapping.refund_params(body), key)
         except Exception as failure:  # noqa: BLE001  # whatever it was, the call may have reached Stripe
             return errors.outcome_of_failure(_cause(failure))
         return errors.outcome_of(reply.status, reply.headers, reply.content, body)
@@ -354,7 +405,15 @@ class StripeGateway:
         raise _incomplete(operation, what)
 
     async def _call(
-        self, operation: str, lane: Lane, path: str, params: Json | None = None, *, what: str, key: str | None = None
+        self,
+        operation: str,
+        lane: Lane,
+        path: str,
+        params: Json | None = None,
+        *,
+        what: str,
+        key: str | None = None,
+        method: str | None = None,
     ) -> tuple[Json, float]:
         """Make a call that may be repeated, each try in a slot of its own; tells the answer and when its call was sent.
 
@@ -365,6 +424,7 @@ class StripeGateway:
             params: Its parameters.
             what: What it is about, for messages.
             key: Makes a POST repeatable.
+            method: By default POST with a key, else GET.
 
         Raises:
             GatewayError: No answer after all tries, or a no.
@@ -375,7 +435,7 @@ class StripeGateway:
             taken_at = await self._slots.take(operation, lane)
             sent_at, failure, read = self._clock.now(), "", None
             try:
-                reply = await self._request("post" if key else "get", path, params or {}, key)
+                reply = await self._request(operation, method or ("post" if key else "get"), path, params or {}, key)
             except NO_ANSWER as error:
                 trouble: Trouble | None = Trouble.UNREACHABLE
                 failure = errors.outcome_of_failure(_cause(error)).answer.message
@@ -400,9 +460,10 @@ class StripeGateway:
             # The pace is not at fault and will not slow down, so the busy object is given its time here.
             await self._clock.sleep(LOCK_WAIT_SECONDS * count)
 
-    async def _request(self, method: str, path: str, params: Json, key: str | None) -> Reply:
+    async def _request(self, operation: str, method: str, path: str, params: Json, key: str | None) -> Reply:
         """Make one call, and only one."""
         options = {"idempotency_key": key} if key else {}
+        began = self._clock.boot_seconds()
         try:
             await self._client.raw_request_async(method, path, **params, **options)
         except Answered as answered:
@@ -410,6 +471,8 @@ class StripeGateway:
             if (date := errors.date_of(reply.headers)) is not None:
                 self._heard = (date, self._clock.boot_seconds())
             return reply
+        finally:
+            self._slots.took(operation, self._clock.boot_seconds() - began)
         raise InvariantViolated(f"{method.upper()} {path} came back without passing its transport")
 
 
@@ -423,6 +486,10 @@ def _checked(given: str) -> str:
         text = f"{given!r:.80} is no id that Stripe could know: check the row or the command for a slip of the pen"
         raise GatewayError(Trouble.NOT_FOUND, text)
     return given
+
+
+def _window(since: float, until: float) -> Json:
+    return {"gte": math.floor(since), "lte": math.ceil(until)}
 
 
 @contextmanager

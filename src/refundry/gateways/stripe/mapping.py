@@ -9,7 +9,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from refundry.gateways.base import RefundBody, SeenAccount, SeenCharge, SeenDispute, SeenEndpoint
+from refundry.gateways.base import (
+    NewEndpoint,
+    RefundBody,
+    SeenAccount,
+    SeenCharge,
+    SeenDispute,
+    SeenEndpoint,
+    SeenWarning,
+)
 from refundry.kernel.outcome import SeenRefund
 
 Json = dict[str, Any]
@@ -91,6 +99,43 @@ def refund_of(raw: object) -> SeenRefund:
         pending_reason=_text_or_none(refund, "pending_reason"),
         payment_intent=_id(refund, "payment_intent"),
         metadata=_metadata(refund),
+        action_until=_action_until(refund),
+    )
+
+
+def refunds_of(entries: list[Json]) -> list[SeenRefund]:
+    """Read a page of refunds; those of a cash balance have no charge, and are none of ours.
+
+    Raises:
+        Unreadable: One of them is none, or lacks what ours needs.
+    """
+    return [refund_of(entry) for entry in entries if entry.get("charge") is not None]
+
+
+def _action_until(refund: Json) -> float | None:
+    """Read until when the customer may act; for people, so that another form of it is no reason to refuse a refund."""
+    action = refund.get("next_action")
+    details = action.get("display_details") if isinstance(action, dict) else None
+    until = details.get("expires_at") if isinstance(details, dict) else None
+    return float(until) if type(until) is int else None
+
+
+def warning_of(raw: object) -> SeenWarning:
+    """Read an early fraud warning (stripe-facts 6).
+
+    Raises:
+        Unreadable: It is none, or lacks what ours needs.
+    """
+    warning = _object(raw, "radar.early_fraud_warning")
+    charge = _id(warning, "charge")
+    if charge is None:
+        raise Unreadable(f"{_text(warning, 'id')} names no charge")
+    return SeenWarning(
+        id=_text(warning, "id"),
+        charge=charge,
+        fraud_type=_text(warning, "fraud_type"),
+        actionable=_truth(warning, "actionable"),
+        created_at=float(_whole(warning, "created")),
     )
 
 
@@ -111,6 +156,15 @@ def endpoint_of(raw: object) -> SeenEndpoint:
         api_version=_text_or_none(endpoint, "api_version"),
         events=tuple(events),
     )
+
+
+def new_endpoint_of(raw: object) -> NewEndpoint:
+    """Read a webhook endpoint that was just made, with its secret.
+
+    Raises:
+        Unreadable: It is none, or lacks what ours needs.
+    """
+    return NewEndpoint(endpoint_of(raw), _text(_object(raw, "webhook_endpoint"), "secret"))
 
 
 def charge_of(raw: object) -> SeenCharge:
@@ -152,11 +206,17 @@ def dispute_of(raw: object) -> SeenDispute:
         Unreadable: It is none, or lacks what ours needs.
     """
     dispute = _object(raw, "dispute")
+    details = dispute.get("evidence_details")
+    due = details.get("due_by") if isinstance(details, dict) else None
     return SeenDispute(
         id=_text(dispute, "id"),
         status=_text(dispute, "status"),
         amount_minor=_whole(dispute, "amount"),
         refundable=_truth(dispute, "is_charge_refundable"),
+        currency=_text(dispute, "currency"),
+        reason=_text(dispute, "reason"),
+        created_at=float(_whole(dispute, "created")),
+        due_at=float(due) if type(due) is int else None,
     )
 
 

@@ -1,0 +1,172 @@
+"""The statements on events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from refundry.inbox.model import TRIES_MAX, Event, Key, Search, Source, State
+from refundry.inbox.tables import inbox_events
+from refundry.infra.db import Unit
+
+t = inbox_events.c
+_b = sa.bindparam
+NAMES = tuple(column.name for column in inbox_events.c)
+BARE = tuple(column for column in inbox_events.c if column.name != "raw")
+# SQLite binds some thirty thousand values to a statement.
+IDS_MAX = 1000
+
+
+@cache
+def _insert(*, postgres: bool, told: bool) -> sa.Executable:
+    make: Any = postgresql.insert(inbox_events) if postgres else sqlite.insert(inbox_events)
+    statement = make.on_conflict_do_nothing(index_elements=["account", "id"])
+    made: sa.Executable = statement.returning(t.id) if told else statement
+    return made
+
+
+def _values(events: Iterable[Event]) -> list[dict[str, Any]]:
+    # In one order, so that two processes that hear of the same events do not wait for each other.
+    return [{name: getattr(event, name) for name in NAMES} for event in sorted(events, key=lambda event: event.key)]
+
+
+def add(unit: Unit, events: Iterable[Event]) -> None:
+    """Add events; those that are there already are left as they are."""
+    unit.connection.execute(_insert(postgres=unit.postgres, told=False), _values(events))
+
+
+def insert(unit: Unit, events: Iterable[Event]) -> int:
+    """Add events as `add` does, and tell how many are new, which costs the database a little more."""
+    values = _values(events)
+    return len(unit.connection.execute(_insert(postgres=unit.postgres, told=True), values).all()) if values else 0
+
+
+def _event(row: sa.Row[Any]) -> Event:
+    values = dict(row._mapping)  # noqa: SLF001  # SQLAlchemy's public name for it
+    return Event(**values | {"source": Source(row.source), "state": State(row.state)})
+
+
+_WAITING = sa.literal_column(f"'{State.WAITING}'", sa.Text)
+_PARKED = sa.literal_column(f"'{State.PARKED}'", sa.Text)
+_DUE = {
+    raw: sa.select(*(inbox_events.c if raw else BARE))
+    .where(t.account == _b("the_account"), t.state == _WAITING, t.due_at <= _b("the_now"))
+    .order_by(t.due_at, t.id)
+    .limit(_b("most"))
+    for raw in (False, True)
+}
+
+
+def due(unit: Unit, account: str, most: int, *, raw: bool) -> list[Event]:
+    """Read the events that are due, the oldest first."""
+    values = {"the_account": account, "the_now": unit.now, "most": most}
+    return [_event(row) for row in unit.connection.execute(_DUE[raw], values)]
+
+
+def next_due(unit: Unit, account: str) -> float | None:
+    """Tell when the first waiting event is due."""
+    statement = sa.select(sa.func.min(t.due_at)).where(t.account == account, t.state == _WAITING)
+    moment: float | None = unit.connection.execute(statement).scalar()
+    return moment
+
+
+def _slices(keys: Iterable[Key]) -> Iterable[tuple[str, list[str]]]:
+    by_account: dict[str, list[str]] = {}
+    for account, event in sorted(keys):
+        by_account.setdefault(account, []).append(event)
+    for account, ids in by_account.items():
+        for at in range(0, len(ids), IDS_MAX):
+            yield account, ids[at : at + IDS_MAX]
+
+
+_OF = (t.account == _b("the_account"), t.id.in_(_b("ids", expanding=True)))
+_TO = sa.update(inbox_events).where(*_OF, t.state.in_(_b("before", expanding=True)))
+_MOVE = _TO.values(state=_b("after"), tries=0, due_at=_b("the_due"), why=_b("the_why"))
+_APPLY = _TO.values(state=_b("after"), why="")
+_PUT_OFF = (
+    sa.update(inbox_events)
+    .where(*_OF, t.state == _WAITING)
+    .values(
+        tries=t.tries + 1,
+        due_at=_b("the_due"),
+        why=_b("the_why"),
+        state=sa.case((t.tries + 1 >= TRIES_MAX, _PARKED), else_=_WAITING),
+    )
+)
+
+
+def applied(unit: Unit, keys: Iterable[Key]) -> int:
+    """Note that waiting events were applied; tells how many were waiting."""
+    values = {"before": [State.WAITING], "after": State.APPLIED}
+    return sum(
+        unit.connection.execute(_APPLY, values | {"the_account": account, "ids": ids}).rowcount
+        for account, ids in _slices(keys)
+    )
+
+
+def put_off(unit: Unit, keys: Iterable[Key], due_at: float, why: str) -> None:
+    """Let waiting events wait longer, or park those that have waited often enough."""
+    for account, ids in _slices(keys):
+        unit.connection.execute(_PUT_OFF, {"the_account": account, "ids": ids, "the_due": due_at, "the_why": why})
+
+
+def move(unit: Unit, keys: Iterable[Key], before: Sequence[State], after: State, why: str) -> int:
+    """Bring events from some states to another, their tries forgotten; tells how many there were."""
+    values = {"before": before, "after": after, "the_due": unit.now, "the_why": why}
+    return sum(
+        unit.connection.execute(_MOVE, values | {"the_account": account, "ids": ids}).rowcount
+        for account, ids in _slices(keys)
+    )
+
+
+def of_id(unit: Unit, event: str) -> list[Event]:
+    """Read the events of an id, with their bodies: one for each account that it was stored for."""
+    statement = sa.select(inbox_events).where(t.id == event).order_by(t.account)
+    return [_event(row) for row in unit.connection.execute(statement)]
+
+
+def page(unit: Unit, search: Search, most: int, after: Event | None) -> list[Event]:
+    """Read the events that a search finds, the last received first, from the one after `after` on."""
+    wanted = [
+        (t.account, search.account), (t.object_id, search.object_id), (t.charge, search.charge), (t.state, search.state),
+    ]  # fmt: skip
+    statement = sa.select(*BARE).where(*(column == value for column, value in wanted if value is not None))
+    if search.type is not None:
+        begins, star, _ = search.type.partition("*")
+        # Every type is ASCII: those that begin alike stand before the beginning with a last sign that none has.
+        of_type = sa.and_(t.type >= begins, t.type < begins + "\x7f") if star else t.type == begins
+        statement = statement.where(of_type)
+    if after is not None:
+        later = sa.and_(t.received_at == after.received_at, t.id < after.id)
+        statement = statement.where(sa.or_(t.received_at < after.received_at, later))
+    statement = statement.order_by(t.received_at.desc(), t.id.desc()).limit(most)
+    return [_event(row) for row in unit.connection.execute(statement)]
+
+
+def counts(unit: Unit, account: str | None) -> dict[State, int]:
+    """Count events by state."""
+    statement = sa.select(t.state, sa.func.count()).group_by(t.state)
+    if account is not None:
+        statement = statement.where(t.account == account)
+    found = {State(state): count for state, count in unit.connection.execute(statement)}
+    return {state: found.get(state, 0) for state in State}
+
+
+def oldest_waiting(unit: Unit, account: str | None) -> float | None:
+    """Tell when the waiting event that came first was received."""
+    statement = sa.select(sa.func.min(t.received_at)).where(t.state == _WAITING)
+    if account is not None:
+        statement = statement.where(t.account == account)
+    moment: float | None = unit.connection.execute(statement).scalar()
+    return moment
+
+
+def last_received(unit: Unit, account: str, source: Source) -> float | None:
+    """Tell when the last event of an account came in some way."""
+    statement = sa.select(t.received_at).where(t.account == account, t.source == source)
+    moment: float | None = unit.connection.execute(statement.order_by(t.received_at.desc()).limit(1)).scalar()
+    return moment

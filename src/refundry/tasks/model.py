@@ -1,0 +1,113 @@
+"""An open task for a person. Amounts are minor units of its currency, times epoch seconds UTC."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from enum import StrEnum
+
+from refundry.kernel.errors import RefundryError, UsageError
+
+# Drawn once, for ever: the same cause is the same task.
+TASKS = uuid.UUID("2b0d8f5e-7a53-5c1e-9d55-6a2f3c4e8b07")
+DAY = 86_400.0
+
+
+class TaskUnknown(UsageError):  # noqa: N818  # read in a sentence
+    """There is no such task."""
+
+    code = "task_unknown"
+
+
+class TaskForbids(RefundryError):  # noqa: N818
+    """The task does not allow what was chosen: `task_resolved`, `task_option_wrong`, `task_note_missing`, `refund_not_over`."""
+
+    code = "task_resolved"
+
+
+class Kind(StrEnum):
+    """What it is about."""
+
+    REFUND_FAILED = "refund_failed"
+    REFUND_CANCELED = "refund_canceled"
+    REQUIRES_ACTION = "requires_action"
+    DOUBLE_LOSS = "double_loss"
+    UNKNOWN_REFUNDRY = "unknown_refundry"
+    PAID_TWICE = "paid_twice"
+
+
+class How(StrEnum):
+    """How it was resolved; all but `over` are a person's choice, and `over` says that its cause has gone."""
+
+    PAID_OTHERWISE = "paid_otherwise"
+    REPLACE = "replace"
+    GIVE_UP = "give_up"
+    CANCEL = "cancel"
+    NOTED = "noted"
+    OVER = "over"
+
+
+OPTIONS: dict[Kind, tuple[How, ...]] = {
+    Kind.REFUND_FAILED: (How.PAID_OTHERWISE, How.REPLACE, How.GIVE_UP),
+    Kind.REFUND_CANCELED: (How.PAID_OTHERWISE, How.REPLACE, How.GIVE_UP),
+    Kind.REQUIRES_ACTION: (How.CANCEL, How.PAID_OTHERWISE, How.GIVE_UP),
+    Kind.DOUBLE_LOSS: (How.NOTED,),
+    Kind.UNKNOWN_REFUNDRY: (How.NOTED,),
+    Kind.PAID_TWICE: (How.NOTED,),
+}
+# What nobody could understand later without a word.
+NOTE_NEEDED = frozenset({How.PAID_OTHERWISE, How.NOTED})
+# After so long a task is overdue: a customer waits for the money, or a loss can still be told to somebody.
+PATIENCE: dict[Kind, float] = {
+    Kind.REFUND_FAILED: 2 * DAY,
+    Kind.REFUND_CANCELED: 2 * DAY,
+    Kind.REQUIRES_ACTION: 30 * DAY,
+    Kind.DOUBLE_LOSS: 7 * DAY,
+    Kind.UNKNOWN_REFUNDRY: DAY,
+    Kind.PAID_TWICE: DAY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task.
+
+    Args:
+        id: Derived from its kind, account and subject.
+        account: `acct_…|test`.
+        request: The refund request that it is about, if it is about one.
+        refund: Stripe's refund.
+        text: What happened and what to do, for a support agent.
+        opened_at: By the database's clock.
+        due_at: When it is overdue.
+        resolved_by: `person:ada`, or `system:refundry`.
+        note: What that person wrote.
+        replacement: The request that replaces the failed one.
+    """
+
+    id: str
+    account: str
+    kind: Kind
+    request: str | None
+    refund: str | None
+    charge: str
+    amount_minor: int
+    currency: str
+    text: str
+    opened_at: float
+    due_at: float
+    resolved_at: float | None = None
+    resolved_by: str | None = None
+    how: How | None = None
+    note: str = ""
+    replacement: str | None = None
+
+    @property
+    def options(self) -> tuple[How, ...]:
+        """Tell what a person may choose; nothing, once it is resolved."""
+        return OPTIONS[self.kind] if self.resolved_at is None else ()
+
+
+def task_id(kind: Kind, account: str, subject: str) -> str:
+    """Derive a task's id from what it is about."""
+    return str(uuid.uuid5(TASKS, f"{kind}|{account}|{subject}"))

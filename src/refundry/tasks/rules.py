@@ -1,0 +1,122 @@
+"""Which task a happening opens, and which one it ends. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from refundry.disputes.model import Dispute, Loss
+from refundry.kernel.money import Money
+from refundry.kernel.outcome import SeenRefund
+from refundry.refunds.model import Concern, RefundRequest, State
+from refundry.tasks.model import PATIENCE, Kind, Task, task_id
+
+FAILED = {State.FAILED: Kind.REFUND_FAILED, State.CANCELED: Kind.REFUND_CANCELED}
+# What Stripe's reasons say in words (stripe-facts 3.3).
+WHY = {
+    "lost_or_stolen_card": "the card was lost or stolen",
+    "expired_or_canceled_card": "the card has expired or was canceled",
+    "charge_for_pending_refund_disputed": "the payment was disputed meanwhile, and the bank takes the money itself",
+    "insufficient_funds": "your balance at Stripe was too low",
+    "declined": "the customer's bank declined it",
+    "merchant_request": "it was called back",
+}
+
+
+def opened_by(concern: Concern, now: float) -> Task | None:
+    """Tell the task that a concern opens; `None`, if it opens none."""
+    before, change = concern.before, concern.change
+    if before is None or change is None:
+        return _unknown(concern, now) if concern.refund is not None and not concern.refund.over else None
+    after = change.after
+    if change.break_ is not None and change.break_.code == Kind.PAID_TWICE and concern.refund is not None:
+        text = f"{change.break_.text}: the customer has got it twice; ask for it back, or write it off, and note what you did"
+        return _task(Kind.PAID_TWICE, concern, concern.refund, text, now, subject=concern.refund.id)
+    if after.state is before.state and after.state is not State.REQUIRES_ACTION:
+        return None
+    if after.state in FAILED:
+        kind = FAILED[after.state]
+        return _task(kind, concern, concern.refund, _failed(before, after), now, subject=after.id)
+    if after.state is State.REQUIRES_ACTION and concern.refund is not None:
+        return _action(concern, concern.refund, now)
+    return None
+
+
+def ended_by(concern: Concern) -> str | None:
+    """Tell the id of the task that a concern ends: the customer has acted, or it is over."""
+    before, change = concern.before, concern.change
+    if before is None or change is None or before.state is not State.REQUIRES_ACTION:
+        return None
+    if change.after.state is State.REQUIRES_ACTION:
+        return None
+    return task_id(Kind.REQUIRES_ACTION, concern.account, before.id)
+
+
+def _task(kind: Kind, concern: Concern, refund: SeenRefund | None, text: str, now: float, *, subject: str) -> Task:
+    request = concern.change.after if concern.change is not None else None
+    amount, currency = (refund.amount_minor, refund.currency) if refund else (0, "")
+    if request is not None and kind is not Kind.PAID_TWICE:
+        amount, currency = request.amount_minor, request.content.currency
+    return Task(
+        task_id(kind, concern.account, subject), concern.account, kind, request.id if request else None,
+        refund.id if refund else request.refund if request else None, concern.charge, amount, currency, text, now,
+        now + PATIENCE[kind],
+    )  # fmt: skip
+
+
+def _failed(before: RefundRequest, after: RefundRequest) -> str:
+    money = Money(after.amount_minor, after.content.currency)
+    told = WHY.get(
+        after.reason_code, f"Stripe says {after.reason_code}" if after.reason_code else "Stripe does not say why"
+    )
+    late = "had been told as paid, and " if before.state is State.SETTLED else ""
+    return (
+        f"{after.refund} over {money} of {after.content.charge} {late}has {_word(after.state)} at Stripe: {told}. The money is back on your "
+        "balance and the customer has none of it: pay in another way and note how, replace it by a new request, or give up"
+    )
+
+
+def _word(state: State) -> str:
+    return "been canceled" if state is State.CANCELED else "failed"
+
+
+def _action(concern: Concern, refund: SeenRefund, now: float) -> Task:
+    money = Money(refund.amount_minor, refund.currency)
+    until = f" until {_moment(refund.action_until)}" if refund.action_until else ""
+    text = (
+        f"{refund.id} over {money} of {refund.charge} waits for the customer, whom Stripe has asked by e-mail where to send the money"
+        f"{until}; without an answer it fails. Remind the customer, or cancel it and pay in another way"
+    )
+    change = concern.change
+    task = _task(Kind.REQUIRES_ACTION, concern, refund, text, now, subject=change.after.id if change else refund.id)
+    return task if refund.action_until is None else replace(task, due_at=refund.action_until)
+
+
+def _moment(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _unknown(concern: Concern, now: float) -> Task | None:
+    refund = concern.refund
+    if refund is None:
+        return None
+    text = (
+        f"{refund.id} over {Money(refund.amount_minor, refund.currency)} of {refund.charge} was made by a Refundry, and not by this one: by "
+        "another installation on the same account, or before a database was lost. See that no second installation pays the same files, "
+        "and note what it was"
+    )
+    return _task(Kind.UNKNOWN_REFUNDRY, concern, refund, text, now, subject=refund.id)
+
+
+def double_loss(account: str, charge: str, loss: Loss, currency: str, disputes: list[Dispute], now: float) -> Task:
+    """Write the task about what has left twice for a charge."""
+    ids = ", ".join(dispute.id for dispute in disputes)
+    refunded, taken = Money(loss.refunded_minor, currency), Money(loss.taken_minor, currency)
+    text = (
+        f"{charge} has given back {refunded} by refunds, and chargebacks ({ids}) have taken {taken}: {Money(loss.amount_minor, currency)} "
+        "more than was paid. Nothing more is refunded; contest the dispute with the refund as evidence, and note what came of it"
+    )
+    return Task(
+        task_id(Kind.DOUBLE_LOSS, account, charge), account, Kind.DOUBLE_LOSS, None, None, charge, loss.amount_minor,
+        currency, text, now, now + PATIENCE[Kind.DOUBLE_LOSS],
+    )  # fmt: skip

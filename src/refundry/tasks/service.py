@@ -1,0 +1,165 @@
+"""Opening tasks with their causes, and resolving them by a person's choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from refundry.audit import service as audit
+from refundry.disputes import service as disputes
+from refundry.infra.db import Database, Unit
+from refundry.kernel import ids
+from refundry.kernel.actor import SYSTEM, Actor
+from refundry.kernel.errors import UsageError
+from refundry.kernel.lane import Lane
+from refundry.kernel.outcome import SeenRefund
+from refundry.refunds import service as refunds
+from refundry.refunds.model import Concern, RefundRequest
+from refundry.tasks import repository
+from refundry.tasks.model import NOTE_NEEDED, How, Kind, Task, TaskForbids, TaskUnknown, task_id
+from refundry.tasks.rules import double_loss, ended_by, opened_by
+
+
+def attach(database: Database) -> None:
+    """Have tasks opened and ended in the commit of their cause."""
+    database.at_commit(refunds.CONCERNS, _flush)
+
+
+def _flush(unit: Unit, concerns: list[Concern]) -> None:
+    # One after the other: a refund may ask its customer, be answered, and ask again within one unit.
+    for concern in concerns:
+        if (over := ended_by(concern)) is not None:
+            repository.end_all(unit, [over], str(SYSTEM))
+        if (task := opened_by(concern, unit.now)) is not None:
+            repository.open_all(unit, [task])
+
+
+def weigh(unit: Unit, account: str, charge: str) -> None:
+    """See whether a charge was given back twice, by refunds and by chargebacks, and have a person told; or that it is not any more."""
+    found = disputes.lost_twice(unit, charge)
+    if found is None:
+        return
+    loss, currency, known = found
+    if loss.amount_minor:
+        repository.open_all(unit, [double_loss(account, charge, loss, currency, known, unit.now)])
+    else:
+        repository.end_all(unit, [task_id(Kind.DOUBLE_LOSS, account, charge)], str(SYSTEM))
+
+
+# What a person does
+
+
+def need(unit: Unit, task: str, *, hold: bool = False) -> Task:
+    """Read a task.
+
+    Raises:
+        TaskUnknown: There is none.
+    """
+    found = repository.find(unit, task, hold=hold)
+    if found is None:
+        raise TaskUnknown(f"there is no task {task:.80}: `refundry task list` shows those that are open", task=task)
+    return found
+
+
+def check(task: Task, how: How, note: str) -> None:
+    """See that a task may be resolved in a way.
+
+    Raises:
+        TaskForbids: `task_resolved`, `task_option_wrong`, `task_note_missing`.
+    """
+    if task.resolved_at is not None:
+        raise TaskForbids(
+            f"task {task.id} was resolved by {task.resolved_by} ({task.how}): nothing is left to do", task=task.id
+        )
+    if how not in task.options:
+        raise TaskForbids(
+            f"a task of kind {task.kind} cannot be resolved by {how}: choose {' or '.join(task.options)}",
+            code="task_option_wrong",
+            task=task.id,
+        )
+    if how in NOTE_NEEDED and not note.strip():
+        raise TaskForbids(
+            f"{how} needs a note: say what was done, as in --note 'bank transfer of 24 November'",
+            code="task_note_missing",
+            task=task.id,
+        )
+
+
+def resolve(unit: Unit, task_id_: str, how: How, actor: Actor, note: str = "") -> Task:
+    """Resolve a task by a choice that moves nothing here: what it says was done, or is not wanted any more.
+
+    Raises:
+        TaskUnknown: There is none.
+        TaskForbids: See `check`.
+    """
+    task = need(unit, task_id_, hold=True)
+    check(task, how, note)
+    return _resolved(unit, task, how, actor, note, None)
+
+
+def replace_failed(
+    unit: Unit, task_id_: str, now: SeenRefund, began_at: float, actor: Actor, note: str = ""
+) -> RefundRequest:
+    """Resolve a task by a new request that replaces the failed one, and goes through policy again.
+
+    Args:
+        unit: The open unit.
+        task_id_: The task.
+        now: The failed refund as Stripe shows it at this moment.
+        began_at: When that read began, by the database's clock.
+        actor: Who wants it.
+        note: What they say.
+
+    Raises:
+        TaskUnknown: There is none.
+        TaskForbids: See `check`; `refund_not_over`: the refund is not failed or canceled at Stripe any more.
+    """
+    task = need(unit, task_id_, hold=True)
+    check(task, How.REPLACE, note)
+    if not now.over or now.id != task.refund:
+        raise TaskForbids(
+            f"{now.id} is {now.status} at Stripe now, so that a second refund could pay it twice: nothing was changed",
+            code="refund_not_over",
+            task=task.id,
+            refund=now.id,
+        )
+    old = refunds.need(unit, task.request or "")
+    refunds.heard(unit, task.account, now, began_at)
+    (received,) = refunds.receive(unit, [_again(old)], actor)
+    _resolved(unit, task, How.REPLACE, actor, note, received.request.id)
+    return received.request
+
+
+def _again(old: RefundRequest) -> RefundRequest:
+    account, _, mode = old.account.partition("|")
+    # One request is replaced once: its replacement's name is made of its own, whoever asks for it and how often.
+    key = f"replaces:{old.id}"
+    content = replace(old.content, asked_minor=old.amount_minor)
+    return RefundRequest(
+        ids.request_id(account, mode, key), old.account, key, content, lane=Lane.DESK, replaces=old.id
+    )  # fmt: skip
+
+
+def _resolved(unit: Unit, task: Task, how: How, actor: Actor, note: str, replacement: str | None) -> Task:
+    repository.resolve(unit, task.id, how, str(actor), note, replacement)
+    facts = {"task": task.id, "kind": task.kind.value, "how": how.value, "note": note, "replacement": replacement}
+    audit.record(unit, actor, "task.resolved", task.request or task.refund or task.charge, facts)
+    return need(unit, task.id)
+
+
+def page(unit: Unit, account: str, kinds: Sequence[str], most: int, *, resolved: bool = False) -> list[Task]:
+    """Read the open tasks of an account, those that are due first at the top; with `resolved` all, the newest first.
+
+    Raises:
+        UsageError: `task_kind_unknown`.
+    """
+    known = {kind.value for kind in Kind}
+    for kind in kinds:
+        if kind not in known:
+            raise UsageError(f"--kind {kind} is none: {', '.join(Kind)}", code="task_kind_unknown", option="--kind")
+    return repository.page(unit, account, [Kind(kind) for kind in kinds], most, resolved=resolved)
+
+
+of_charge = repository.of_charge
+counts = repository.counts
+overdue = repository.overdue

@@ -1,0 +1,308 @@
+"""Catching up: asks Stripe for what no webhook has told, always at a low rate, and at once after a time without.
+
+Events that are found are stored like those that came in, and the follower applies them. Refunds are listed beside, since a list tells
+what an event that was never made cannot; and what may still change by itself is read again now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from refundry.accounts import service as accounts
+from refundry.charges import service as charges
+from refundry.charges.model import REQUEST_ID
+from refundry.disputes import service as disputes
+from refundry.follow import rules
+from refundry.follow import service as follow
+from refundry.follow.model import EVENTS_KEPT, POLLED, Feed, Mark
+from refundry.gateways.base import GatewayError, Look, PaymentGateway, Trouble
+from refundry.inbox import service as inbox
+from refundry.inbox.model import Source
+from refundry.infra.db import Database, DatabaseUnusable, Needs, Unit
+from refundry.infra.logs import logger
+from refundry.infra.settings import FollowSettings
+from refundry.infra.writer import Writer
+from refundry.kernel.clock import Clock
+from refundry.kernel.lane import Lane
+from refundry.kernel.outcome import SeenRefund
+from refundry.refunds import service as refunds
+from refundry.refunds.service import Told
+
+Result = TypeVar("Result")
+# What was made so shortly before a watermark is asked for again: it may not have been in the list yet.
+OVERLAP_SECONDS = 120.0
+# Lists are read in windows of at least this width, the oldest first, so that what was read is not read again after an interruption.
+WINDOW_SECONDS = 6 * 3600.0
+DAY = 86_400.0
+# After a longer time without, what webhooks have failed to bring comes first.
+AWAY_SECONDS = 900.0
+# Refunds that may still change, and open disputes, are read again when nothing was heard of them for so long; events bring it sooner.
+REFUND_UNSEEN_SECONDS, DISPUTE_UNSEEN_SECONDS = 6 * 3600.0, DAY
+# So many of them in one turn at most: a hundred pending bank debits take some turns.
+REREAD_MAX = 20
+# How often the turn of a feed is looked for; also how soon what is asked for by the setting begins.
+TICK_SECONDS = 1.0
+LOST_SECONDS = 30.0
+
+
+class OutOfReads(Exception):  # noqa: N818  # it is a limit, not an error
+    """The calls that a command may make are used up."""
+
+
+@dataclass(slots=True)
+class Caught:
+    """What catching up has done since it began.
+
+    Args:
+        reads: Calls to Stripe.
+        events: Events that were listed.
+        new: How many of them nobody had told before.
+        refunds: Refunds that were listed.
+        moved: How many of them stood otherwise here.
+        charges: Charges that were listed.
+        until: How far the present list was read, in epoch seconds.
+    """
+
+    reads: int = 0
+    events: int = 0
+    new: int = 0
+    refunds: int = 0
+    moved: int = 0
+    charges: int = 0
+    until: float = 0.0
+
+
+class CatchUp:
+    """Catches up on one account.
+
+    Args:
+        account: `acct_…|test`.
+        gateway: Stripe.
+        database: For what only reads.
+        writer: For what is saved.
+        clock: Time.
+        order_key: The metadata key of the order id.
+        follow: The settings of following.
+    """
+
+    def __init__(
+        self,
+        account: str,
+        *,
+        gateway: PaymentGateway,
+        database: Database,
+        writer: Writer,
+        clock: Clock,
+        order_key: str,
+        settings: FollowSettings,
+    ) -> None:
+        """Keep the parts."""
+        self.account = account
+        self.done = Caught()
+        # Told of each step, for progress.
+        self.stepped: Callable[[Caught], None] = lambda _: None
+        # Told that events were stored.
+        self.stored: Callable[[], None] = lambda: None
+        # How many calls it may make in all; a command sets it.
+        self.reads_max: int | None = None
+        self._gateway = gateway
+        self._database = database
+        self._writer = writer
+        self._clock = clock
+        self._order_key = order_key
+        self._settings = settings
+        self._without_events = False
+        self._log = logger().bind(account=account)
+
+    # Always, at a low rate
+
+    async def run(self, until: asyncio.Event) -> None:
+        """Catch up until told to stop."""
+        log = self._log
+        while not until.is_set():
+            rest = TICK_SECONDS
+            try:
+                await self.turn()
+            except DatabaseUnusable as error:
+                log.warning("catch_up.interrupted", code=error.code, why=error.message)
+                rest = LOST_SECONDS
+            except Exception:
+                log.exception("catch_up.interrupted")
+                rest = LOST_SECONDS
+            try:
+                await asyncio.wait_for(until.wait(), rest)
+            except TimeoutError:
+                continue
+
+    async def turn(self) -> bool:
+        """Ask for what has its turn; tells whether anything had."""
+        found = await self._read(self._due)
+        for feed, mark in found:
+            try:
+                await (self._events(mark) if feed is Feed.EVENTS else self._refunds(mark))
+            except GatewayError as error:
+                self._log.warning("catch_up.not_read", feed=feed.value, code=error.code, why=error.message)
+                await self._failed(feed, error)
+        return bool(found)
+
+    def _due(self, unit: Unit) -> list[tuple[Feed, Mark]]:
+        """Tell which feeds have their turn."""
+        if accounts.held_text(unit, self.account):
+            return []
+        poll = self._settings.poll_seconds
+        every = rules.every(poll, going_on=refunds.any_going_on(unit, self.account))
+        marks = [follow.mark(unit, self.account, feed) for feed in (Feed.EVENTS, Feed.REFUNDS)]
+        if not rules.affordable(sum(m.reads_today for m in marks), self._settings.reads_per_day, unit.now):
+            return []
+        slow = every if self._without_events else poll * rules.CALM
+        waits = {Feed.EVENTS: poll * rules.CALM if self._without_events else every, Feed.REFUNDS: slow}
+        return [(m.feed, m) for m in marks if not 0 <= unit.now - m.tried_at < waits[m.feed]]
+
+    async def _failed(self, feed: Feed, error: GatewayError) -> None:
+        if error.trouble is Trouble.KEY_REFUSED:
+            await self._writer.put(lambda unit: accounts.hold(unit, self.account, error.message))
+        elif error.trouble is Trouble.FORBIDDEN and feed is Feed.EVENTS:
+            self._without_events = True
+
+    async def _events(self, seen: Mark) -> None:
+        begun = await self._begun(Feed.EVENTS, seen)
+        if begun is None:
+            return
+        now, since, told_at = begun
+        if rules.failed_will_do(now, seen.mark, told_at, self._settings.poll_seconds):
+            await self._list_events(since, now, only_failed=True)
+            return
+        if now - since > AWAY_SECONDS:
+            await self._list_events(since, now, only_failed=True)
+        await self.events_between(since, now)
+
+    async def _refunds(self, seen: Mark) -> None:
+        begun = await self._begun(Feed.REFUNDS, seen)
+        if begun is None:
+            return
+        now, since, _ = begun
+        await self.refunds_between(since, now)
+        await self._reread(now)
+
+    async def _begun(self, feed: Feed, seen: Mark) -> tuple[float, float, float | None] | None:
+        """Begin with a feed, unless another process just has; tells the time, since when to ask, and when the last webhook came."""
+
+        def work(unit: Unit) -> tuple[float, float, float | None] | None:
+            mark = follow.begin(unit, self.account, feed, max(unit.now - seen.tried_at, 0.0))
+            if mark is None:
+                return None
+            since = unit.now if mark.mark is None else mark.mark
+            if mark.mark is None and charges.any_refund(unit, self.account):
+                # Worked before it followed: what has become of its refunds since is asked for once.
+                since = unit.now - EVENTS_KEPT
+            told_at = inbox.last_received(unit, self.account, Source.WEBHOOK)
+            return unit.now, since - OVERLAP_SECONDS, told_at
+
+        return await self._writer.put(work)
+
+    # What commands do too
+
+    async def events_between(self, since: float, until: float) -> None:
+        """Store the events of a time, window by window, the oldest first; each window moves the watermark."""
+        since = max(since, until - EVENTS_KEPT)
+        for begin, end in rules.windows(since, until, WINDOW_SECONDS):
+            await self._list_events(begin, end)
+            await self._moved(Feed.EVENTS, begin, end)
+
+    async def _list_events(self, since: float, until: float, *, only_failed: bool = False) -> None:
+        async for page in self._gateway.events(since, until, types=POLLED, only_failed=only_failed):
+            mine = [event for event in page if event.account in {None, self.account.partition("|")[0]}]
+            new = await self._writer.put(lambda unit, some=mine: inbox.store(unit, self.account, some, Source.POLL))  # type: ignore[misc]
+            self.done.events += len(mine)
+            self.done.new += new
+            if new:
+                self.stored()
+            await self._paid_for(Feed.EVENTS, 1)
+
+    async def refunds_between(self, since: float, until: float) -> None:
+        """Hold the refunds that were created in a time against ours, window by window, the oldest first."""
+        for begin, end in rules.windows(since, until, WINDOW_SECONDS):
+            began_at = self._now()
+            async for page in self._gateway.refunds(begin, end, Lane.BULK):
+                self.done.refunds += len(page)
+                await self._held_against(page, began_at)
+                await self._paid_for(Feed.REFUNDS, 1)
+            await self._moved(Feed.REFUNDS, begin, end)
+
+    async def _held_against(self, page: Sequence[SeenRefund], began_at: float) -> None:
+        told = {Told(one.id, one.metadata.get(REQUEST_ID), one.status): one for one in page}
+        stand = await self._read(lambda unit: refunds.standing_here(unit, told))
+        fresh = [refund for key, refund in told.items() if key not in stand]
+        await asyncio.gather(*(self._take(refund, began_at) for refund in fresh))
+
+    async def _take(self, refund: SeenRefund, began_at: float) -> None:
+        taken = await self._writer.put(
+            lambda unit: follow.take_refund(unit, self.account, refund, began_at), needs=Needs(refund.charge)
+        )
+        # One that was overtaken has just been read by somebody else.
+        self.done.moved += taken
+
+    async def _reread(self, now: float) -> None:
+        """Read again what may have changed without anybody telling."""
+        still = await self._read(
+            lambda unit: charges.refunds_open(unit, self.account, now - REFUND_UNSEEN_SECONDS, REREAD_MAX)
+        )
+        for known in still:
+            began_at = self._now()
+            refund = await self._gateway.refund(known.refund.id, Lane.BULK)
+            await self._take(refund, began_at)
+            await self._paid_for(Feed.REFUNDS, 1)
+        disputed = await self._read(
+            lambda unit: disputes.unseen(unit, self.account, now - DISPUTE_UNSEEN_SECONDS, REREAD_MAX)
+        )
+        for charge in dict.fromkeys(one.charge for one in disputed):
+            look = await self._gateway.look(charge, Lane.BULK)
+            await self._take_look(look)
+            await self._paid_for(Feed.REFUNDS, 2)
+
+    async def charges_between(self, since: float, until: float) -> None:
+        """Mirror the charges that were created in a time, with their refunds and disputes, day by day, the oldest first."""
+        for begin, end in rules.windows(since, until, DAY):
+            async for page in self._gateway.charges(begin, end):
+                self.done.charges += len(page)
+                await asyncio.gather(*(self._take_look(look) for look in page))
+                await self._paid_for(Feed.CHARGES, 1 + sum(bool(look.disputes) for look in page))
+            await self._moved(Feed.CHARGES, begin, end)
+
+    async def _take_look(self, look: Look) -> None:
+        dated = replace(look, began_at=look.began_at + self._database.offset)
+        await self._writer.put(
+            lambda unit: follow.take_look(unit, self.account, dated, self._order_key), needs=Needs(look.charge.id)
+        )
+
+    async def _moved(self, feed: Feed, begin: float, end: float) -> None:
+        """Move a watermark that lies in what was just read; one that lies before it stays, since a gap would be left behind."""
+
+        def work(unit: Unit) -> None:
+            mark = follow.mark(unit, self.account, feed).mark
+            if mark is None or begin <= mark:
+                follow.move(unit, self.account, feed, end)
+
+        await self._writer.put(work)
+        self.done.until = end
+        self.stepped(self.done)
+
+    async def _paid_for(self, feed: Feed, reads: int) -> None:
+        self.done.reads += reads
+        await self._writer.put(lambda unit: follow.spend(unit, self.account, feed, reads))
+        self.stepped(self.done)
+        if self.reads_max is not None and self.done.reads >= self.reads_max:
+            raise OutOfReads
+
+    def _now(self) -> float:
+        return self._clock.now() + self._database.offset
+
+    async def _read(self, work: Callable[[Unit], Result]) -> Result:
+        def reading() -> Result:
+            with self._database.reading() as unit:
+                return work(unit)
+
+        return await self._writer.aside(reading)

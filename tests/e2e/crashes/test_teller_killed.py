@@ -1,0 +1,93 @@
+"""The receiver of the docs, run as a reader would run it, while the process that tells it is killed in the middle."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from refundry.infra.db import Database, sqlite_url
+from refundry.kernel.clock import SystemClock
+from refundry.outbox import service as outbox
+from tests.support import crash_run
+from tests.support.page_code import python_of
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+ROWS = 40
+
+
+@contextlib.contextmanager
+def receiver(folder: Path) -> Iterator[str]:
+    """Run the receiver of the docs; tells its address."""
+    program = folder / "receiver.py"
+    program.write_text(python_of("docs/features/outbox.md", "By a call"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with (folder / "receiver.log").open("w") as log:
+        process = subprocess.Popen(  # noqa: S603  # the docs' own program
+            [sys.executable, str(program), SECRET, str(port)], cwd=folder, stdout=log, stderr=log
+        )
+    try:
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def asked(folder: Path, query: str) -> list[tuple[object, ...]]:
+    """Ask the receiver's database."""
+    with contextlib.closing(sqlite3.connect(folder / "shop.db", timeout=30)) as shop:
+        try:
+            return shop.execute(query).fetchall()
+        except sqlite3.OperationalError:
+            return []  # it has not made its tables yet
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_every_message_is_applied_once_though_its_sender_is_killed(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    with contextlib.ExitStack() as opened:
+        address = opened.enter_context(request.getfixturevalue("postgres").made()) if kind == "postgres" else None
+        settings = {
+            "REFUNDRY_ORDERS__URL": opened.enter_context(receiver(tmp_path)),
+            "REFUNDRY_ORDERS__SECRETS": SECRET,
+            "REFUNDRY_ORDERS__TIMEOUT_SECONDS": "1",
+        }
+        shop = opened.enter_context(crash_run.shop(tmp_path, ROWS, seed=21))
+        house = opened.enter_context(crash_run.house(shop, postgres=address, settings=settings))
+        first = house.run()
+        crash_run.wait_until("the first messages", lambda: len(asked(tmp_path, "SELECT id FROM seen")) >= ROWS)
+        first.kill()
+        first.wait()
+        house.finish(house.run())
+        worker = subprocess.Popen(  # our own program
+            [sys.executable, "-m", "refundry", "worker"], env=house.environment(), stderr=subprocess.PIPE, text=True
+        )
+        house.processes.append(worker)
+        url = address or sqlite_url(house.folder / "refundry.db")
+        database = Database(url.replace("postgresql://", "postgresql+psycopg://"), SystemClock())
+        opened.callback(database.close)
+        crash_run.wait_until("the end of the outbox", lambda: not waiting(database))
+        shop.judge()
+        with database.reading() as unit:
+            messages = {one.message.id for one in outbox.page(unit, None, [], most=10_000)}
+        assert {row[0] for row in asked(tmp_path, "SELECT id FROM seen")} == messages
+        assert len(messages) >= 5 * ROWS
+        told = {str(row[0]): row[1] for row in asked(tmp_path, "SELECT id, refunded_minor FROM orders")}
+        paid: dict[str, int] = {}
+        for one in shop.obligations:
+            paid[one["charge"]] = paid.get(one["charge"], 0) + one["amount"]
+        assert told == paid
+
+
+def waiting(database: Database) -> dict[object, int]:
+    with database.reading() as unit:
+        return dict(outbox.counts(unit))

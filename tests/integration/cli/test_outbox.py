@@ -1,0 +1,105 @@
+"""`refundry outbox`: messages come with a refund, and a person sees and steers them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli.conftest import Run
+
+pytestmark = pytest.mark.integration
+
+
+def pay(refundry: Run, **settings: str | None) -> None:
+    told = refundry(
+        "refund", "create", "--order", "o1", "--amount", "10.00", "--reason", "duplicate", "--ticket", "T1", "--json", **settings
+    )  # fmt: skip
+    assert told.code == 0, told.err
+
+
+@pytest.fixture
+def parked(refundry: Run) -> dict[str, str | None]:
+    """A refund whose order system does not answer: its first message is parked after one try. Tells the settings."""
+    settings: dict[str, str | None] = {
+        "REFUNDRY_ORDERS__URL": "http://127.0.0.1:9/refunds",
+        "REFUNDRY_ORDERS__SECRETS": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "REFUNDRY_ORDERS__TRIES_MAX": "1",
+    }
+    pay(refundry, **settings)
+    return settings
+
+
+def test_a_refund_is_told_to_a_file_and_its_messages_are_listed(refundry: Run, tmp_path: Path) -> None:
+    file = tmp_path / "told.jsonl"
+    settings: dict[str, str | None] = {
+        "REFUNDRY_ORDERS__FILE": str(file),
+        "REFUNDRY_ORDERS__KINDS": "order.refunded_changed",
+    }
+    pay(refundry, **settings)
+    listed = refundry("outbox", "list", "--order", "o1", "--json", **settings).json["messages"]
+    assert [(one["kind"], one["target"]) for one in listed] == [("order.refunded_changed", "file")]
+    shown = refundry("outbox", "show", listed[0]["message_id"], "--json", **settings).json
+    assert shown["message"]["data"]["refunded_minor"] == 1000
+    assert [json.loads(line)["id"] for line in file.read_text().splitlines()] in ([], [shown["message"]["id"]])
+    words = refundry("outbox", "show", listed[0]["message_id"], **settings).out
+    assert "order.refunded_changed" in words
+    assert "refunded_minor   1000" in words
+
+
+def test_what_is_parked_is_seen_sent_again_and_dropped(refundry: Run, parked: dict[str, str | None]) -> None:
+    told = refundry("outbox", "list", "--json", **parked).json
+    assert sum(told["open"]["http"].values()) == 5
+    first = told["messages"][-1]
+    assert first["kind"] == "refund_request.received"
+    assert first["state"] in {"parked", "waiting"}
+    shown = refundry("outbox", "show", first["message_id"], "--json", **parked).json
+    assert shown["deliveries"][0]["behind"] == 4
+    assert "4 messages of its order behind it" in refundry("outbox", "show", first["message_id"], **parked).out
+    assert "http" in refundry("outbox", "list", **parked).out
+    again = refundry("outbox", "resend", first["message_id"], "--json", **parked)
+    assert again.json["messages"] == [{"message_id": first["message_id"], "target": "http"}]
+    dropped = refundry("outbox", "drop", first["message_id"], "--why", "of no use", **parked)
+    assert "dropped" in dropped.out
+    assert (
+        refundry("outbox", "drop", first["message_id"], "--why", "again", "--json", **parked).error["code"]
+        == "message_forbids"
+    )
+    assert refundry("outbox", "resend", "--parked", **parked).code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "exit_code"),
+    [
+        (["list", "--state", "lost"], "state_unknown", 2), (["list", "--target", "smtp"], "target_unknown", 2),
+        (["resend"], "message_needed", 2), (["resend", "x", "--parked"], "message_needed", 2),
+        (["drop", "x", "--why", " "], "why_needed", 2), (["drop", "x", "--why", "y"], "message_unknown", 1),
+        (["resend", "x"], "message_unknown", 1), (["show", "x"], "message_unknown", 1),
+    ],
+)  # fmt: skip
+def test_bad_input_is_told_and_changes_nothing(refundry: Run, words: list[str], code: str, exit_code: int) -> None:
+    told = refundry("outbox", *words, "--json")
+    assert (told.error["code"], told.code) == (code, exit_code)
+
+
+def test_nothing_is_told_before_anything_was_done(refundry: Run) -> None:
+    assert refundry("outbox", "list").out == "There are none.\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ({"REFUNDRY_ORDERS__KINDS": "refund.settled"}, "message_kind_unknown"),
+        ({"REFUNDRY_ORDERS__URL": "http://127.0.0.1:9/x"}, "orders_secret_missing"),
+        ({"REFUNDRY_ORDERS__SQL_URL": "sqlite:///x"}, "orders_sql_incomplete"),
+        ({"REFUNDRY_ORDERS__AT_ONCE": "0"}, "setting_wrong"),
+    ],
+)  # fmt: skip
+def test_an_order_system_that_is_set_wrongly_stops_the_start(
+    refundry: Run, settings: dict[str, str | None], code: str
+) -> None:
+    told = refundry(
+        "refund", "create", "--order", "o1", "--full", "--reason", "duplicate", "--json", "--ticket", "T1", **settings
+    )
+    assert (told.code, told.error["code"]) == (2, code)

@@ -1,0 +1,92 @@
+"""A batch is watched by a process that neither pays it nor writes anything, and tells how it goes and when it is over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli.conftest import Run
+from tests.support.server import Server
+
+pytestmark = pytest.mark.integration
+HEAD = "order_id,amount,reason,ticket_id\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "refunds.csv"
+    rows = [f"o{at},1.00,requested_by_customer,T{at}\n" for at in range(3)] + [
+        "nowhere,1.00,requested_by_customer,T9\n"
+    ]
+    path.write_text(HEAD + "".join(rows))
+    return path
+
+
+def test_a_batch_that_is_over_is_told_once_with_the_exit_code_of_its_status(refundry: Run, file: Path) -> None:
+    batch = refundry("batch", "run", str(file), "--yes", "--json").json["batch_id"]
+    status = refundry("batch", "status", batch, "--json")
+    watched = refundry("batch", "watch", batch[:8])
+    assert watched.code == status.code == 3
+    assert len(watched.out.splitlines()) == 1
+    assert (
+        "4 of 4 rows; done; rows 3 paid, 1 refused, 0 failed, 0 unknown, 0 waiting; money paid 3.00 GBP of 3.00 GBP"
+        in watched.out
+    )
+    assert "not paid 1 order_unknown" in watched.out
+    assert "refundry batch report" in watched.err
+
+
+@pytest.mark.parametrize("flags", [(), ("--follow",)])
+def test_as_json_it_is_one_object_with_all_that_the_status_tells(
+    refundry: Run, file: Path, flags: tuple[str, ...]
+) -> None:
+    batch = refundry("batch", "run", str(file), "--yes", "--json").json["batch_id"]
+    watched = refundry("batch", "watch", batch, "--json", *flags)
+    status = refundry("batch", "status", batch, "--json").json
+    assert {name: watched.json[name] for name in status} == status
+    assert (watched.json["over"], watched.json["executing"], watched.json["failures"]) == (
+        True,
+        False,
+        {"order_unknown": 1},
+    )
+    assert watched.code == 3
+
+
+def test_one_that_waits_is_told_once_and_says_that_nobody_works_on_it(refundry: Run, file: Path) -> None:
+    batch = refundry("batch", "run", str(file), "--yes", "--no-wait", "--json").json["batch_id"]
+    once = refundry("batch", "watch", batch, "--once")
+    assert once.code == 3
+    assert "0 of 4 rows; " in once.out
+    refundry("batch", "pause", batch)
+    paused = refundry("batch", "watch", batch, "--json").json
+    assert (paused["state"], paused["over"], paused["waiting"]) == ("paused", False, 4)
+
+
+def test_one_that_nobody_knows_is_refused(refundry: Run) -> None:
+    assert "[batch_unknown]" in refundry("batch", "watch", "feed").err
+
+
+def test_ctrl_c_ends_the_watching_and_says_that_the_batch_goes_on(
+    refundry: Run, stripe: Server, file: Path, tmp_path: Path
+) -> None:
+    batch = refundry("batch", "run", str(file), "--yes", "--no-wait", "--json").json["batch_id"]
+    refundry("batch", "pause", batch)
+    usual = {
+        "STRIPE_SECRET_KEY": "sk_test_sim", "REFUNDRY_STRIPE__API_BASE": stripe.url, "REFUNDRY_STATE_DIR": str(tmp_path / "state"),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "refundry", "batch", "watch", batch, "--json", "--follow"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env={**os.environ, **usual}, stdout=pipe, stderr=pipe, text=True) as watching:  # noqa: S603, TID251  # our own program
+        assert watching.stdout is not None
+        assert json.loads(watching.stdout.readline())["state"] == "paused"
+        watching.send_signal(signal.SIGINT)
+        _, errors = watching.communicate(timeout=30)
+    assert watching.returncode == 130
+    assert f"the batch itself goes on. To stop it: `refundry batch pause {batch[:8]}`" in errors
+    assert refundry("batch", "status", batch, "--json").json["state"] == "paused"

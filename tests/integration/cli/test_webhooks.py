@@ -1,0 +1,177 @@
+"""Endpoints are made once, with our version and our events; a secret is told once; a test event goes the whole way and changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.parse
+import urllib.request
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from refundry.cli import webhook_endpoints
+from refundry.inbox.model import HANDLED, Door
+from refundry.infra.db import Database, sqlite_url
+from refundry.infra.writer import InlineWriter
+from refundry.kernel.clock import SystemClock
+from refundry.kernel.errors import UsageError
+from refundry.web.webhooks import Intake
+from tests.integration.cli.conftest import Run, Told
+from tests.support.database import HandDatabase
+from tests.support.listening import listening
+from tests.support.server import Server
+
+pytestmark = pytest.mark.integration
+
+URL = "https://desk.example/webhooks/stripe"
+
+
+def test_an_endpoint_is_made_with_our_version_and_exactly_our_events(refundry: Run) -> None:
+    told = refundry("webhooks", "register", "https://Desk.example/", "--json")
+    assert (told.code, told.json["url"], told.json["api_version"]) == (0, URL, "2026-08-26.dahlia")
+    assert set(told.json["events"]) == HANDLED
+    assert told.json["secret"].startswith("whsec_")
+    assert told.json["setting"] == "STRIPE_WEBHOOK_SECRET"
+    listed = refundry("webhooks", "list", "--json")
+    (endpoint,) = listed.json["endpoints"]
+    assert (endpoint["endpoint"], endpoint["lacks"], endpoint["ours"]) == (told.json["endpoint"], [], True)
+    assert "whsec_" not in listed.out + refundry("webhooks", "list").out
+
+
+def test_a_person_is_told_what_to_set(refundry: Run) -> None:
+    told = refundry("webhooks", "register", URL)
+    assert "STRIPE_WEBHOOK_SECRET=whsec_" in told.out
+    told = refundry("webhooks", "rotate", URL, STRIPE_WEBHOOK_SECRET="whsec_old")
+    assert "STRIPE_WEBHOOK_SECRET=$STRIPE_WEBHOOK_SECRET,whsec_" in told.out
+    assert "whsec_old" not in told.out + told.err
+
+
+@pytest.mark.parametrize("again", [URL, "https://desk.example", URL + "/"])
+def test_a_second_endpoint_of_one_address_is_not_made(refundry: Run, again: str) -> None:
+    made = refundry("webhooks", "register", URL, "--json").json
+    told = refundry("webhooks", "register", again, "--json")
+    assert (told.code, told.error["code"], told.error["endpoint"]) == (2, "endpoint_exists", made["endpoint"])
+    assert "rotate" in told.error["message"]
+    assert len(refundry("webhooks", "list", "--json").json["endpoints"]) == 1
+
+
+def test_a_secret_is_rotated_by_a_second_endpoint_that_replaces_the_first(refundry: Run) -> None:
+    old = refundry("webhooks", "register", URL, "--json").json
+    assert refundry("webhooks", "rotate", URL, "--retire", old["endpoint"], "--json").error["code"] == "endpoint_needed"
+    new = refundry("webhooks", "rotate", URL, "--json").json
+    assert (new["replaces"], new["url"]) == (old["endpoint"], URL)
+    assert new["secret"] != old["secret"]
+    assert refundry("webhooks", "rotate", URL, "--json").error["code"] == "endpoint_exists"
+    told = refundry("webhooks", "rotate", URL, "--retire", old["endpoint"], "--json")
+    assert (told.code, told.json) == (0, {"deleted": old["endpoint"], "setting": "STRIPE_WEBHOOK_SECRET"})
+    assert [one["endpoint"] for one in refundry("webhooks", "list", "--json").json["endpoints"]] == [new["endpoint"]]
+
+
+def test_what_is_not_there_is_not_rotated(refundry: Run) -> None:
+    for words in (["rotate", URL], ["rotate", URL, "--retire", "we_404"]):
+        told = refundry("webhooks", *words, "--json")
+        assert (told.code, told.error["code"]) == (2, "endpoint_missing")
+
+
+def test_events_of_a_connected_account_come_through_its_platform(refundry: Run, stripe: Server) -> None:
+    pairs = {"type": "custom", "country": "GB"}
+    request = urllib.request.Request(  # noqa: S310  # loopback
+        f"{stripe.url}/v1/accounts", urllib.parse.urlencode(pairs).encode(), {"Authorization": "Bearer sk_test_sim"}
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310  # loopback
+        connected = {"REFUNDRY_ACCOUNTS__EU__CONNECTED": json.load(answer)["id"]}
+    told = refundry("webhooks", "register", URL, "--account", "eu", "--json", **connected)
+    assert (told.code, told.error["code"]) == (2, "endpoint_of_platform")
+    assert refundry("webhooks", "register", URL, "--connect", "--account", stripe.account, **connected).code == 0
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "desk.example", "ftp://desk.example", "https://", "https://desk.example/hooks", "https://u:p@desk.example", "https://desk.example?a=1",
+        "https://desk.example:0", "https://[::1", "https://desk.example#x",
+    ],
+)  # fmt: skip
+def test_an_address_that_does_not_lead_to_us_is_refused(url: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        webhook_endpoints.address(url, live=False)
+    assert refused.value.code == "url_wrong"
+
+
+def test_live_events_go_over_an_encrypted_line() -> None:
+    with pytest.raises(UsageError, match="not encrypted"):
+        webhook_endpoints.address("http://desk.example", live=True)
+    assert webhook_endpoints.address("http://127.0.0.1:80", live=False) == "http://127.0.0.1:80/webhooks/stripe"
+    assert webhook_endpoints.address("https://x.example/a/webhooks/stripe/acct_1/", live=True).endswith(
+        "/a/webhooks/stripe/acct_1"
+    )
+
+
+# A test event
+
+
+async def tried(refundry: Run, path: Path, stripe: Server, secret: str, look: Callable[[str], Awaitable[Told]]) -> Told:
+    """Serve webhooks into the database at `path` with one secret."""
+    (path.parent).mkdir(exist_ok=True)
+    await asyncio.to_thread(refundry, "db", "upgrade")
+    database = HandDatabase(sqlite_url(path), SystemClock())  # type: ignore[arg-type]  # a clock is a clock
+    doors = {"": Door(f"{stripe.account}|test", (secret,), frozenset(), "STRIPE_WEBHOOK_SECRET")}
+    try:
+        async with listening(Intake(doors, InlineWriter(database), SystemClock())) as address:
+            return await look(address)
+    finally:
+        database.close()
+
+
+async def test_a_test_event_is_stored_and_changes_nothing(refundry: Run, stripe: Server, tmp_path: Path) -> None:
+    async def look(address: str) -> Told:
+        secrets = {"STRIPE_WEBHOOK_SECRET": "whsec_old, whsec_new"}
+        return await asyncio.to_thread(refundry, "webhooks", "test", address, "--json", **secrets)
+
+    told = await tried(refundry, tmp_path / "state" / "refundry.db", stripe, "whsec_new", look)
+    assert (told.code, told.json["ok"]) == (0, True), told.err
+    shown = refundry("inbox", "show", told.json["event"], "--json").json
+    assert (shown["state"], shown["type"]) == ("ignored", "refundry.test")
+
+
+async def test_a_server_with_another_secret_is_named(refundry: Run, stripe: Server, tmp_path: Path) -> None:
+    async def look(address: str) -> Told:
+        return await asyncio.to_thread(refundry, "webhooks", "test", address, "--json", STRIPE_WEBHOOK_SECRET="whsec_b")
+
+    told = await tried(refundry, tmp_path / "state" / "refundry.db", stripe, "whsec_a", look)
+    assert (told.code, told.error["code"], told.error["status"]) == (1, "webhook_refused", 400)
+    assert "another STRIPE_WEBHOOK_SECRET" in told.error["message"]
+
+
+async def test_a_server_with_another_database_is_named(refundry: Run, stripe: Server, tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+
+    async def look(address: str) -> Told:
+        return await asyncio.to_thread(refundry, "webhooks", "test", address, "--json", STRIPE_WEBHOOK_SECRET="whsec_a")
+
+    Database(sqlite_url(other), SystemClock()).close()
+    with_other = {"REFUNDRY_DATABASE_URL": sqlite_url(other)}
+    await asyncio.to_thread(refundry, "db", "upgrade", **with_other)
+    told = await tried(refundry, other, stripe, "whsec_a", look)
+    assert (told.code, told.error["code"]) == (1, "webhook_not_stored")
+
+
+def test_without_a_secret_or_a_server_it_says_what_to_do(refundry: Run) -> None:
+    told = refundry("webhooks", "test", "--json")
+    assert (told.code, told.error["code"]) == (2, "webhook_secret_missing")
+    told = refundry("webhooks", "test", "http://127.0.0.1:1", "--json", STRIPE_WEBHOOK_SECRET="whsec_a")
+    assert (told.code, told.error["code"]) == (1, "webhook_unreachable")
+    assert "refundry serve" in told.error["message"]
+
+
+@pytest.mark.parametrize("secret", ["sk_test_sim", "whsec_a,we_1", "whsec_", "whsec_a b", "whsec_é"])
+def test_what_is_no_secret_is_refused_and_not_repeated(refundry: Run, secret: str) -> None:
+    told = refundry("webhooks", "list", "--json", STRIPE_WEBHOOK_SECRET=secret)
+    assert (told.code, told.error["code"], told.error["setting"]) == (
+        2,
+        "webhook_secret_wrong",
+        "STRIPE_WEBHOOK_SECRET",
+    )
+    assert secret not in told.out.replace("begins with whsec_,", "") + told.err.replace("begins with whsec_,", "")

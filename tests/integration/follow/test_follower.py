@@ -1,0 +1,151 @@
+"""What a hint brings about: the fewest reads, once, whatever order it comes in."""
+
+from __future__ import annotations
+
+import pytest
+
+from refundry.disputes import service as disputes
+from refundry.gateways.base import RefundBody
+from refundry.inbox.model import State as EventState
+from refundry.kernel.lane import Lane
+from refundry.kernel.outcome import Outcome, SeenRefund
+from refundry.refunds import service as refunds
+from refundry.refunds.model import State
+from tests.support.builders import ACCOUNT
+from tests.support.following import Scene
+
+pytestmark = pytest.mark.integration
+
+
+async def test_events_that_say_what_stands_here_cost_no_read(scene: Scene) -> None:
+    await scene.listen()
+    for _ in range(3):
+        await scene.paid(await scene.sim.charge(5000), 1200)
+    await scene.move(10)
+    await scene.follow()
+    assert scene.received >= 6
+    assert scene.follower.done.reads == 0
+    assert scene.events() == {EventState.APPLIED: scene.received}
+
+
+async def test_a_pending_refund_settles_by_its_event(scene: Scene) -> None:
+    await scene.listen()
+    request = await scene.paid(await scene.sim.charge(5000, card="pm_card_pendingRefund"), 1200)
+    assert request.state is State.PENDING
+    await scene.move(400)
+    await scene.follow()
+    assert scene.state(request) is State.SETTLED
+    assert scene.follower.done.reads == 1
+
+
+async def test_a_late_failure_is_believed_only_from_a_read(scene: Scene) -> None:
+    await scene.listen()
+    request = await scene.paid(await scene.sim.charge(5000, card="pm_card_refundFail"), 1200)
+    assert request.state is State.SETTLED
+    await scene.move(400)
+    await scene.follow()
+    after = scene.now(request)
+    assert (after.state, after.reason_code) == (State.FAILED, "expired_or_canceled_card")
+
+
+async def test_without_webhooks_polling_brings_the_same(scene: Scene) -> None:
+    late = await scene.paid(await scene.sim.charge(5000, card="pm_card_refundFail"), 1200)
+    slow = await scene.paid(await scene.sim.charge(5000, card="pm_card_pendingRefund"), 1200)
+    await scene.poll()
+    await scene.move(400)
+    await scene.poll()
+    assert (scene.state(late), scene.state(slow)) == (State.FAILED, State.SETTLED)
+
+
+async def test_the_webhook_that_is_faster_than_the_answer_is_no_break(scene: Scene) -> None:
+    """The refund is pending in the answer, and settled before that is kept: the older word does not count."""
+    await scene.listen()
+    request = await scene.requested(await scene.sim.charge(5000, card="pm_card_pendingRefund"), 1200)
+    send = scene.gateway.send
+
+    async def slow(body: RefundBody, key: str) -> Outcome:
+        outcome = await send(body, key)
+        await scene.move(400)
+        await scene.follow()
+        return outcome
+
+    scene.gateway.send = slow  # type: ignore[method-assign]
+    await scene.pay_due()
+    assert scene.state(request) is State.SETTLED
+    with scene.database.reading() as unit:
+        assert refunds.open_breaks(unit) == []
+
+
+async def test_a_read_that_was_overtaken_is_made_again(scene: Scene) -> None:
+    await scene.listen()
+    request = await scene.paid(await scene.sim.charge(5000, card="pm_card_pendingRefund"), 1200)
+    await scene.move(400)
+    read = scene.gateway.refund
+
+    async def slow(refund: str, lane: Lane) -> SeenRefund:
+        old = await read(refund, lane)
+        # Somebody else reads and keeps what has come since, before this one does.
+        scene.gateway.refund = read  # type: ignore[method-assign]
+        await scene.control(f"POST /_sim/refunds/{refund}/fail", {"reason": "declined"})
+        await scene.move(0.01)
+        assert await scene.other.turn() == 0, "another process has its turn"
+        await scene.catch_up._take(await read(refund, lane), scene.clock.now())
+        return old
+
+    scene.gateway.refund = slow  # type: ignore[method-assign]
+    await scene.follow()
+    assert scene.state(request) is State.FAILED
+    await scene.move(2)
+    await scene.follow()
+    assert scene.state(request) is State.FAILED
+    assert scene.events() == {EventState.APPLIED: scene.received}
+    with scene.database.reading() as unit:
+        assert refunds.open_breaks(unit) == []
+
+
+async def test_many_hints_are_read_by_few_lists(scene: Scene) -> None:
+    await scene.listen()
+    waiting = [await scene.paid(await scene.sim.charge(5000, card="pm_card_pendingRefund"), 100) for _ in range(12)]
+    await scene.follow()
+    await scene.move(400)
+    await scene.follow()
+    assert {scene.state(request) for request in waiting} == {State.SETTLED}
+    assert scene.follower.done.reads == 1
+
+
+async def test_an_event_whose_read_fails_waits_longer_and_longer_and_is_parked_in_the_end(scene: Scene) -> None:
+    await scene.listen()
+    await scene.by_hand(await scene.sim.charge(5000), 700)
+    refuse = [{"kind": "forbidden", "operation": "GET /v1/*"}]
+    await scene.control("POST /_sim/faults", {"rules": refuse})
+    await scene.follow()
+    assert EventState.WAITING in scene.events()
+    for _ in range(20):
+        await scene.move(3700)
+        await scene.follow()
+    assert set(scene.events()) == {EventState.APPLIED, EventState.PARKED}
+    await scene.sim.control("DELETE /_sim/faults")
+
+
+async def test_events_of_a_charge_that_nobody_asked_for_cost_no_read(scene: Scene) -> None:
+    await scene.listen()
+    for _ in range(4):
+        await scene.sim.charge(5000)
+    await scene.move(10)
+    await scene.follow()
+    assert scene.received >= 8
+    assert scene.follower.done.reads == 0
+
+
+async def test_an_early_fraud_warning_is_kept_and_shown(scene: Scene) -> None:
+    await scene.listen()
+    charge = await scene.sim.charge(5000)
+    await scene.control("POST /_sim/warnings", {"charge": charge})
+    await scene.follow()
+    with scene.database.reading() as unit:
+        (warning,) = disputes.warnings(unit, ACCOUNT, 10)
+    assert (warning.charge, warning.fraud_type, warning.actionable) == (charge, "made_with_stolen_card", True)
+    await scene.by_hand(charge, 5000)
+    await scene.follow()
+    with scene.database.reading() as unit:
+        assert [one.actionable for one in disputes.warnings(unit, ACCOUNT, 10)] == [False]

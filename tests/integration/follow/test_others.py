@@ -1,0 +1,126 @@
+"""Refunds that were not made here: whose they are, what they take away, and what they repeat."""
+
+from __future__ import annotations
+
+import pytest
+
+from refundry.refunds import service as refunds
+from refundry.refunds.model import State
+from tests.support.builders import ACCOUNT
+from tests.support.following import Scene
+from tests.support.hand import ADA
+
+pytestmark = pytest.mark.integration
+OTHER = "6f1c7f0e-3d0a-5b53-9a8e-0c6f2f5d9b11"
+
+
+@pytest.mark.parametrize("by", ["webhook", "polling"])
+async def test_a_refund_from_the_dashboard_is_its_own_record_and_lowers_what_is_left(scene: Scene, by: str) -> None:
+    if by == "webhook":
+        await scene.listen()
+    else:
+        await scene.poll()
+    charge = await scene.sim.charge(5000)
+    await scene.paid(charge, 1000)
+    made = await scene.by_hand(charge, 1500)
+    await scene.move(70)
+    await (scene.follow() if by == "webhook" else scene.days(0.25))
+    assert scene.origin(made) == "external"
+    assert scene.charge(charge).unrefunded_minor == 2500
+
+
+@pytest.mark.parametrize(
+    ("asked", "by_hand", "ticket", "held"),
+    [
+        (1200, 1200, None, "possible_repeat"),
+        (None, 5000, None, "possible_repeat"),
+        (5000, 5000, None, "possible_repeat"),
+        (1200, 5000, None, "possible_repeat"),
+        (1200, 700, "T-7", "possible_repeat"),
+        (1200, 700, None, "schedule"),
+        (None, 700, None, "schedule"),
+    ],
+)
+async def test_a_waiting_request_for_the_same_is_held(
+    scene: Scene, asked: int | None, by_hand: int, ticket: str | None, held: str
+) -> None:
+    await scene.listen()
+    charge = await scene.sim.charge(5000)
+    await scene.looked(charge)
+    request = await scene.requested(charge, asked, ticket_id=ticket)
+    with scene.database.unit() as unit:
+        refunds.make_wait(unit, [request.id], ADA)
+    await scene.follow()
+    await scene.by_hand(charge, by_hand, **({"metadata": {"ticket_id": ticket}} if ticket else {}))
+    await scene.follow()
+    assert scene.held(request) == held
+
+
+async def test_what_a_person_allows_is_not_held_again(scene: Scene) -> None:
+    await scene.listen()
+    charge = await scene.sim.charge(5000)
+    await scene.paid(charge, 100)
+    request = await scene.requested(charge, 1200)
+    await scene.by_hand(charge, 1200)
+    await scene.follow()
+    assert scene.held(request) == "possible_repeat"
+    with scene.database.unit() as unit:
+        refunds.allow_repeat(unit, request.id, ADA)
+    await scene.pay_due()
+    await scene.follow()
+    assert scene.state(request) is State.SETTLED
+
+
+@pytest.mark.parametrize("sign", ["mark", "key"])
+async def test_a_refund_of_another_refundry_is_never_taken_for_an_external_one(scene: Scene, sign: str) -> None:
+    await scene.listen()
+    charge = await scene.sim.charge(5000)
+    await scene.paid(charge, 100)
+    mark = {"metadata": {"refundry_request_id": OTHER}} if sign == "mark" else {}
+    key = f"{OTHER}.1" if sign == "key" else None
+    made = await scene.sim.call("POST /v1/refunds", charge=charge, amount=300, idempotency_key=key, **mark)
+    await scene.follow()
+    assert scene.origin(made["id"]) == "unknown_refundry"
+    (task,) = scene.tasks()
+    assert (task.kind, task.refund, task.amount_minor) == ("unknown_refundry", made["id"], 300)
+    reads = scene.follower.done.reads
+    await scene.sim.call(f"POST /v1/refunds/{made['id']}", metadata={"note": "x"})
+    await scene.follow()
+    assert scene.follower.done.reads == reads, "it stands here as it is told"
+    assert scene.origin(made["id"]) == "unknown_refundry"
+
+
+async def test_a_refund_whose_mark_was_taken_away_belongs_to_the_request_of_its_key(scene: Scene) -> None:
+    """Its mark may be wiped by anybody with the key; the event of its making remembers under which key it was made."""
+    await scene.listen()
+    charge = await scene.sim.charge(5000)
+    request = await scene.requested(charge, 300)
+    made = await scene.sim.call("POST /v1/refunds", charge=charge, amount=300, idempotency_key=f"{request.id}.1")
+    await scene.follow()
+    assert scene.origin(made["id"]) == "ours"
+    after = scene.now(request)
+    assert (after.state, after.refund) == (State.SETTLED, made["id"])
+    await scene.pay_due()
+    assert len(await scene.at_stripe()) == 1
+
+
+async def test_a_refund_stays_ours_when_its_mark_is_wiped(scene: Scene) -> None:
+    await scene.listen()
+    charge = await scene.sim.charge(5000, card="pm_card_refundFail")
+    request = await scene.paid(charge, 300)
+    await scene.sim.call(f"POST /v1/refunds/{request.refund}", metadata="", check=False)
+    await scene.move(400)
+    await scene.follow()
+    assert scene.state(request) is State.FAILED
+    assert scene.origin(request.refund or "") == "ours"
+
+
+async def test_a_list_finds_what_no_event_told(scene: Scene) -> None:
+    charge = await scene.sim.charge(5000)
+    await scene.paid(charge, 100)
+    made = await scene.by_hand(charge, 700)
+    await scene.catch_up.refunds_between(scene.clock.now() - 60, scene.clock.now() + 1)
+    assert scene.origin(made) == "external"
+    assert scene.catch_up.done.moved == 1
+    with scene.database.reading() as unit:
+        assert not refunds.any_going_on(unit, ACCOUNT)

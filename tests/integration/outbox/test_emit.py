@@ -1,0 +1,200 @@
+"""A message is written with its cause or not at all, once, and only if somebody wants it; an order is told of when it has changed."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from refundry.charges import service as charges
+from refundry.infra.db import Unit
+from refundry.kernel.outcome import NotTakenWhy
+from refundry.outbox import service as outbox
+from refundry.outbox.model import Kind, Wants
+from refundry.refunds import service as refunds
+from tests.integration.outbox.conftest import kinds, wanting, written
+from tests.support.builders import accepted, content, declined, look, not_taken, refund_request, seen_refund
+from tests.support.clock import HandClock
+from tests.support.database import HandDatabase
+from tests.support.hand import ADA, Hand
+
+pytestmark = pytest.mark.integration
+
+
+def paid(hand: Hand, key: str = "key:1", amount: int = 1000, **more: str) -> str:
+    intent = hand.intended(refund_request(key, asked=content(asked_minor=amount)))
+    hand.record(intent, accepted(intent.claimed.request, refund_id="re_" + key, **more))
+    hand.looked(metadata={"order_id": "o1"}, refunds=hand.charge().refunds)
+    return intent.claimed.request.id
+
+
+def test_a_refund_is_told_step_by_step_and_its_order_at_the_end(hand: Hand) -> None:
+    paid(hand)
+    assert kinds(hand.database) == ["received", "approved", "submitting", "settled", "refunded_changed"]
+    last = written(hand.database)[-1].message
+    assert (last.payload["refunded"], last.payload["refunded_minor"], last.payload["order_version"]) == (
+        "partial",
+        1000,
+        1,
+    )
+    assert {one.message.order_id for one in written(hand.database)} == {"o1"}
+
+
+def test_a_request_and_the_order_are_told_in_words_of_their_own(hand: Hand) -> None:
+    request = paid(hand, amount=10_000, status="pending")
+    pending, order = (one.message.payload for one in written(hand.database)[-2:])
+    assert (pending["request_id"], pending["state"], pending["refund"]) == (request, "pending", "re_key:1")
+    assert (pending["captured_minor"], pending["refunded_minor"], pending["left_minor"]) == (10_000, 10_000, 0)
+    assert order["refunded"] == "full"
+
+
+def test_what_is_rolled_back_is_not_told(hand: Hand) -> None:
+    def interrupted(unit: Unit) -> None:
+        refunds.receive(unit, [refund_request()], ADA)
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        hand.unit(interrupted)
+    assert written(hand.database) == []
+
+
+def test_the_same_request_handed_in_twice_is_told_once(hand: Hand) -> None:
+    hand.receive(refund_request())
+    hand.receive(refund_request())
+    assert kinds(hand.database) == ["received"]
+
+
+def test_the_same_message_written_twice_is_one_and_stays_delivered(hand: Hand) -> None:
+    hand.receive(refund_request())
+    (first,) = written(hand.database)
+    hand.unit(lambda unit: outbox.delivered(unit, "http", first.number, "HTTP 200"))
+    hand.unit(lambda unit: outbox.write(unit, [first.message], Wants({"http": frozenset(Kind)})))
+    assert [(one.number, one.state.value) for one in written(hand.database)] == [(first.number, "delivered")]
+
+
+def test_without_a_target_nothing_is_noted_or_written(database: HandDatabase, clock: HandClock) -> None:
+    wanting(database, Wants({}))
+    hand = Hand(database, clock)
+    hand.looked()
+    with database.unit() as unit:
+        refunds.receive(unit, [refund_request()], ADA)
+        assert outbox.NAME not in unit.collected
+    assert written(database) == []
+
+
+def test_each_target_gets_the_kinds_that_it_wants(database: HandDatabase, clock: HandClock) -> None:
+    wanting(
+        database, Wants({"http": frozenset({Kind.SETTLED, Kind.ORDER_CHANGED}), "sql": frozenset({Kind.ORDER_CHANGED})})
+    )
+    hand = Hand(database, clock)
+    hand.looked(metadata={"order_id": "o1"})
+    paid(hand)
+    assert kinds(database, "http") == ["settled", "refunded_changed"]
+    assert kinds(database, "sql") == ["refunded_changed"]
+    with database.reading() as unit:
+        assert len({one.message.id for one in written(database)}) == 2
+        assert outbox.counts(unit) == {("http", "waiting"): 2, ("sql", "waiting"): 1}
+
+
+def test_a_hold_is_told_when_it_is_put_on(hand: Hand) -> None:
+    request = hand.receive(refund_request())[0].request
+    for _ in range(2):
+        hand.unit(lambda unit: refunds.stop(unit, [request.id], ADA))
+    hand.unit(lambda unit: refunds.go_on(unit, [request.id], ADA))
+    hand.unit(lambda unit: refunds.make_wait(unit, [request.id], ADA))
+    assert kinds(hand.database) == ["received", "held", "held"]
+    assert [one.message.payload["held"] for one in written(hand.database)[1:]] == ["stopped", "schedule"]
+
+
+def test_what_stripe_did_not_take_goes_back_and_says_so(hand: Hand) -> None:
+    intent = hand.intended(refund_request())
+    hand.record(intent, not_taken(NotTakenWhy.LOW_BALANCE))
+    assert kinds(hand.database)[-1] == "held"
+    assert written(hand.database)[-1].message.payload["state"] == "approved"
+
+
+def test_a_refusal_is_not_told_before_it_is_believed(hand: Hand) -> None:
+    intent = hand.intended(refund_request())
+    hand.record(intent, declined())
+    assert kinds(hand.database)[-1] == "submitting"
+
+
+def test_a_person_withdraws_and_reopens(hand: Hand) -> None:
+    request = hand.receive(refund_request())[0].request
+    hand.unit(lambda unit: refunds.withdraw(unit, request.id, ADA, "kept it"))
+    hand.unit(lambda unit: refunds.reopen(unit, request.id, ADA))
+    assert kinds(hand.database) == ["received", "withdrawn", "received"]
+    assert written(hand.database)[1].message.payload["text"] == "kept it"
+
+
+def test_a_refund_made_by_others_is_told_of_its_order_alone(hand: Hand) -> None:
+    hand.looked(metadata={"order_id": "o1"}, refunds=(seen_refund(),))
+    hand.looked(metadata={"order_id": "o1"}, refunds=(seen_refund(),))
+    hand.found(seen_refund("re_2", amount_minor=9000))
+    told = [one.message.payload for one in written(hand.database)]
+    assert [(one["refunded"], one["refunded_minor"]) for one in told] == [("partial", 1000), ("full", 10_000)]
+
+
+def test_an_order_goes_back_when_its_refund_fails_and_forth_again(hand: Hand) -> None:
+    for status in ("succeeded", "failed"):
+        hand.found(seen_refund(status=status))
+    hand.found(seen_refund("re_2"))
+    orders = [one.message for one in written(hand.database)]
+    assert [one.payload["refunded"] for one in orders] == ["partial", "none", "partial"]
+    assert [one.payload["order_version"] for one in orders] == [1, 2, 3]
+    assert len({one.id for one in orders}) == 3
+
+
+def test_an_order_of_two_charges_is_full_when_both_are(hand: Hand) -> None:
+    hand.looked("ch_2", metadata={"order_id": "o1"})
+    hand.looked("ch_3", metadata={"order_id": "o3"})
+    hand.found(seen_refund(amount_minor=10_000))
+    hand.found(seen_refund("re_2", charge="ch_2", amount_minor=10_000))
+    told = [one.message.payload for one in written(hand.database)]
+    assert [one["refunded"] for one in told] == ["partial", "full"]
+    assert [len(one["charges"]) for one in told] == [2, 2]
+    assert {one.message.ordering_key for one in written(hand.database)} == {"acct_1|test|order|o1"}
+
+
+def test_an_order_of_another_account_with_the_same_name_is_another(hand: Hand) -> None:
+    def mirror(unit: Unit) -> None:
+        charges.mirror(unit, "acct_2|test", [look("ch_9", metadata={"order_id": "o1"}, began_at=unit.now)], "order_id")
+
+    hand.unit(mirror)
+    hand.found(seen_refund(amount_minor=10_000))
+    (one,) = written(hand.database)
+    assert (one.message.account, one.message.payload["refunded"]) == ("acct_1|test", "full")
+
+
+def test_a_charge_without_an_order_has_messages_of_its_own_and_none_of_an_order(hand: Hand) -> None:
+    hand.looked("ch_2")
+    hand.receive(refund_request(asked=content(charge="ch_2")))
+    hand.found(seen_refund("re_2", charge="ch_2"))
+    (one,) = written(hand.database)
+    assert (one.message.order_id, one.message.ordering_key) == (None, "acct_1|test|charge|ch_2")
+
+
+def test_a_look_that_finds_nothing_given_back_writes_nothing(hand: Hand) -> None:
+    hand.looked("ch_2", metadata={"order_id": "o2"})
+    with hand.database.unit() as unit:
+        assert outbox.hold_keys(unit, ["acct_1|test|order|o2"], make=[]) == {}
+
+
+def test_what_happens_at_once_in_many_threads_is_numbered_in_the_order_of_its_commits(hand: Hand) -> None:
+    """Both halves of an order are given back at once: whoever is second sees the first, and the last word is `full`."""
+    for at in range(2, 10):
+        hand.looked(f"ch_{at}", metadata={"order_id": "o1"})
+    together = threading.Barrier(9)
+
+    def give_back(at: int) -> None:
+        together.wait(30)
+        with hand.database.unit() as unit:
+            refunds.found(unit, "acct_1|test", seen_refund(f"re_{at}", charge=f"ch_{at}", amount_minor=10_000))
+
+    with ThreadPoolExecutor(9) as pool:
+        list(pool.map(give_back, range(1, 10)))
+    told = [one.message.payload for one in written(hand.database)]
+    assert [one["order_version"] for one in told] == list(range(1, 10))
+    assert [one["refunded_minor"] for one in told] == [10_000 * at for at in range(1, 10)]
+    assert told[-1]["refunded"] == "full"

@@ -1,0 +1,154 @@
+"""What a person has to do: opened with its cause, once, with options that do what they say."""
+
+from __future__ import annotations
+
+import pytest
+
+from refundry.gateways.base import RefundBody
+from refundry.kernel.lane import Lane
+from refundry.kernel.outcome import Outcome
+from refundry.refunds import service as refunds
+from refundry.refunds.model import State
+from refundry.tasks import service as tasks
+from refundry.tasks.model import How, Kind, Task, TaskForbids, TaskUnknown
+from tests.support.builders import ACCOUNT, seen_refund
+from tests.support.following import Scene
+from tests.support.hand import ADA
+
+pytestmark = pytest.mark.integration
+
+
+async def failed(scene: Scene) -> Task:
+    """Have a refund fail after it was told as paid."""
+    await scene.listen()
+    await scene.paid(await scene.sim.charge(5000, card="pm_card_refundFail"), 1200)
+    await scene.move(400)
+    await scene.follow()
+    (task,) = scene.tasks()
+    return task
+
+
+async def test_a_late_failure_opens_one_task_with_the_three_ways_out(scene: Scene) -> None:
+    task = await failed(scene)
+    assert (task.kind, task.amount_minor, task.currency) == (Kind.REFUND_FAILED, 1200, "usd")
+    assert task.options == (How.PAID_OTHERWISE, How.REPLACE, How.GIVE_UP)
+    assert "had been told as paid" in task.text
+    assert "expired" in task.text
+    assert task.due_at == task.opened_at + 2 * 86_400
+    await scene.days(1)
+    assert [one.id for one in scene.tasks()] == [task.id]
+    with scene.database.reading() as unit:
+        assert tasks.overdue(unit, ACCOUNT) == 0
+    await scene.days(2)
+    with scene.database.reading() as unit:
+        assert (tasks.overdue(unit, ACCOUNT), tasks.counts(unit, ACCOUNT)) == (1, {Kind.REFUND_FAILED: 1})
+
+
+async def test_paid_in_another_way_needs_a_note_and_stands_in_the_timeline(scene: Scene) -> None:
+    task = await failed(scene)
+    with scene.database.unit() as unit, pytest.raises(TaskForbids, match="note") as missing:
+        tasks.resolve(unit, task.id, How.PAID_OTHERWISE, ADA, "  ")
+    assert missing.value.code == "task_note_missing"
+    with scene.database.unit() as unit:
+        done = tasks.resolve(unit, task.id, How.PAID_OTHERWISE, ADA, "bank transfer")
+    assert (done.how, done.note, done.resolved_by) == (How.PAID_OTHERWISE, "bank transfer", "person:ada")
+    assert scene.tasks() == []
+    with scene.database.unit() as unit, pytest.raises(TaskForbids, match="was resolved by person:ada"):
+        tasks.resolve(unit, task.id, How.GIVE_UP, ADA)
+    with scene.database.reading() as unit:
+        assert [entry.facts["how"] for entry in refunds_timeline(unit, task) if entry.event == "task.resolved"] == [
+            "paid_otherwise"
+        ]
+
+
+def refunds_timeline(unit, task):  # type: ignore[no-untyped-def]
+    from refundry.audit import service as audit
+
+    return audit.timeline(unit, task.request)
+
+
+async def test_a_replacement_goes_through_policy_and_is_paid_once(scene: Scene) -> None:
+    task = await failed(scene)
+    now = await scene.gateway.refund(task.refund or "", Lane.DESK)
+    await scene.move(0.01)
+    with scene.database.unit() as unit:
+        new = tasks.replace_failed(unit, task.id, now, scene.clock.now(), ADA)
+    assert (new.replaces, new.content.asked_minor, new.state) == (task.request, 1200, State.RECEIVED)
+    await scene.control(f"POST /_sim/charges/{task.charge}/behaviour", {"refund": "succeeds"})
+    await scene.pay_due()
+    assert scene.state(new) is State.SETTLED
+    with scene.database.reading() as unit:
+        assert refunds.replaced_by(unit, task.request or "") == new.id
+        assert [one.replacement for one in tasks.of_charge(unit, task.charge)] == [new.id]
+    assert sum(one["status"] == "succeeded" for one in await scene.at_stripe()) == 1
+
+
+async def test_nothing_is_replaced_that_is_alive_at_stripe(scene: Scene) -> None:
+    task = await failed(scene)
+    alive = seen_refund(task.refund or "", charge=task.charge, status="pending")
+    with scene.database.unit() as unit, pytest.raises(TaskForbids) as refused:
+        tasks.replace_failed(unit, task.id, alive, scene.clock.now(), ADA)
+    assert refused.value.code == "refund_not_over"
+    with scene.database.reading() as unit:
+        assert refunds.replaced_by(unit, task.request or "") is None
+    assert len(scene.tasks()) == 1
+
+
+async def test_what_does_not_fit_a_task_is_refused(scene: Scene) -> None:
+    task = await failed(scene)
+    with scene.database.unit() as unit, pytest.raises(TaskForbids, match="paid_otherwise or replace") as wrong:
+        tasks.resolve(unit, task.id, How.CANCEL, ADA)
+    assert wrong.value.code == "task_option_wrong"
+    with scene.database.unit() as unit, pytest.raises(TaskUnknown):
+        tasks.resolve(unit, "nothing", How.GIVE_UP, ADA)
+
+
+async def test_a_refund_that_waits_for_its_customer_says_what_and_until_when_and_ends_by_itself(scene: Scene) -> None:
+    await scene.listen()
+    charge = await scene.sim.charge(5000)
+    await scene.control(f"POST /_sim/charges/{charge}/behaviour", {"refund": "action"})
+    request = await scene.paid(charge, 1200)
+    assert request.state is State.REQUIRES_ACTION
+    (task,) = scene.tasks()
+    (shown,) = await scene.at_stripe()
+    assert task.kind is Kind.REQUIRES_ACTION
+    assert task.due_at == shown["next_action"]["display_details"]["expires_at"]
+    assert "e-mail" in task.text
+    await scene.control(f"POST /_sim/refunds/{request.refund}/act")
+    await scene.follow()
+    assert (scene.state(request), scene.tasks()) == (State.PENDING, [])
+    await scene.control(f"POST /_sim/refunds/{request.refund}/require_action")
+    await scene.follow()
+    assert scene.kinds() == ["requires_action"], "the bank sent it back: the customer is asked again"
+    await scene.control(f"POST /_sim/refunds/{request.refund}/fail", {"reason": "declined"})
+    await scene.follow()
+    assert scene.kinds() == ["refund_failed"]
+
+
+async def test_money_that_has_gone_out_twice_is_told(scene: Scene) -> None:
+    await scene.listen()
+    charge = await scene.sim.charge(5000)
+    request = await scene.paid(charge, 1200)
+    mark = {"metadata": {"refundry_request_id": request.id}}
+    again = await scene.sim.call("POST /v1/refunds", charge=charge, amount=1200, **mark)
+    await scene.follow()
+    (task,) = scene.tasks()
+    assert (task.kind, task.refund, task.amount_minor) == (Kind.PAID_TWICE, again["id"], 1200)
+    await scene.days(1)
+    assert len(scene.tasks()) == 1
+
+
+async def test_a_failure_in_the_answer_itself_opens_a_task_too(scene: Scene) -> None:
+    charge = await scene.sim.charge(5000)
+    request = await scene.requested(charge, 300)
+    send = scene.gateway.send
+
+    async def sent(body: RefundBody, key: str) -> Outcome:
+        await send(body, key)
+        (made,) = await scene.at_stripe()
+        await scene.control(f"POST /_sim/refunds/{made['id']}/fail", {"reason": "declined"})
+        return await scene.look_up(request, made["id"])
+
+    scene.gateway.send = sent  # type: ignore[method-assign]
+    await scene.pay_due()
+    assert (scene.state(request), scene.kinds()) == (State.FAILED, ["refund_failed"])
