@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -234,6 +235,47 @@ def test_a_unit_that_postgres_has_cut_off_is_a_lost_database_and_the_next_one_wo
     with database.unit() as unit:
         assert unit.connection.execute(mine).scalar_one()
     database.close()
+
+
+def test_a_process_that_is_stopped_while_it_hands_statements_over_holds_nobody_up(
+    postgres_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For Postgres such a session is not idle: it waits for the rest of what was begun, with all its locks."""
+    monkeypatch.setattr(db, "_NOW_SHORT", db._NOW_SHORT.replace(f"{db.UNIT_SECONDS_MAX}s", "1s"))
+    database, other = Database(postgres_address, HandClock()), Database(postgres_address, HandClock())
+    with database.unit() as unit:
+        unit.connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS held (n INTEGER)")
+        unit.connection.exec_driver_sql("INSERT INTO held VALUES (1)")
+    count = sa.text("UPDATE held SET n = n + 1")
+
+    def stopped() -> None:
+        with database.unit(short=True) as unit:
+            driver = unit.connection.connection.dbapi_connection.pgconn
+            driver.enter_pipeline_mode()
+            driver.send_query_params(b"UPDATE held SET n = 100", None)
+            driver.send_flush_request()
+            driver.flush()
+            with other.unit() as living:
+                held = sa.text(
+                    "SELECT count(*) FROM pg_locks WHERE relation = 'held'::regclass AND mode = 'RowExclusiveLock'"
+                )
+                while not living.connection.execute(held).scalar_one():
+                    pass
+                living.connection.execute(sa.text("SET LOCAL lock_timeout = '20s'"))
+                living.connection.execute(count)
+            driver.exit_pipeline_mode()
+            unit.connection.execute(count)
+
+    try:
+        with pytest.raises((DatabaseUnusable, psycopg.Error)):
+            stopped()
+        with other.reading() as unit:
+            assert unit.connection.exec_driver_sql("SELECT n FROM held").scalars().all() == [2]
+    finally:
+        with other.unit() as unit:
+            unit.connection.exec_driver_sql("DROP TABLE held")
+        database.close()
+        other.close()
 
 
 def test_a_full_disk_loses_the_unit_and_nothing_else(tmp_path: Path) -> None:
