@@ -18,7 +18,7 @@ SEEDS = {
     "no_look_before_paying": 6,
     "only_the_first_page": 23,
     "key_without_attempt_number": 8,
-    "lease_ignored": 3,
+    "lease_ignored": 7,
     "declined_after_an_unknown": 3,
     "next_attempt_after_one_look": 87,
     "next_attempt_at_once": 44,

@@ -15,7 +15,23 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 import refundry
-from refundry.cli import batch, db, demo, doctor, inbox, outbox, output, refund, serve, sim, webhooks
+from refundry.cli import (
+    batch,
+    catch_up,
+    charges,
+    db,
+    demo,
+    dispute,
+    doctor,
+    inbox,
+    outbox,
+    output,
+    refund,
+    serve,
+    sim,
+    task,
+    webhooks,
+)
 from refundry.kernel.errors import RefundryError, UsageError
 
 app = typer.Typer(
@@ -31,6 +47,10 @@ app.add_typer(batch.app, name="batch")
 app.add_typer(inbox.app, name="inbox")
 app.add_typer(outbox.app, name="outbox")
 app.add_typer(webhooks.app, name="webhooks")
+app.command("catch-up", epilog="example: refundry catch-up --since 3d")(catch_up.catch_up)
+app.add_typer(charges.app, name="charges")
+app.add_typer(task.app, name="task")
+app.add_typer(dispute.app, name="dispute")
 app.command("demo", epilog="example: refundry demo --once --rows 200")(demo.demo)
 app.add_typer(sim.app, name="sim")
 app.command("serve", epilog="example: refundry serve --port 8080")(serve.serve)

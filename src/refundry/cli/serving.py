@@ -96,7 +96,9 @@ async def until_interrupted(work: Work, sock: socket.socket | None) -> None:
     server: Server | None = None
     task: asyncio.Task[None] | None = None
     if sock is not None:
-        intake = Intake(bootstrap.doors_of(work.desk), work.desk.writer, work.desk.clock)
+        following = work.worker.following
+        woken = following.woken if following is not None else lambda _: None
+        intake = Intake(bootstrap.doors_of(work.desk), work.desk.writer, work.desk.clock, woken=woken)
         app = app_of(lambda: _health(work), lambda: _numbers(work), intake)
         server = Server(config_of(app))
         task = asyncio.create_task(server.serve(sockets=[sock]), name="web")

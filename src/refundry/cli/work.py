@@ -112,7 +112,7 @@ async def working(settings: Settings, account: str | None = None, *, every: bool
     Args:
         settings: As read.
         account: What a person said which account the command is about; see `bootstrap.Desk.seat`.
-        every: It is about all of them.
+        every: It is about all of them, and stays: it follows what Stripe has too.
 
     Raises:
         AccountNeeded: There are several, and nobody said which.
@@ -123,7 +123,7 @@ async def working(settings: Settings, account: str | None = None, *, every: bool
         if not every:
             _ = desk.seat
         stop = asyncio.Event()
-        worker = Worker(desk, bootstrap.lock_of(settings))
+        worker = Worker(desk, bootstrap.lock_of(settings), follows=every)
         work = Work(desk, worker, stop, asyncio.create_task(worker.run(until=stop), name="worker"))
         loop = asyncio.get_running_loop()
         for number in SIGNALS:

@@ -143,6 +143,7 @@ def _again(old: RefundRequest) -> RefundRequest:
 def _resolved(unit: Unit, task: Task, how: How, actor: Actor, note: str, replacement: str | None) -> Task:
     repository.resolve(unit, task.id, how, str(actor), note, replacement)
     facts = {"task": task.id, "kind": task.kind.value, "how": how.value, "note": note, "replacement": replacement}
+    facts["why"] = f"{how.value}: {note}" if note else how.value
     audit.record(unit, actor, "task.resolved", task.request or task.refund or task.charge, facts)
     return need(unit, task.id)
 

@@ -25,6 +25,7 @@ from refundry.kernel.lane import Lane
 from refundry.refunds import service as refunds
 from refundry.worker.executor import Executor
 from refundry.worker.flight import Flight
+from refundry.worker.following import Following
 from refundry.worker.planner import Planner, planner_of
 from refundry.worker.stagger import Stagger
 from refundry.worker.teller import teller_of
@@ -74,9 +75,10 @@ class Worker:
     Args:
         desk: The parts.
         lock: On SQLite, the lock of the one executing process; `None` on Postgres.
+        follows: Whether it follows what Stripe has too: a process that stays does, a command that pays one file leaves it to that.
     """
 
-    def __init__(self, desk: Desk, lock: FileLock | None) -> None:
+    def __init__(self, desk: Desk, lock: FileLock | None, *, follows: bool = False) -> None:
         """Prepare; nothing runs before `run`."""
         self._desk = desk
         self._lock = lock
@@ -87,6 +89,7 @@ class Worker:
         self._turns: dict[str, asyncio.Task[None]] = {}
         self.stations = {seat.account.name: self._station(seat) for seat in desk.seats}
         self._teller = teller_of(desk)
+        self.following = Following(desk, self._name()) if follows else None
         self.executing = asyncio.Event()
         # Another process executes, and this one waits for its end.
         self.watching = False
@@ -139,10 +142,14 @@ class Worker:
             self.executing.set()
             self._log.info("worker.started", executor=self._name())
             self._teller.start(alone=self._lock is not None)
+            if self.following is not None:
+                self.following.start()
             await self._sweep(engine, until)
         finally:
             self._stopping.set()
             await self._teller.stop()
+            if self.following is not None:
+                await self.following.stop()
             # What is on its way is finished, and only then the engine and everything under it is closed.
             for turn in self._turns.values():
                 turn.cancel()

@@ -209,6 +209,31 @@ def test_the_doctor_looks_at_every_account_or_at_one(desk: Desk) -> None:
     assert desk.told("doctor", "--account", "acct_nobodys", **settings).error["code"] == "account_not_here"
 
 
+def test_the_doctor_tells_the_pace_of_each_account_and_which_setting_it_is_by(desk: Desk) -> None:
+    settings: dict[str, str | None] = {
+        "REFUNDRY_STRIPE__LIMITS": None,
+        "REFUNDRY_ACCOUNTS__SHOP__LIMITS": "global=10,endpoint=10",
+        "REFUNDRY_ACCOUNTS__SHOP__HEADROOM": "0",
+    }
+
+    def limits(*arguments: str) -> dict[str, str]:
+        found = desk.told("doctor", *arguments, **settings).json["findings"]
+        return {finding["said"]: finding["do"] for finding in found if finding["what"] == "limits"}
+
+    platform, shop, bare = limits().items()
+    assert platform[0].startswith(f"{desk.platform}: 11.2 refunds a second")
+    assert "the default in test mode, 10% left" in platform[0]
+    assert shop[0].startswith(f"{desk.shop}: 5.0 refunds a second")
+    assert "by REFUNDRY_ACCOUNTS__SHOP__LIMITS=global=10,endpoint=10, 0% left" in shop[0]
+    assert bare == (f"{desk.shop}: nothing is left to your other programs", "unset REFUNDRY_ACCOUNTS__SHOP__HEADROOM")
+    assert [said[:3] for said in limits("--account", "shop")] == ["5.0", "not"]
+    settings["REFUNDRY_ACCOUNTS__SHOP__LIMITS"], settings["REFUNDRY_STRIPE__LIMITS"] = None, "global=20,endpoint=20"
+    # What an account leaves out is the primary one's, and is set there.
+    assert any(
+        "by REFUNDRY_STRIPE__LIMITS=global=20,endpoint=20, 0% left" in said for said in limits("--account", "shop")
+    )
+
+
 def test_the_demo_never_meets_a_key_of_a_further_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("REFUNDRY_ACCOUNTS__EU__SECRET_KEY", "sk_test_real")
     simulator = demo_run.Simulator()

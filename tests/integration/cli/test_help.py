@@ -65,7 +65,15 @@ def test_every_setting_is_in_the_docs_with_its_default() -> None:
     ]
     for prefix, model in models:
         for name, field in model.model_fields.items():
-            if name in {"stripe", "pay", "orders", "accounts", "stripe_secret_key", "stripe_webhook_secret", "secret_key"}:
+            if name in {
+                "stripe",
+                "pay",
+                "orders",
+                "accounts",
+                "stripe_secret_key",
+                "stripe_webhook_secret",
+                "secret_key",
+            }:
                 continue
             variable = prefix + name.upper()
             assert variable in told, f"{variable} is not in docs/operate/settings.md"

@@ -36,13 +36,15 @@ async def story(scene: Scene, seed: int) -> None:
     charges = [await scene.sim.charge(5000, card=card) for card in cards * 3]
     for charge in charges:
         await scene.looked(charge)
-    asked = [await scene.requested(charge, chance.choice([500, 1200, 5000])) for charge in charges[:6]]
+    for charge in charges[:6]:
+        await scene.requested(charge, chance.choice([500, 1200, 3000]))
     await scene.pay_due()
     await scene.follow()
     waiting = [await scene.requested(charge, 700, key=f"key:late-{charge}") for charge in charges[3:]]
     with scene.database.unit() as unit:
         refunds.stop(unit, [waiting[0].id], ADA)
-    for charge in chance.sample(charges[6:], 2):
+    # On plain cards: a refund by hand that failed meanwhile is no repeat any more for whoever hears of it late.
+    for charge in (charges[3], charges[6]):
         await scene.by_hand(charge, chance.choice([700, 900]))
     dispute = await scene.disputed(charges[5], inquiry=chance.random() < 0.5)
     await scene.follow()
@@ -57,7 +59,6 @@ async def story(scene: Scene, seed: int) -> None:
         if refund["status"] == "succeeded" and chance.random() < 0.3:
             await scene.control(f"POST /_sim/refunds/{refund['id']}/fail", {"reason": "declined"})
     await scene.days(2)
-    assert asked
 
 
 async def end(scene: Scene) -> dict[str, Any]:

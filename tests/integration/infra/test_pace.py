@@ -12,7 +12,20 @@ import pytest_asyncio
 import sqlalchemy as sa
 
 from refundry.infra.db import Database
-from refundry.infra.pace import CUT, EVERYTHING, FLOOR, HORIZON, PAUSE_AFTER_CUT, STEP, Limits, Pacer, budgets
+from refundry.infra.pace import (
+    CUT,
+    EVERYTHING,
+    FLOOR,
+    HORIZON,
+    PAUSE_AFTER_CUT,
+    STEP,
+    Limits,
+    Pacer,
+    Standing,
+    budgets,
+    note_waits,
+    standings,
+)
 from refundry.infra.writer import InlineWriter
 from refundry.kernel.lane import Lane
 from tests.support.clock import HandClock
@@ -22,6 +35,7 @@ pytestmark = pytest.mark.integration
 REFUND, LOOK = "POST /v1/refunds", "GET /v1/charges/{charge}"
 RATE = 20.0
 NO_HEADROOM = 0.0
+ACCOUNT = "acct_1|test"
 
 
 @dataclass
@@ -167,6 +181,41 @@ async def test_a_rest_saves_nothing_up(callers: Callers, clock: HandClock) -> No
     had = callers.call(pacer, 100)
     await clock.run(2.0)
     assert most_in(had, 1.0) <= RATE
+
+
+async def test_a_task_can_tell_how_long_it_waited_and_others_do_not_count(callers: Callers, clock: HandClock) -> None:
+    pacer, told = callers.pacer(), list[float]()
+    callers.call(pacer, int(RATE))
+
+    async def row() -> None:
+        waited = note_waits()
+        for _ in range(2):
+            await pacer.take(REFUND, Lane.BULK)
+        told.append(waited.seconds)
+
+    working = asyncio.create_task(row())
+    await clock.run(3.0)
+    await working
+    assert told == [pytest.approx(1.0, abs=0.3)]
+
+
+async def test_anyone_can_read_how_the_budgets_stand(callers: Callers, clock: HandClock) -> None:
+    pacer = callers.pacer(Limits(RATE, RATE))
+    had = callers.call(pacer, 1)
+    await clock.run(0.5)
+    await pacer.limited(REFUND, "endpoint-rate", had[0])
+    with callers.database.reading() as unit:
+        assert standings(unit, ACCOUNT) == [Standing(EVERYTHING, RATE, RATE), Standing(REFUND, RATE * CUT, RATE)]
+        assert standings(unit, "acct_nobody|test") == []
+
+
+async def test_limits_that_are_set_anew_are_read_by_others_too(callers: Callers, clock: HandClock) -> None:
+    callers.call(callers.pacer(Limits(0, RATE)), 1)
+    await clock.run(0.5)
+    callers.call(callers.pacer(Limits(0, RATE / 2)), 1)
+    await clock.run(0.5)
+    with callers.database.reading() as unit:
+        assert standings(unit, ACCOUNT) == [Standing(REFUND, RATE / 2, RATE / 2)]
 
 
 # 429

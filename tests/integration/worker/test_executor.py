@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
 
 from refundry.gateways.stripe.client import StripeGateway
-from refundry.infra.pace import NAMED, Pacer
+from refundry.infra.pace import NAMED, Limits, Pacer
 from refundry.infra.settings import PaySettings
 from refundry.infra.writer import InlineWriter
 from refundry.kernel.actor import SYSTEM
@@ -16,7 +17,7 @@ from refundry.kernel.ids import RandomIds
 from refundry.kernel.lane import Lane
 from refundry.refunds import service as refunds
 from refundry.refunds.model import Content, HeldReason, RefundRequest, State
-from refundry.worker.executor import Executor
+from refundry.worker.executor import REFUND, Executor
 from tests.support.clock import HandClock
 from tests.support.database import HandDatabase
 from tests.support.sim import Sim
@@ -96,3 +97,21 @@ async def test_a_look_that_was_overtaken_decides_nothing(bench: Bench, monkeypat
     await bench.drain()
     assert bench.now(request).state is State.RECEIVED
     assert await bench.made() == 0
+
+
+async def test_the_time_of_a_row_is_told_without_its_waits_for_slots(bench: Bench, clock: HandClock) -> None:
+    took: list[float] = []
+    slow = Pacer(Limits(0.1, 0.1), 0.0, InlineWriter(bench.database), clock)
+    slow.serve(ACCOUNT)
+    await slow.take(REFUND, Lane.DESK)
+    bench.executor.row_took, bench.executor._pacer = took.append, slow
+    began = clock.boot_seconds()
+    request = await bench.requested(1200)
+    draining = asyncio.create_task(bench.drain())
+    while not took:
+        await clock.run(1.0)
+    await draining
+    assert bench.now(request).state is State.SETTLED
+    assert clock.boot_seconds() - began >= 9.0
+    assert took == [pytest.approx(0.0, abs=1.0)]
+    await slow.close()
