@@ -8,6 +8,7 @@
 | `jumps` | 50 times a wall clock that jumps by 25 h, to and fro, ten over each batch of 2,000 rows, on each database |
 | `pair-stops`, `pair-jumps` | the same of one of two processes |
 | `faults` | each kind of trouble of `tests/support/fault_run.py` over 2,000 rows, on each database, until the time is up |
+| `storm` | 20,000 events, every tenth of them twice, while the server that takes them in is killed 50 times, on each database |
 | `seeds` | 2,000 seeds of the simulation |
 """
 
@@ -22,7 +23,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.support import crash_run, fault_run
+from tests.support import crash_run, fault_run, storm_run
 from tests.support.database import PostgresServer, postgres_server
 
 ROWS = 2000
@@ -33,6 +34,8 @@ FAULTS_LAST_SECONDS = 180.0
 STOP_SECONDS = 60.0
 # How often that is done to one batch.
 TIMES = 10
+# The rows whose events, with what else happens to their charges, make a storm of so many; fast enough that few kills meet a quiet server.
+STORM_ROWS, STORM_EVENTS, STORM_RATE = 4200, 20_000, 300.0
 KINDS = ("sqlite", "postgres")
 
 
@@ -128,6 +131,15 @@ def _faults(seed: int) -> None:
             print(f"faults: {case.name} ({case.what}) on {kind}, seed {seed}, {took:.0f} s", flush=True)
 
 
+def _storm(folder: Path, address: str | None, seed: int) -> None:
+    with storm_run.scene(folder, STORM_ROWS, seed=seed, postgres=address) as (shop, house):
+        port = storm_run.free_port()
+        storm = storm_run.weather(shop, house, port, seed)
+        assert len(storm) >= STORM_EVENTS, len(storm)
+        told = storm_run.kill_in_the_storm(shop, house, port, storm, kills=COUNT, seed=seed, rate=STORM_RATE)
+    print(f"storm: {told}", flush=True)
+
+
 def _seeds(seed: int) -> None:
     command = [sys.executable, "-m", "tests.simulation", "--first", str(seed), "--seeds", "2000"]
     subprocess.run(command, check=True, timeout=PART_SECONDS)  # noqa: S603  # our own program
@@ -141,6 +153,7 @@ PARTS: dict[str, Callable[[int], None]] = {
     "jumps": lambda seed: _each("jumps", seed, TIMES, _jumps),
     "pair-jumps": lambda seed: _each("pair-jumps", seed, TIMES, _pair_jumps),
     "faults": _faults,
+    "storm": lambda seed: _each("storm", seed, COUNT, _storm),
     "seeds": _seeds,
 }
 

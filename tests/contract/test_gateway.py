@@ -165,6 +165,7 @@ async def test_a_refund_is_paid_and_the_same_key_pays_it_once(server: Server, de
     assert (first.refund.charge, first.refund.amount_minor, first.refund.currency) == (charge, 500, "gbp")
     assert (first.answer.date, bool(first.answer.request)) == (START, True)
     assert desk.slots.taken == [], "a send has its slot from whoever sends"
+    assert [operation for operation, _ in desk.slots.times] == ["POST /v1/refunds"] * 2, "how long it took is told"
 
 
 async def test_every_call_names_the_version_that_was_recorded(server: Server) -> None:

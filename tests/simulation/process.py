@@ -22,7 +22,7 @@ from refundry.batches import service as batches
 from refundry.batches.model import BatchState
 from refundry.gateways.base import GatewayError
 from refundry.gateways.stripe.client import StripeGateway
-from refundry.infra.db import Needs, Database, Unit
+from refundry.infra.db import Database, Needs, Unit
 from refundry.infra.pace import Limits, Pacer, parsed
 from refundry.infra.settings import PaySettings, Settings, SettingsError, StripeSettings
 from refundry.infra.writer import NOTHING, InlineWriter

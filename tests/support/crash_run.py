@@ -133,7 +133,14 @@ class House:
         """Start a process that pays the file; where clocks jump, its own does too, unless it is to be right."""
         jumps = self.clock_file is not None and not right
         module = ["tests.support.jumping_clock", str(self.clock_file)] if jumps else ["refundry"]
-        command = [sys.executable, "-m", *module, "batch", "run", str(self.shop.file), "--yes", "--json", *flags]
+        return self._started([*module, "batch", "run", str(self.shop.file), "--yes", "--json", *flags])
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start `refundry` with these arguments."""
+        return self._started(["refundry", *arguments])
+
+    def _started(self, module: list[str]) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", *module]
         log = (self.folder / f"{len(self.processes)}.log").open("w")
         process = subprocess.Popen(  # noqa: S603  # our own program
             command,

@@ -151,10 +151,11 @@ def _written(dispute: SeenDispute) -> list[object]:
     ]  # fmt: skip
 
 
-def save_refunds(unit: Unit, account: str, refunds: Sequence[SeenRefund], seen_at: float) -> None:
-    """Write Stripe's refunds as they were seen."""
+def save_refunds(unit: Unit, account: str, refunds: Sequence[SeenRefund], seen_at: float) -> list[SeenRefund]:
+    """Write Stripe's refunds as they were seen; tells them as they are kept: with the mark of a request that was taken away at Stripe."""
     shelf = fetch(unit, {refund.charge for refund in refunds}, hold=True)
-    for r in refunds:
+    out = [_marked(refund, shelf.charges[refund.charge].refunds) for refund in refunds]
+    for r in out:
         shelf.unsaved_refunds[r.id] = {
             "id": r.id, "account": account, "charge": r.charge, "request": r.metadata.get(REQUEST_ID),
             "amount_minor": r.amount_minor, "currency": r.currency, "status": r.status, "reason": r.reason,
@@ -168,6 +169,14 @@ def save_refunds(unit: Unit, account: str, refunds: Sequence[SeenRefund], seen_a
         kept.refunds = tuple(sorted(known, key=lambda one: (one.created_at, one.id)))
         if kept.charge is not None:
             kept.charge = replace(kept.charge, refunds=kept.refunds)
+    return out
+
+
+def _marked(refund: SeenRefund, known: Sequence[SeenRefund]) -> SeenRefund:
+    if REQUEST_ID in refund.metadata:
+        return refund
+    mark = next((one.metadata.get(REQUEST_ID) for one in known if one.id == refund.id), None)
+    return refund if mark is None else replace(refund, metadata=refund.metadata | {REQUEST_ID: mark})
 
 
 _TOUCH = Hot(

@@ -67,13 +67,14 @@ def mirror(unit: Unit, account: str, looks: Sequence[Look], order_key: str) -> N
         tell_order(unit, charge.id)
 
 
-def take_refund(unit: Unit, account: str, refund: SeenRefund, at: float) -> None:
-    """Take in one refund that Stripe answered with; the charge needs a new look before anything else is paid on it."""
+def take_refund(unit: Unit, account: str, refund: SeenRefund, at: float) -> SeenRefund:
+    """Take in one refund that Stripe answered with; the charge needs a new look before anything else is paid on it. Tells it as it is kept."""
     # The charge first, as everywhere, so that two units never wait for each other.
     hold_still(unit, refund.charge)
     repository.touch(unit, refund.charge, at)
-    repository.save_refunds(unit, account, [refund], at)
+    (kept,) = repository.save_refunds(unit, account, [refund], at)
     tell_order(unit, refund.charge)
+    return kept
 
 
 def tell_order(unit: Unit, charge: str) -> None:

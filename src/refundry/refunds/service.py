@@ -203,6 +203,10 @@ def adopt(unit: Unit, claimed: Claimed, seen: Iterable[SeenRefund]) -> bool:
     A lost database, another installation, or a send whose answer was lost has made them: the request is paid already.
     """
     ours = [refund for refund in seen if refund.metadata.get(REQUEST_ID) == claimed.request.id]
+    if ours:
+        # What another read has shown since that look began is newer.
+        known = charges.refunds_known(unit, [refund.id for refund in ours])
+        ours = [known[refund.id].refund if refund.id in known else refund for refund in ours]
     # Those that came back last, so that the one whose money is out pays the request.
     for refund in sorted(ours, key=lambda refund: refund.over):
         found(unit, claimed.request.account, refund)
@@ -543,7 +547,7 @@ def found(unit: Unit, account: str, refund: SeenRefund) -> bool:
     Returns:
         Whether a request of ours stands for it now.
     """
-    charges.take_refund(unit, account, refund, unit.now)
+    refund = charges.take_refund(unit, account, refund, unit.now)
     request_id = refund.metadata.get(REQUEST_ID)
     request = repository.find(unit, request_id, hold=True) if request_id else None
     if request is None:

@@ -37,8 +37,10 @@ OVERLAP_SECONDS = 120.0
 # Lists are read in windows of at least this width, the oldest first, so that what was read is not read again after an interruption.
 WINDOW_SECONDS = 6 * 3600.0
 DAY = 86_400.0
-# After a longer time without, what webhooks have failed to bring comes first.
-AWAY_SECONDS = 900.0
+# The last window is open beyond our present: Stripe's clock may be ahead of ours, and what it has made is not to wait for that.
+CLOCKS_APART = 600.0
+# After so many missed turns, what webhooks have failed to bring comes first.
+TURNS_AWAY = 3
 # Refunds that may still change, and open disputes, are read again when nothing was heard of them for so long; events bring it sooner.
 REFUND_UNSEEN_SECONDS, DISPUTE_UNSEEN_SECONDS = 6 * 3600.0, DAY
 # So many of them in one turn at most: a hundred pending bank debits take some turns.
@@ -173,10 +175,10 @@ class CatchUp:
             return
         now, since, told_at = begun
         if rules.failed_will_do(now, seen.mark, told_at, self._settings.poll_seconds):
-            await self._list_events(since, now, only_failed=True)
+            await self._list_events(since, _open(now, now), only_failed=True)
             return
-        if now - since > AWAY_SECONDS:
-            await self._list_events(since, now, only_failed=True)
+        if now - since > self._settings.poll_seconds * rules.CALM * TURNS_AWAY:
+            await self._list_events(since, _open(now, now), only_failed=True)
         await self.events_between(since, now)
 
     async def _refunds(self, seen: Mark) -> None:
@@ -209,7 +211,7 @@ class CatchUp:
         """Store the events of a time, window by window, the oldest first; each window moves the watermark."""
         since = max(since, until - EVENTS_KEPT)
         for begin, end in rules.windows(since, until, WINDOW_SECONDS):
-            await self._list_events(begin, end)
+            await self._list_events(begin, _open(end, until))
             await self._moved(Feed.EVENTS, begin, end)
 
     async def _list_events(self, since: float, until: float, *, only_failed: bool = False) -> None:
@@ -226,7 +228,7 @@ class CatchUp:
         """Hold the refunds that were created in a time against ours, window by window, the oldest first."""
         for begin, end in rules.windows(since, until, WINDOW_SECONDS):
             began_at = self._now()
-            async for page in self._gateway.refunds(begin, end, Lane.BULK):
+            async for page in self._gateway.refunds(begin, _open(end, until), Lane.BULK):
                 self.done.refunds += len(page)
                 await self._held_against(page, began_at)
                 await self._paid_for(Feed.REFUNDS, 1)
@@ -265,8 +267,10 @@ class CatchUp:
 
     async def charges_between(self, since: float, until: float) -> None:
         """Mirror the charges that were created in a time, with their refunds and disputes, day by day, the oldest first."""
+        # Where it begins is kept at once: what is left off is gone on with from there.
+        await self._moved(Feed.CHARGES, since, since)
         for begin, end in rules.windows(since, until, DAY):
-            async for page in self._gateway.charges(begin, end):
+            async for page in self._gateway.charges(begin, _open(end, until)):
                 self.done.charges += len(page)
                 await asyncio.gather(*(self._take_look(look) for look in page))
                 await self._paid_for(Feed.CHARGES, 1 + sum(bool(look.disputes) for look in page))
@@ -306,3 +310,8 @@ class CatchUp:
                 return work(unit)
 
         return await self._writer.aside(reading)
+
+
+def _open(end: float, until: float) -> float:
+    """Leave the last window open."""
+    return end + CLOCKS_APART if end == until else end

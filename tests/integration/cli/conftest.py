@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from refundry.cli.main import main
 from tests.support.server import Server
@@ -66,6 +67,8 @@ def refundry(stripe: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
             code = main(arguments)
         # The engine logs to the standard error of its first start, which was that command's.
         logging.getLogger("dbos").handlers.clear()
+        # Ours goes to the standard error of that command, which is closed with the test.
+        structlog.reset_defaults()
         out, err = capfd.readouterr()
         assert "Traceback" not in err, err
         return Told(code, out, err)

@@ -6,10 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 import typer
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel
 
 from refundry.cli.main import app
-from refundry.infra.settings import AccountSettings, OrderSettings, PaySettings, Settings, StripeSettings
+from refundry.infra.settings import (
+    AccountSettings,
+    FollowSettings,
+    OrderSettings,
+    PaySettings,
+    Settings,
+    StripeSettings,
+)
 from tests.architecture import house
 from tests.integration.cli.conftest import Run
 
@@ -18,7 +25,7 @@ pytestmark = pytest.mark.integration
 HEAVY = ("sqlalchemy", "alembic", "stripe", "dbos", "pydantic", "uvicorn", "starlette")
 DOCS = "\n".join(
     (house.ROOT / "docs/features" / name).read_text()
-    for name in ("command-line.md", "batches.md", "plans.md", "refunds.md", "outbox.md", "webhooks.md")
+    for name in ("command-line.md", "batches.md", "plans.md", "refunds.md", "outbox.md", "webhooks.md", "following.md", "disputes.md")
 )
 
 
@@ -60,6 +67,7 @@ def test_every_setting_is_in_the_docs_with_its_default() -> None:
         ("REFUNDRY_", Settings),
         ("REFUNDRY_STRIPE__", StripeSettings),
         ("REFUNDRY_PAY__", PaySettings),
+        ("REFUNDRY_FOLLOW__", FollowSettings),
         ("REFUNDRY_ORDERS__", OrderSettings),
         ("REFUNDRY_ACCOUNTS__NAME__", AccountSettings),
     ]
@@ -68,6 +76,7 @@ def test_every_setting_is_in_the_docs_with_its_default() -> None:
             if name in {
                 "stripe",
                 "pay",
+                "follow",
                 "orders",
                 "accounts",
                 "stripe_secret_key",
@@ -75,7 +84,8 @@ def test_every_setting_is_in_the_docs_with_its_default() -> None:
                 "secret_key",
             }:
                 continue
-            variable = prefix + name.upper()
+            alias = field.validation_alias
+            variable = str(alias.choices[0]) if isinstance(alias, AliasChoices) else prefix + name.upper()
             assert variable in told, f"{variable} is not in docs/operate/settings.md"
             if isinstance(field.default, int | float | bool):
                 assert told[variable].lower() in {str(field.default).lower(), f"{field.default:.2f}"}, variable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from refundry.audit import service as audit
 from refundry.gateways.base import RefundBody
 from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Outcome
@@ -56,15 +57,9 @@ async def test_paid_in_another_way_needs_a_note_and_stands_in_the_timeline(scene
     with scene.database.unit() as unit, pytest.raises(TaskForbids, match="was resolved by person:ada"):
         tasks.resolve(unit, task.id, How.GIVE_UP, ADA)
     with scene.database.reading() as unit:
-        assert [entry.facts["how"] for entry in refunds_timeline(unit, task) if entry.event == "task.resolved"] == [
+        assert [entry.facts["how"] for entry in audit.timeline(unit, task.request or "") if entry.event == "task.resolved"] == [
             "paid_otherwise"
         ]
-
-
-def refunds_timeline(unit, task):  # type: ignore[no-untyped-def]
-    from refundry.audit import service as audit
-
-    return audit.timeline(unit, task.request)
 
 
 async def test_a_replacement_goes_through_policy_and_is_paid_once(scene: Scene) -> None:

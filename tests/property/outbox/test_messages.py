@@ -10,7 +10,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
@@ -25,6 +25,8 @@ from tests.support.builders import charge, content, refund_request, seen_refund
 from tests.support.clock import START
 
 pytestmark = pytest.mark.property
+# The cores are shared.
+unhurried = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 STATUSES = st.sampled_from(["pending", "requires_action", "succeeded", "failed", "canceled"])
 HOLDS = st.none() | st.builds(Hold, st.sampled_from(HeldReason), st.none() | st.floats(START, START + 10**6))
 AMOUNTS = st.integers(0, 10**9)
@@ -52,6 +54,7 @@ def charges(draw: st.DrawFn, name: str = "ch_1") -> Any:
     return charge(name, refunds=seen, currency=currency, **more)
 
 
+@unhurried
 @given(
     before=st.sampled_from(State), after=st.sampled_from(State), hold=HOLDS, seen=st.none() | charges(), claimed=AMOUNTS,
     asked=st.none() | AMOUNTS, amount=AMOUNTS, ticket=st.none() | st.text(), text=st.text(), refund=st.none() | st.just("re_1"),
@@ -72,6 +75,7 @@ def test_every_message_of_a_request_keeps_to_its_schema(
         check(request_message(kind, told, seen, claimed, START))
 
 
+@unhurried
 @given(st.lists(st.integers(1, 4).flatmap(lambda at: charges(f"ch_{at}")), min_size=1, unique_by=lambda one: one.id))
 def test_every_message_of_an_order_keeps_to_its_schema_and_adds_up(family: list[Any]) -> None:
     refunded = order_refunded(family)
@@ -88,6 +92,7 @@ def test_every_message_of_an_order_keeps_to_its_schema_and_adds_up(family: list[
         assert (told["captured_minor"], told["refunded_minor"]) == (sum(whole), sum(given_back))
 
 
+@unhurried
 @given(
     keys=st.lists(st.binary(min_size=24, max_size=64), min_size=1, max_size=3),
     message=st.text(st.characters(codec="ascii", exclude_categories=["C"]), min_size=1),
@@ -103,6 +108,7 @@ def test_every_key_makes_the_signature_that_an_independent_library_makes(
     assert told["webhook-signature"].split(" ") == [Webhook(secret).sign(message, moment, body) for secret in secrets]
 
 
+@unhurried
 @given(st.integers(1, 10**6), st.uuids())
 def test_no_wait_is_longer_than_an_hour_or_shorter_than_half_of_what_it_grew_to(tries: int, message: object) -> None:
     whole = min(2.0 ** min(tries - 1, 40), BACK_OFF_MAX)

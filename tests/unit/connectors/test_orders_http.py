@@ -12,7 +12,7 @@ from standardwebhooks import Webhook
 
 from refundry.connectors.orders_http.client import plain, receiver_of, retry_after
 from refundry.connectors.orders_http.signing import headers, keys_of
-from refundry.infra.settings import OrderSettings, SettingsError
+from refundry.infra.settings import OrderSettings, SettingsError, given, read
 from refundry.kernel.clock import SystemClock
 from tests.support.clock import START
 
@@ -107,3 +107,13 @@ def test_what_a_receiver_says_is_one_short_plain_line() -> None:
     assert plain("a\x1b[31m\r\n\tb\0 " + "x" * 999 + OLD) == "a [31m b " + "x" * 191
     assert OLD not in plain(f"I was sent {OLD}")
     assert plain("\u202e\u0007") == ""
+
+
+def test_what_is_set_is_shown_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFUNDRY_ORDERS__SECRETS", f"{NEW},{OLD}")
+    monkeypatch.setenv("REFUNDRY_ORDERS__SQL_URL", "postgresql://refundry:hunter2@db/shop")
+    shown = given()
+    assert shown["REFUNDRY_ORDERS__SECRETS"].startswith("whsec_…")
+    assert NEW not in shown["REFUNDRY_ORDERS__SECRETS"]
+    assert "hunter2" not in shown["REFUNDRY_ORDERS__SQL_URL"]
+    assert NEW[:20] not in repr(read())

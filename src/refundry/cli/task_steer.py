@@ -1,0 +1,138 @@
+"""Tasks shown and resolved."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from refundry import bootstrap
+from refundry.cli import output, refund_told, session
+from refundry.infra.db import Unit
+from refundry.kernel.errors import UsageError
+from refundry.kernel.lane import Lane
+from refundry.refunds import service as refunds
+from refundry.tasks import service as tasks
+from refundry.tasks.model import DAY, How, Task
+
+AT_STRIPE = frozenset({How.REPLACE, How.CANCEL})
+
+
+def show_all(kinds: Sequence[str], account: str | None, *, every: bool, limit: int, as_json: bool) -> int:
+    """Show tasks."""
+    with session.local(account) as local, local.database.reading() as unit:
+        found, now = tasks.page(unit, local.name, kinds, limit, resolved=every), unit.now
+        counts, overdue = tasks.counts(unit, local.name), tasks.overdue(unit, local.name)
+    if as_json:
+        told = {"tasks": [facts(task, now) for task in found], "open": {kind.value: n for kind, n in counts.items()}}
+        output.as_json({**told, "overdue": overdue})
+        return output.PARTLY if overdue else output.DONE
+    if not found:
+        output.line("There are none.")
+        return output.DONE
+    rows = [
+        [task.id, task.kind.value, _amount(task), age(now - task.opened_at), _due(task, now), task.refund or task.charge]
+        for task in found
+    ]  # fmt: skip
+    output.table(["task", "kind", "amount", "age", "due", "about"], rows, right=(2, 3))
+    told_of = output.counted(sum(counts.values()), "open task") + (
+        f", {output.number(overdue)} overdue" if overdue else ""
+    )
+    output.say(f"{told_of}; `{session.program()} task show ID` says what to do")
+    return output.PARTLY if overdue else output.DONE
+
+
+def age(seconds: float) -> str:
+    """Write how old something is: `3 d`, `5 h`, `2 min`."""
+    if seconds >= DAY:
+        return f"{int(seconds // DAY)} d"
+    return f"{int(seconds // 3600)} h" if seconds >= 3600 else f"{max(int(seconds // 60), 0)} min"  # noqa: PLR2004  # an hour
+
+
+def _due(task: Task, now: float) -> str:
+    if task.resolved_at is not None:
+        return str(task.how)
+    return f"overdue by {age(now - task.due_at)}" if task.due_at < now else f"in {age(task.due_at - now)}"
+
+
+def _amount(task: Task) -> str:
+    return output.money(task.amount_minor, task.currency)
+
+
+def facts(task: Task, now: float) -> dict[str, Any]:
+    """Write one for `--json`; amounts in minor units, times in epoch seconds."""
+    return {
+        "task_id": task.id, "account": task.account, "kind": task.kind.value, "request": task.request, "refund": task.refund,
+        "charge": task.charge, "amount": task.amount_minor, "currency": task.currency, "text": task.text,
+        "options": [how.value for how in task.options], "opened_at": task.opened_at, "age_seconds": now - task.opened_at,
+        "due_at": task.due_at, "overdue": task.resolved_at is None and task.due_at < now, "resolved_at": task.resolved_at,
+        "resolved_by": task.resolved_by, "how": task.how.value if task.how else None, "note": task.note,
+        "replacement": task.replacement,
+    }  # fmt: skip
+
+
+def show(task_id: str, *, as_json: bool) -> int:
+    """Show one."""
+    with session.local() as local, local.database.reading() as unit:
+        task, now = tasks.need(unit, task_id), unit.now
+    return _told(task, now, as_json=as_json)
+
+
+def _told(task: Task, now: float, *, as_json: bool) -> int:
+    if as_json:
+        output.as_json(facts(task, now))
+        return output.DONE
+    output.line(output.wrapped(task.text))
+    for name, value in (
+        ("task", task.id), ("kind", task.kind.value), ("request", task.request), ("refund", task.refund), ("charge", task.charge),
+        ("amount", _amount(task)), ("opened", f"{output.moment(task.opened_at)}, {age(now - task.opened_at)} ago"),
+        ("due", None if task.resolved_at else f"{output.moment(task.due_at)}, {_due(task, now)}"),
+        ("resolved", f"{output.moment(task.resolved_at)} by {task.resolved_by}: {task.how}" if task.resolved_at else None),
+        ("note", task.note), ("replaced by", task.replacement),
+    ):  # fmt: skip
+        if value:
+            output.line(f"  {name:12} {value}")
+    if task.options:
+        output.say(f"to resolve it: {session.program()} task resolve {task.id} --how {'|'.join(task.options)}")
+    return output.DONE
+
+
+def resolve(task_id: str, how: str, note: str, *, as_json: bool) -> int:
+    """Resolve one.
+
+    Raises:
+        UsageError: `task_option_wrong`: there is no such way.
+    """
+    if how not in {known.value for known in How} - {How.OVER.value}:
+        text = f"--how {how:.80} is none: {', '.join(one for one in How if one is not How.OVER)}"
+        raise UsageError(text, code="task_option_wrong", option="--how")
+    if How(how) in AT_STRIPE:
+        return asyncio.run(_at_stripe(task_id, How(how), note, as_json=as_json))
+    with session.local() as local, local.database.unit() as unit:
+        task, now = tasks.resolve(unit, task_id, How(how), session.person(), note), unit.now
+    return _told(task, now, as_json=as_json)
+
+
+async def _at_stripe(task_id: str, how: How, note: str, *, as_json: bool) -> int:
+    """Resolve one by what has to be looked up or done at Stripe."""
+    async with bootstrap.desk(session.settings()) as desk:
+        task = await desk.writer.put(lambda unit: tasks.need(unit, task_id))
+        tasks.check(task, how, note)
+        gateway, began_at = desk.seat_of(task.account).gateway, desk.clock.now() + desk.database.offset
+        refund = task.refund or ""
+        seen = await (gateway.cancel_refund(refund) if how is How.CANCEL else gateway.refund(refund, Lane.DESK))
+
+        def work(unit: Unit) -> tuple[Task, float]:
+            if how is How.CANCEL:
+                tasks.resolve(unit, task_id, how, session.person(), note)
+                refunds.found(unit, task.account, seen)
+            else:
+                tasks.replace_failed(unit, task_id, seen, began_at, session.person(), note)
+            return tasks.need(unit, task_id), unit.now
+
+        done, now = await desk.writer.put(work)
+        request = await desk.writer.put(lambda unit: refunds.need(unit, done.replacement or task.request or ""))
+    _told(done, now, as_json=as_json)
+    if not as_json:
+        output.line(output.wrapped(refund_told.sentence(request)))
+    return output.DONE

@@ -1,0 +1,76 @@
+"""An operator catches up, sees what waits for a person, and resolves it; every call and every age is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.cli.conftest import Run
+from tests.support.server import Server
+
+pytestmark = pytest.mark.integration
+CREATE = ("refund", "create", "--reason", "requested_by_customer")
+
+
+def test_a_refund_that_failed_is_found_told_and_replaced(refundry: Run, stripe: Server) -> None:
+    refundry("db", "upgrade")
+    paid = refundry(*CREATE, "--order", "o1", "--amount", "12.34", "--ticket", "T-1", "--json").json
+    stripe.control(f"POST /_sim/refunds/{paid['refund']}/fail", {"reason": "declined"})
+    told = refundry("catch-up", "--since", "1h", "--json")
+    assert (told.code, told.json["complete"], told.json["waiting"]) == (0, True, 0)
+    assert told.json["reads"] >= 2
+    assert set(told.json["watermarks"]) == {"events", "refunds"}
+    listed = refundry("task", "list", "--json").json
+    (task,) = listed["tasks"]
+    assert (task["kind"], task["request"], task["amount"], task["overdue"]) == (
+        "refund_failed", paid["request_id"], 1234, False,
+    )  # fmt: skip
+    assert listed["open"] == {"refund_failed": 1}
+    assert "declined it" in refundry("task", "show", task["task_id"]).out
+    missing = refundry("task", "resolve", task["task_id"], "--how", "paid_otherwise", "--json")
+    assert (missing.code, missing.error["code"]) == (1, "task_note_missing")
+    done = refundry("task", "resolve", task["task_id"], "--how", "replace", "--note", "again", "--json").json
+    assert (done["how"], done["options"]) == ("replace", [])
+    new = refundry("refund", "show", done["replacement"], "--json").json
+    assert (new["replaces"], new["state"], new["asked"]) == (paid["request_id"], "received", "1234")
+    assert refundry("task", "list").out == "There are none.\n"
+    assert task["task_id"] in refundry("task", "list", "--all").out
+    assert "replace: again" in refundry("refund", "show", paid["request_id"]).out
+
+
+def test_disputes_and_fraud_warnings_are_shown(refundry: Run, stripe: Server) -> None:
+    refundry("db", "upgrade")
+    paid = refundry(*CREATE, "--order", "o2", "--amount", "1.00", "--ticket", "T-2", "--json").json
+    stripe.control("POST /_sim/disputes", {"charge": paid["charge"]})
+    stripe.control("POST /_sim/warnings", {"charge": paid["charge"]})
+    refundry("catch-up", "--since", "1h")
+    told = refundry("dispute", "list", "--json").json
+    assert [(one["charge"], one["phase"], one["amount"]) for one in told["disputes"]] == [
+        (paid["charge"], "chargeback", 10_000)
+    ]
+    assert [one["charge"] for one in told["fraud_warnings"]] == [paid["charge"]]
+    assert paid["charge"] in refundry("dispute", "list").out
+    assert [one["kind"] for one in refundry("task", "list", "--json").json["tasks"]] == ["double_loss"]
+    assert refundry("dispute", "list", "--phase", "open", "--json").error["code"] == "dispute_phase_unknown"
+
+
+def test_charges_are_synced_from_the_watermark_within_a_budget(refundry: Run) -> None:
+    missing = refundry("charges", "sync", "--json")
+    assert (missing.code, missing.error["code"]) == (2, "since_missing")
+    cut = refundry("charges", "sync", "--since", "2026-05-27", "--reads", "1", "--json")
+    assert (cut.code, cut.json["complete"]) == (3, False)
+    told = refundry("charges", "sync", "--json")
+    assert (told.code, told.json["complete"]) == (0, True)
+    assert refundry("charges", "sync").out.startswith("0 charges")
+
+
+@pytest.mark.parametrize("since", ["yesterday", "2999-01-01", "-3d", ""])
+def test_a_time_that_is_none_is_refused(refundry: Run, since: str) -> None:
+    told = refundry("catch-up", "--since", since, "--json")
+    assert (told.code, told.error["code"]) == (2, "since_wrong")
+
+
+def test_what_is_no_task_is_refused(refundry: Run) -> None:
+    refundry("db", "upgrade")
+    assert refundry("task", "show", "nothing", "--json").error["code"] == "task_unknown"
+    assert refundry("task", "resolve", "nothing", "--how", "over", "--json").error["code"] == "task_option_wrong"
+    assert refundry("task", "list", "--kind", "none", "--json").error["code"] == "task_kind_unknown"

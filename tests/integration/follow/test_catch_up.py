@@ -1,0 +1,238 @@
+"""Asking without a hint: at a low rate, at once after a time away, never twice at the same time, and within a budget."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pytest
+
+from refundry.follow import service as follow
+from refundry.follow.model import Feed
+from refundry.inbox.model import State as EventState
+from refundry.infra.db import Needs, Unit
+from refundry.infra.settings import FollowSettings
+from refundry.infra.writer import NOTHING, InlineWriter
+from refundry.refunds.model import State
+from refundry.worker.catch_up import CatchUp, OutOfReads
+from tests.support.builders import ACCOUNT
+from tests.support.following import Scene
+
+pytestmark = pytest.mark.integration
+Result = TypeVar("Result")
+
+
+class Calls:
+    """Counts what is asked of Stripe."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+
+    async def since_last(self) -> Counter[str]:
+        told = await self._scene.sim.control("GET /_sim/calls")
+        await self._scene.sim.control("DELETE /_sim/calls")
+        made = {name: peaks["calls"] for name, peaks in told["operations"].items()}
+        return Counter({name: count for name, count in made.items() if name.startswith("GET /v1/")})
+
+
+@pytest.fixture
+async def calls(scene: Scene) -> Calls:
+    made = Calls(scene)
+    await made.since_last()
+    return made
+
+
+async def test_nothing_on_its_way_is_asked_about_fifteen_times_less_often(scene: Scene, calls: Calls) -> None:
+    for _ in range(31):
+        await scene.poll()
+        await scene.move(60)
+    assert await calls.since_last() == {"GET /v1/events": 3, "GET /v1/refunds": 3}
+    charge = await scene.sim.charge(5000, card="pm_card_pendingRefund")
+    await scene.control(f"POST /_sim/charges/{charge}/behaviour", {"refund": "stays"})
+    await scene.paid(charge, 100)
+    await calls.since_last()
+    for _ in range(30):
+        await scene.poll()
+        await scene.move(60)
+    told = await calls.since_last()
+    assert told["GET /v1/events"] == 30
+    assert told["GET /v1/refunds"] == 2
+
+
+async def test_where_webhooks_come_only_what_they_failed_to_bring_is_asked_for(scene: Scene) -> None:
+    await scene.listen({"kind": "lost", "event": "refund.updated"}, {"kind": "lost", "event": "charge.refund.updated"})
+    charge = await scene.sim.charge(5000, card="pm_card_pendingRefund")
+    request = await scene.paid(charge, 100)
+    await scene.follow()
+    await scene.poll()
+    await scene.move(400)
+    await scene.follow()
+    assert scene.state(request) is State.PENDING
+    before = replace(scene.catch_up.done)
+    await scene.poll()
+    assert scene.state(request) is State.SETTLED
+    after = scene.catch_up.done
+    assert after.events - before.events == after.new - before.new > 0, "nothing that a webhook has brought is listed"
+    assert after.reads - before.reads == 1
+
+
+async def test_after_a_time_away_everything_since_is_read_at_once(scene: Scene) -> None:
+    request = await scene.paid(await scene.sim.charge(5000, card="pm_card_pendingRefund"), 100)
+    await scene.poll()
+    await scene.move(9 * 86_400)
+    await scene.poll()
+    assert scene.state(request) is State.SETTLED
+    with scene.database.reading() as unit:
+        mark = follow.mark(unit, ACCOUNT, Feed.EVENTS).mark
+    assert mark is not None
+    assert scene.clock.now() - mark < 1
+
+
+async def test_two_processes_ask_once_and_one_of_them_applies(scene: Scene, calls: Calls) -> None:
+    await scene.poll()
+    parts: dict[str, Any] = {
+        "gateway": scene.gateway, "database": scene.database, "writer": scene.writer, "clock": scene.clock,
+        "order_key": "order_id",
+    }  # fmt: skip
+    second = CatchUp(ACCOUNT, settings=FollowSettings(), **parts)
+    await scene.paid(await scene.sim.charge(5000, card="pm_card_pendingRefund"), 100)
+    await scene.move(61)
+    await calls.since_last()
+    seen = [scene.catch_up._due, second._due]
+    with scene.database.reading() as unit:
+        due = [one(unit) for one in seen]
+    assert due[0] == due[1] != []
+    for one, feeds in zip((scene.catch_up, second), due, strict=True):
+        for feed, mark in feeds:
+            await (one._events(mark) if feed is Feed.EVENTS else one._refunds(mark))
+    assert (await calls.since_last())["GET /v1/events"] == 1
+    assert await scene.follower.turn() > 0
+    await scene.sim.call("GET /v1/account")
+    await scene.listen()
+    await scene.by_hand(await scene.sim.charge(5000), 300)
+    while await scene.pump.deliver_due(scene.send):
+        pass
+    assert await scene.other.turn() == 0, "the first has its turn"
+    await scene.move(31)
+    assert await scene.other.turn() > 0, "and is dead now"
+
+
+async def test_a_day_costs_no_more_than_its_budget(scene: Scene, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refundry.follow.rules.READS_AHEAD", 10)
+    scene.catch_up._settings = FollowSettings(poll_seconds=1, reads_per_day=24 * 60)
+    charge = await scene.sim.charge(5000)
+    await scene.control(f"POST /_sim/charges/{charge}/behaviour", {"refund": "stays"})
+    await scene.paid(charge, 100)
+    await scene.poll()
+    await scene.move(86_400 - scene.clock.now() % 86_400 + 1)
+    await scene.poll()
+    await calls.since_last()
+    for _ in range(80):
+        await scene.catch_up.turn()
+        await scene.move(3)
+    told = await calls.since_last()
+    # Four minutes of the day, one call each, and those ahead of them.
+    assert 5 <= told["GET /v1/events"] + told["GET /v1/refunds"] <= 15
+
+
+async def test_a_refund_of_which_nothing_was_heard_is_read_again_now_and_then(scene: Scene, calls: Calls) -> None:
+    charge = await scene.sim.charge(5000)
+    await scene.control(f"POST /_sim/charges/{charge}/behaviour", {"refund": "stays"})
+    request = await scene.paid(charge, 100)
+    for _ in range(2):
+        await scene.poll()
+        await scene.move(3600)
+    await scene.control(f"POST /_sim/refunds/{request.refund}/settle")
+    # Its event is gone, as after thirty days.
+    scene.sim.world.store.db.execute('DELETE FROM "event"')
+    await calls.since_last()
+    await scene.poll()
+    assert scene.state(request) is State.PENDING
+    await scene.move(4 * 3600)
+    await scene.poll()
+    assert scene.state(request) is State.SETTLED
+    assert (await calls.since_last())["GET /v1/refunds/{refund}"] == 1
+
+
+async def test_a_key_that_may_not_read_events_is_followed_by_lists(scene: Scene) -> None:
+    await scene.poll()
+    await scene.control("POST /_sim/faults", {"rules": [{"kind": "forbidden", "operation": "GET /v1/events"}]})
+    charge = await scene.sim.charge(5000, card="pm_card_pendingRefund")
+    await scene.paid(charge, 100)
+    made = await scene.by_hand(charge, 300)
+    await scene.move(900)
+    await scene.poll()
+    await scene.move(61)
+    await scene.poll()
+    assert scene.origin(made) == "external"
+
+
+async def test_charges_are_mirrored_by_lists_from_the_watermark_on(scene: Scene) -> None:
+    charges = [await scene.sim.charge(5000) for _ in range(3)]
+    made = await scene.by_hand(charges[0], 300)
+    await scene.disputed(charges[1])
+    start = scene.clock.now() - 3600
+    await scene.move(10)
+    scene.catch_up.reads_max = 1
+    with pytest.raises(OutOfReads):
+        await scene.catch_up.charges_between(start, scene.clock.now())
+    with scene.database.reading() as unit:
+        assert follow.mark(unit, ACCOUNT, Feed.CHARGES).mark == start
+    scene.catch_up.reads_max = None
+    await scene.catch_up.charges_between(start, scene.clock.now())
+    assert scene.origin(made) == "external"
+    assert scene.charge(charges[0]).unrefunded_minor == 4700
+    assert [one.phase for one in scene.disputes(charges[1])] == ["chargeback"]
+    with scene.database.reading() as unit:
+        assert follow.mark(unit, ACCOUNT, Feed.CHARGES).mark == scene.clock.now()
+
+
+class Dies(Exception):  # noqa: N818  # it does
+    """The process is killed."""
+
+
+class DyingWriter(InlineWriter):
+    """Saves so many times, and then the process is dead: before the commit, or after it and before anybody has heard of it."""
+
+    left, after = 10**9, False
+
+    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING) -> Result:
+        self.left -= 1
+        if self.left < 0 and not self.after:
+            raise Dies
+        result = await super().put(work, needs=needs)
+        if self.left < 0:
+            raise Dies
+        return result
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_whenever_the_process_is_killed_the_next_one_ends_the_same(scene: Scene, after: bool) -> None:  # noqa: FBT001
+    writer = DyingWriter(scene.database)
+    for part in (scene.follower, scene.catch_up):
+        part._writer = writer
+    await scene.listen({"kind": "lost", "event": "refund.*", "probability": 0.4})
+    await scene.poll()
+    cards = ["pm_card_pendingRefund", "pm_card_refundFail", "pm_card_visa"]
+    charges = [await scene.sim.charge(5000, card=card) for card in cards]
+    asked = [await scene.paid(charge, 1000) for charge in charges]
+    waiting = await scene.requested(charges[2], 700)
+    await scene.by_hand(charges[2], 700)
+    await scene.disputed(charges[0])
+    await scene.move(400)
+    deaths = 0
+    for left in (*range(14), 10**9):
+        writer.left, writer.after = left, after
+        try:
+            await scene.poll()
+        except (Dies, ExceptionGroup):
+            deaths += 1
+        await scene.move(61)
+    await scene.days(0.5)
+    assert deaths >= 5
+    assert [scene.state(request) for request in asked] == [State.FAILED, State.FAILED, State.SETTLED]
+    assert scene.held(waiting) == "possible_repeat"
+    assert scene.kinds() == ["refund_failed", "refund_failed"]
+    assert set(scene.events()) == {EventState.APPLIED}
