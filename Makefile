@@ -36,7 +36,7 @@ lock: .venv/dev.stamp  ## compile requirements/*.in to hash-pinned *.txt
 sim: .venv/dev.stamp  ## simulations: one seed again (SEED=8841), or many (SEEDS=500)
 	$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
-soak: .venv/dev.stamp  ## the long runs: kills, stops, clock jumps, faults, seeds (ARGS="kills --seed 7")
+soak: .venv/dev.stamp  ## the long runs: kills, stops, clock jumps, faults, storms, seeds (ARGS="kills --seed 7")
 	$(PY) -m tests.soak $(ARGS)
 
 bench: .venv/dev.stamp  ## measure (ARGS=engine), figures go to bench/results/

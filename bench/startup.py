@@ -33,7 +33,7 @@ def served(house: Product) -> float:
         port = free.getsockname()[1]
     running = house.start("serve", "--port", str(port))
     try:
-        while not _healthy(port):
+        while not healthy(port):
             assert time.monotonic() - running.began < PATIENCE_SECONDS, running.out.with_suffix(".log").read_text()
             time.sleep(LOOK_SECONDS)
         return time.monotonic() - running.began
@@ -42,7 +42,8 @@ def served(house: Product) -> float:
         running.process.wait()
 
 
-def _healthy(port: int) -> bool:
+def healthy(port: int) -> bool:
+    """Tell whether a server answers that all is well."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as answer:
             return bool(answer.status == 200)

@@ -170,6 +170,10 @@ class Desk:
             if not others and not (content.ticket_id and twins):
                 yield f"{who} is held as a repeat of nothing"
             return
+        if request.hold is not None and request.hold.reason is HeldReason.DISPUTE:
+            if content.charge not in books.disputed:
+                yield f"{who} is held for a dispute that is not there"
+            return
         behind = any(r.content.charge == content.charge and r.state is State.OUTCOME_UNKNOWN for r in self.requests)
         if request.state in {State.RECEIVED, State.APPROVED} and not behind:
             yield f"{who} still waits: {request.hold}, {request.reason_text}"

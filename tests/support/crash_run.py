@@ -202,8 +202,10 @@ def house(
             opened.end()
 
 
-def wait_until(what: str, true: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> float:
-    """Wait for a condition; tells how long it took.
+def wait_until(
+    what: str, true: Callable[[], bool], seconds: float = DEADLINE_SECONDS, *, every: float = POLL_SECONDS
+) -> float:
+    """Wait for a condition, which is looked at `every` so many seconds; tells how long it took.
 
     Raises:
         AssertionError: It did not come true in time.
@@ -212,7 +214,7 @@ def wait_until(what: str, true: Callable[[], bool], seconds: float = DEADLINE_SE
     while not true():
         if time.monotonic() - began > seconds:
             raise AssertionError(f"{what} did not happen within {seconds:.0f} s")
-        time.sleep(POLL_SECONDS)  # noqa: TID251  # between two looks at another process
+        time.sleep(every)  # noqa: TID251  # between two looks at another process
     return time.monotonic() - began
 
 

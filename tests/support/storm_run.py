@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import random  # noqa: TID251  # from the seed of the test
 import socket
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -34,6 +35,8 @@ TWICE = 10
 # A call that nobody answers is given up, and made again: the server was killed while it had it.
 ANSWER_SECONDS = 30.0
 AGAIN_SECONDS = 0.2
+# Looks at a database or a list cost those who are looked at something.
+LOOK = 0.1
 # What becomes of ours without us: every so many refunds are given back by the bank, and every so many charges are refunded by hand too.
 FAILED_EACH, BY_HAND_EACH = 20, 10
 SETTINGS = {"STRIPE_WEBHOOK_SECRET": SECRET, "REFUNDRY_FOLLOW__POLL_SECONDS": "86400"}
@@ -140,24 +143,22 @@ def scene(folder: Path, rows: int, *, seed: int, postgres: str | None) -> Iterat
         yield shop, house
 
 
-def weather(shop: Shop, house: House, port: int, seed: int) -> list[bytes]:
-    """Have a file paid by a server that polls once, then let things happen that only events tell; tells the storm of them."""
+def weather(shop: Shop, house: House, port: int, seed: int) -> tuple[subprocess.Popen[str], list[bytes]]:
+    """Have a file paid by a server that polls once, then let things happen that only events tell; tells the server, and the storm of them."""
     server = house.start("serve", "--port", str(port))
     with books.opened(house) as database:
         wait_until("polling to have had its turn", lambda: _polled(database, shop) or server.poll() is not None)
     house.finish(house.run())
     seen = shop.refunds()
     assert seen == len(shop.obligations)
-    server.kill()
-    server.wait()
     ours = [refund["id"] for refund in books.listed(shop, "refunds")]
     for refund in ours[::FAILED_EACH]:
         shop.server.control(f"POST /_sim/refunds/{refund}/fail", {"reason": "lost_or_stolen_card"})
     for charge in list(books.listed(shop, "charges"))[::BY_HAND_EACH]:
         shop.server.control("POST /_sim/refunds", {"charge": charge["id"], "amount": 7})
     made = len(list(books.listed(shop, "refunds")))
-    wait_until("the last of the numbers that banks give", lambda: _updated(shop) >= made)
-    return _storm(list(books.listed(shop, "events")), seed)
+    wait_until("the last of the numbers that banks give", lambda: _updated(shop) >= made, every=LOOK)
+    return server, _storm(list(books.listed(shop, "events")), seed)
 
 
 def _polled(database: Database, shop: Shop) -> bool:
@@ -182,10 +183,16 @@ def _storm(events: list[dict[str, Any]], seed: int) -> list[bytes]:
     return storm
 
 
-def kill_in_the_storm(
-    shop: Shop, house: House, port: int, storm: list[bytes], *, kills: int, seed: int, rate: float
-) -> dict[str, int]:
+def kill_in_the_storm(shop: Shop, house: House, port: int, *, kills: int, seed: int, rate: float) -> dict[str, int]:
     """Send a storm, and `kill -9` the server again and again; then let it come to rest, and hold everything against Stripe's books.
+
+    Args:
+        shop: Stripe.
+        house: The installation.
+        port: Where its server listens.
+        kills: How often that is killed, at random moments.
+        seed: Of everything that is drawn.
+        rate: How many events are sent in a second at most.
 
     Returns:
         How many `sends` there were, how many of them were `again` because of a kill, and how many `reads` applying took at Stripe.
@@ -195,9 +202,9 @@ def kill_in_the_storm(
     """
     chance = random.Random(seed)  # noqa: S311  # a test's own, from its seed
     account = books.account_of(shop)
+    server, storm = weather(shop, house, port, seed)
     shop.server.control("DELETE /_sim/calls")
     moments = sorted(chance.randrange(1, len(storm)) for _ in range(kills))
-    server = house.start("serve", "--port", str(port))
     with books.opened(house) as database, Sender(port, storm, rate) as sender:
 
         def waits() -> int:
@@ -211,13 +218,13 @@ def kill_in_the_storm(
             wait_until(f"acknowledgement {moment}", lambda at=moment: sender.count() >= at)  # type: ignore[misc]
             if number % 2:
                 # While it applies, and not only while it takes in.
-                wait_until("some that are applied", lambda n=before: done() > n or not waits())  # type: ignore[misc]
+                wait_until("some that are applied", lambda n=before: done() > n or not waits(), every=LOOK)  # type: ignore[misc]
             assert server.poll() is None, house.logs()
             server.kill()
             server.wait()
             server = house.start("serve", "--port", str(port))
         wait_until("the last acknowledgement", lambda: sender.count() == len(storm))
-        wait_until("the end of the inbox", lambda: not waits())
+        wait_until("the end of the inbox", lambda: not waits(), every=LOOK)
         _judge(shop, database, storm)
     calls = shop.server.control("GET /_sim/calls")["operations"]
     reads = sum(told["calls"] for name, told in calls.items() if name.startswith("GET /v1/") and "account" not in name)

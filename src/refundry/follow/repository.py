@@ -13,6 +13,8 @@ from refundry.follow.tables import follow_marks
 from refundry.infra.db import Unit
 
 m = follow_marks.c
+# Nobody holds a feed for so long: a time further off is of a clock that was set back since.
+HELD_MAX = 300.0
 
 
 def _mine(account: str, feed: Feed) -> sa.ColumnElement[bool]:
@@ -60,6 +62,12 @@ def spend(unit: Unit, account: str, feed: Feed, reads: int) -> None:
 
 def hold(unit: Unit, account: str, feed: Feed, holder: str, seconds: float) -> bool:
     """Take a feed for a while, or hold on to it; false, while somebody else has it."""
-    free = sa.or_(m.holder == holder, m.held_until <= unit.now, m.held_until > unit.now + 2 * seconds)
+    free = sa.or_(m.holder == holder, m.held_until <= unit.now, m.held_until > unit.now + HELD_MAX)
     statement = sa.update(follow_marks).where(_mine(account, feed), free)
     return unit.connection.execute(statement.values(holder=holder, held_until=unit.now + seconds)).rowcount == 1
+
+
+def let_go(unit: Unit, account: str, feed: Feed, holder: str | None) -> None:
+    """Let a feed be taken by others: one that a process has, or whoever has it."""
+    whose = _mine(account, feed) if holder is None else sa.and_(_mine(account, feed), m.holder == holder)
+    unit.connection.execute(sa.update(follow_marks).where(whose).values(held_until=0.0))

@@ -28,9 +28,7 @@ def needed(unit: Unit, events: Sequence[Event]) -> Needed:
     told = {event: _told(event) for event, target in targets.items() if target and target.about is About.REFUND}
     stand = refunds.standing_here(unit, told.values())
     known = charges.refunds_known(unit, {one.refund for one in told.values()})
-    mirrors = charges.many(
-        unit, {t.id for e, t in targets.items() if t and t.about is About.CHARGE and not _disputes(e)}
-    )
+    mirrors = charges.many(unit, {e.charge for e, t in targets.items() if t and e.charge and not _disputes(e)})
     disputed = disputes.stand_here(unit, [(e.object_id or "", e.status) for e in events if _disputes(e)])
     open_events: dict[Target, list[Event]] = {}
     settled: list[Key] = []
@@ -38,7 +36,7 @@ def needed(unit: Unit, events: Sequence[Event]) -> Needed:
         if target is None or _stands(event, target, told, stand, mirrors, disputed):
             settled.append(event.key)
         else:
-            open_events.setdefault(target, []).append(event)
+            open_events.setdefault(_whole(target, event, mirrors), []).append(event)
     reads = _coalesced(open_events)
     wanted = [target.id for target in reads if target.about is About.REFUND]
     created = {event.refund: event.created_at for event in events if event.refund and event.type == "refund.created"}
@@ -83,6 +81,13 @@ def _stands(
             return rules.charge_stands(event, mirrors.get(target.id))
         case About.WARNINGS:
             return False
+
+
+def _whole(target: Target, event: Event, mirrors: Mapping[str, Charge]) -> Target:
+    """Read all of a charge that nobody here has asked for yet: whose order it is, and what is left of it, only a look at it tells."""
+    if target.about is About.REFUND and event.charge and event.charge not in mirrors:
+        return Target(About.CHARGE, event.charge)
+    return target
 
 
 def _coalesced(found: Mapping[Target, list[Event]]) -> dict[Target, tuple[Event, ...]]:
@@ -193,3 +198,8 @@ def take_turn(unit: Unit, account: str, who: str, seconds: float) -> bool:
     """Be the one process that applies the events of an account, for a while; false, while another is."""
     repository.make(unit, account, Feed.INBOX)
     return repository.hold(unit, account, Feed.INBOX, who, seconds)
+
+
+def end_turn(unit: Unit, account: str, who: str | None = None) -> None:
+    """Let another process apply the events of an account at once: `who` ends, or, without a name, whoever had the turn is dead."""
+    repository.let_go(unit, account, Feed.INBOX, who)

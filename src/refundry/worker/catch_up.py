@@ -238,7 +238,13 @@ class CatchUp:
         told = {Told(one.id, one.metadata.get(REQUEST_ID), one.status): one for one in page}
         stand = await self._read(lambda unit: refunds.standing_here(unit, told))
         fresh = [refund for key, refund in told.items() if key not in stand]
-        await asyncio.gather(*(self._take(refund, began_at) for refund in fresh))
+        mirrors = await self._read(lambda unit: charges.many(unit, {refund.charge for refund in fresh}))
+        await asyncio.gather(*(self._take(refund, began_at) for refund in fresh if refund.charge in mirrors))
+        # Nobody here has asked for these charges yet: whose orders they are, and what is left of them, only a look at them tells.
+        for charge in dict.fromkeys(refund.charge for refund in fresh if refund.charge not in mirrors):
+            await self._take_look(await self._gateway.look(charge, Lane.BULK))
+            self.done.moved += 1
+            await self._paid_for(Feed.REFUNDS, 1)
 
     async def _take(self, refund: SeenRefund, began_at: float) -> None:
         taken = await self._writer.put(

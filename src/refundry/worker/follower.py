@@ -28,9 +28,10 @@ from refundry.kernel.outcome import SeenRefund
 Result = TypeVar("Result")
 # Events that are looked at together: enough that many hints become one list, few enough that memory stays flat.
 SLICE = 500
-# How long a process is the one that applies an account's events, without saying so again. A slice whose every event needs a call of its
-# own takes about as long at Stripe's usual pace; should it take longer, another process does the same work again, and no harm.
-TURN_SECONDS = 30.0
+# How long a process is the one that applies an account's events, without saying so again: after it was killed, another begins so much
+# later. Each call that is needed gives it as long as that takes at Stripe's usual pace; should it take longer, another process does the
+# same work again, and no harm.
+TURN_SECONDS, READ_SECONDS = 3.0, 0.06
 # How often an inbox is looked at that nobody has told of: what other processes have stored is found by this.
 IDLE_SECONDS = 2.0
 # After a database that was lost, or a fault of ours, it is tried again this much later.
@@ -120,18 +121,27 @@ class Follower:
     async def turn(self, most: int = SLICE) -> int:
         """Take some of the events that are due, and apply them or put them off; tells how many."""
         events, found = await self._read(lambda unit: self._due(unit, most))
-        if not events or not await self._writer.put(self._takes_turn):
+        seconds = TURN_SECONDS + READ_SECONDS * len(found.reads)
+        if not events or not await self._writer.put(lambda unit: self._takes_turn(unit, seconds)):
             return 0
         failed = await self._applied(found)
         await self._writer.put(lambda unit: self._settle(unit, found, failed))
         return len(events)
 
+    async def leave(self) -> None:
+        """End: whoever comes next need not wait for the end of this process's turn."""
+        try:
+            await self._writer.put(lambda unit: follow.end_turn(unit, self.account, self._who))
+        except DatabaseUnusable as error:
+            # Then it is waited for, and no more than that.
+            self._log.warning("follow.interrupted", code=error.code, why=error.message)
+
     def _due(self, unit: Unit, most: int) -> tuple[list[Event], Needed]:
         events = [] if accounts.held_text(unit, self.account) else inbox.waiting(unit, self.account, most)
         return events, follow.needed(unit, events)
 
-    def _takes_turn(self, unit: Unit) -> bool:
-        return follow.take_turn(unit, self.account, self._who, TURN_SECONDS)
+    def _takes_turn(self, unit: Unit, seconds: float) -> bool:
+        return follow.take_turn(unit, self.account, self._who, seconds)
 
     async def _applied(self, found: Needed) -> dict[Target, str]:
         """Read and apply what is needed; tells what failed, and why."""

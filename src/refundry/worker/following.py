@@ -45,6 +45,8 @@ class Following:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.gather(*(follower.leave() for follower in self.followers.values()))
 
 
 def follower_of(desk: Desk, seat: Seat, who: str) -> Follower:

@@ -15,6 +15,7 @@ from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState
 from refundry.bootstrap import Closed, Desk, Seat
 from refundry.charges import service as charges
+from refundry.follow import service as follow
 from refundry.gateways.base import GatewayError, Trouble
 from refundry.infra.db import DatabaseUnusable, Unit
 from refundry.infra.engine import KEEP_SECONDS, WINDOW_SECONDS, Engine
@@ -323,6 +324,7 @@ def take_charge(unit: Unit, account: str, *, alone: bool) -> None:
     charges.distrust_future_looks(unit, account)
     if alone:
         refunds.end_leases(unit, account)
+        follow.end_turn(unit, account)
 
 
 def _wake_all(engine: Engine, unit: Unit, due: list[tuple[str, Lane]], window: str) -> None:

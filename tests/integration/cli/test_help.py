@@ -25,7 +25,16 @@ pytestmark = pytest.mark.integration
 HEAVY = ("sqlalchemy", "alembic", "stripe", "dbos", "pydantic", "uvicorn", "starlette")
 DOCS = "\n".join(
     (house.ROOT / "docs/features" / name).read_text()
-    for name in ("command-line.md", "batches.md", "plans.md", "refunds.md", "outbox.md", "webhooks.md", "following.md", "disputes.md")
+    for name in (
+        "command-line.md",
+        "batches.md",
+        "plans.md",
+        "refunds.md",
+        "outbox.md",
+        "webhooks.md",
+        "following.md",
+        "disputes.md",
+    )
 )
 
 

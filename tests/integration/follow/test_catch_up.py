@@ -145,7 +145,8 @@ async def test_a_refund_of_which_nothing_was_heard_is_read_again_now_and_then(sc
         await scene.poll()
         await scene.move(3600)
     await scene.control(f"POST /_sim/refunds/{request.refund}/settle")
-    # Its event is gone, as after thirty days.
+    await scene.move(60)
+    # Its events are gone, as after thirty days.
     scene.sim.world.store.db.execute('DELETE FROM "event"')
     await calls.since_last()
     await scene.poll()

@@ -76,6 +76,18 @@ async def test_the_webhook_that_is_faster_than_the_answer_is_no_break(scene: Sce
         assert refunds.open_breaks(unit) == []
 
 
+async def test_a_process_that_ends_lets_another_apply_at_once(scene: Scene) -> None:
+    await scene.listen()
+    await scene.by_hand(await scene.sim.charge(5000), 100)
+    await scene.follow()
+    await scene.by_hand(await scene.sim.charge(5000), 100)
+    while await scene.pump.deliver_due(scene.send):
+        pass
+    assert await scene.other.turn() == 0, "the first has its turn"
+    await scene.follower.leave()
+    assert await scene.other.turn() > 0
+
+
 async def test_a_read_that_was_overtaken_is_made_again(scene: Scene) -> None:
     await scene.listen()
     request = await scene.paid(await scene.sim.charge(5000, card="pm_card_pendingRefund"), 1200)

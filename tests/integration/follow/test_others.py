@@ -108,6 +108,7 @@ async def test_a_refund_stays_ours_when_its_mark_is_wiped(scene: Scene) -> None:
     await scene.listen()
     charge = await scene.sim.charge(5000, card="pm_card_refundFail")
     request = await scene.paid(charge, 300)
+    await scene.follow()
     await scene.sim.call(f"POST /v1/refunds/{request.refund}", metadata="", check=False)
     await scene.move(400)
     await scene.follow()
@@ -124,3 +125,16 @@ async def test_a_list_finds_what_no_event_told(scene: Scene) -> None:
     assert scene.catch_up.done.moved == 1
     with scene.database.reading() as unit:
         assert not refunds.any_going_on(unit, ACCOUNT)
+
+
+@pytest.mark.parametrize("by", ["webhook", "list"])
+async def test_a_refund_of_a_charge_that_nobody_here_has_asked_for_brings_its_charge(scene: Scene, by: str) -> None:
+    await scene.listen({"kind": "lost", "event": "charge.*"})
+    charge = await scene.sim.charge(5000)
+    await scene.by_hand(charge, 700)
+    if by == "webhook":
+        await scene.follow()
+    else:
+        await scene.catch_up.refunds_between(scene.clock.now() - 60, scene.clock.now() + 1)
+    # Whose order it is and what is left, an order system has to be told also when the charge's own event was lost.
+    assert scene.charge(charge).unrefunded_minor == 4300

@@ -57,9 +57,9 @@ async def test_paid_in_another_way_needs_a_note_and_stands_in_the_timeline(scene
     with scene.database.unit() as unit, pytest.raises(TaskForbids, match="was resolved by person:ada"):
         tasks.resolve(unit, task.id, How.GIVE_UP, ADA)
     with scene.database.reading() as unit:
-        assert [entry.facts["how"] for entry in audit.timeline(unit, task.request or "") if entry.event == "task.resolved"] == [
-            "paid_otherwise"
-        ]
+        assert [
+            entry.facts["how"] for entry in audit.timeline(unit, task.request or "") if entry.event == "task.resolved"
+        ] == ["paid_otherwise"]
 
 
 async def test_a_replacement_goes_through_policy_and_is_paid_once(scene: Scene) -> None:
