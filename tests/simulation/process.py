@@ -136,10 +136,10 @@ class LivingWriter(InlineWriter):
         super().__init__(database)
         self._life = life
 
-    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING) -> Result:
+    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING, long: bool = False) -> Result:
         """Commit one piece of work."""
         await self._life.step()
-        result = await super().put(work, needs=needs)
+        result = await super().put(work, needs=needs, long=long)
         await self._life.step()
         return result
 

@@ -127,6 +127,12 @@ class PostgresServer:
         finally:
             self._run(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
 
+    def connections(self, address: str) -> int:
+        """Count the connections to a database; its address is what `made` told."""
+        count = sa.text("SELECT count(*) FROM pg_stat_activity WHERE datname = :name")
+        with self.admin.connect() as connection:
+            return int(connection.execute(count, {"name": sa.make_url(address).database}).scalar_one())
+
     def _run(self, statement: str) -> None:
         with self.admin.connect() as connection:
             connection.exec_driver_sql(statement)
@@ -144,10 +150,10 @@ class _Wheel:
     users: int = 0
 
     @contextmanager
-    def running(self) -> Iterator[sa.URL]:
+    def running(self, connections: int | None) -> Iterator[sa.URL]:
         """Start it, unless it runs, and end it with its last user; nothing else would, where a test process is just killed."""
         if not self.users:
-            self.server = _started()
+            self.server = _started(connections)
         self.users += 1
         try:
             yield _driver(self.server.get_uri())
@@ -160,7 +166,7 @@ class _Wheel:
 _wheel = _Wheel()
 
 
-def _started() -> Any:
+def _started(connections: int | None) -> Any:
     """Start the server, in a folder of its own.
 
     As root it makes every folder above its data readable for everybody, so its data lies directly under the temporary folder.
@@ -185,14 +191,19 @@ def _started() -> Any:
         for setting in ("fsync", "synchronous_commit", "full_page_writes", "autovacuum"):
             connection.exec_driver_sql(f"ALTER SYSTEM SET {setting} = off")
         connection.exec_driver_sql("SELECT pg_reload_conf()")
+        if connections:
+            connection.exec_driver_sql(f"ALTER SYSTEM SET max_connections = {connections}")
+    if connections:
+        server.stop()
+        server.ensure_postgres_running()
     return server
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """Find or start a server."""
+def postgres_server(connections: int | None = None) -> Iterator[PostgresServer]:
+    """Find or start a server, which takes a hundred connections or as many as are asked for."""
     set_url = os.environ.get(POSTGRES_URL)  # noqa: TID251  # a setting of the tests, not of the product
-    with nullcontext(_driver(set_url)) if set_url else _wheel.running() as url:
+    with nullcontext(_driver(set_url)) if set_url else _wheel.running(connections) as url:
         yield PostgresServer(sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool))
 
 

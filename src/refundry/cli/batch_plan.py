@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from refundry.cli.schedule_options import scheduled
 from refundry.cli.work import working
 from refundry.connectors.base import FileOpened, ReadOptions
 from refundry.gateways.base import GatewayError
+from refundry.infra import loop
 from refundry.infra.db import Unit
 from refundry.kernel.errors import UsageError
 from refundry.plans import service as plans
@@ -72,13 +72,13 @@ def plan_file(
             balance = await _balance(desk)
             rate = desk.pacer.rate_of(REFUND)
             made = await desk.writer.put(
-                lambda unit: plans.finish(unit, plan, session.person(), balance=balance, rate=rate)
+                lambda unit: plans.finish(unit, plan, session.person(), balance=balance, rate=rate), long=True
             )
             if to is not None:
                 await desk.writer.aside(lambda: _write(desk, made, to))
             return made, batch
 
-    plan, batch = asyncio.run(make())
+    plan, batch = loop.run(make())
     if as_json:
         output.as_json(facts(plan, batch))
     else:
@@ -90,7 +90,8 @@ def plan_file(
 async def _taken_in(desk: Desk, file: FileOpened) -> Batch:
     ready = await desk.writer.aside(lambda: batches.ready(file))
     batch, _ = await desk.writer.put(
-        lambda unit: batches.accept(unit, desk.account.name, ready, file.options, session.person(), planned=True)
+        lambda unit: batches.accept(unit, desk.account.name, ready, file.options, session.person(), planned=True),
+        long=True,
     )
     if batch.state is not BatchState.PLANNED:
         raise PlanRefused(
@@ -189,11 +190,11 @@ def apply_plan(named: str, *, yes: bool, wait: Wait, schedule: Schedule | None =
             def applied(unit: Unit) -> Batch:
                 return scheduled(unit, plans.apply(unit, plan, account, session.person()), schedule, session.person())
 
-            batch = await work.desk.writer.put(applied)
+            batch = await work.desk.writer.put(applied, long=True)
             output.say(f"plan {plan.id[:8]} of {batch.name} is applied: batch {batch.id[:8]}")
             return await batch_run.followed(work, batch, frozenset(), wait, as_json=as_json)
 
-    return asyncio.run(pay())
+    return loop.run(pay())
 
 
 def _is_file(named: str) -> bool:

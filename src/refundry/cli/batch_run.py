@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -18,6 +17,7 @@ from refundry.cli.progress import Progress, Seen
 from refundry.cli.schedule_options import scheduled
 from refundry.cli.work import Work, working
 from refundry.connectors.base import AmountKind, FileOpened, ParsedRow, ReadOptions, amount_asked
+from refundry.infra import loop
 from refundry.infra.db import Unit
 from refundry.kernel.errors import RefundryError, UsageError
 from refundry.refunds import service as refunds
@@ -102,11 +102,11 @@ def pay_file(
                 batch, new = batches.accept(unit, work.desk.account.name, ready, file.options, session.person())
                 return scheduled(unit, batch, schedule, session.person()), new
 
-            batch, new = await work.desk.writer.put(taken)
+            batch, new = await work.desk.writer.put(taken, long=True)
             output.say(f"{_taken(batch)} {'was taken in' if new else _here(batch)}: batch {batch.id[:8]}")
             return await followed(work, batch, allow_repeat, wait, as_json=as_json)
 
-    return asyncio.run(pay())
+    return loop.run(pay())
 
 
 def check_rows(file: FileOpened, allow_repeat: frozenset[int]) -> None:
@@ -201,11 +201,11 @@ def go_on(prefix: str, again: Again, *, wait: Wait, as_json: bool) -> int:
 
     async def pay() -> int:
         async with working(settings, account) as work:
-            batch, count = await work.desk.writer.put(steer)
+            batch, count = await work.desk.writer.put(steer, long=True)
             output.say(_said(again, count))
             return await followed(work, batch, frozenset(), wait, as_json=as_json)
 
-    return asyncio.run(pay())
+    return loop.run(pay())
 
 
 def _said(again: Again, count: int) -> str:
@@ -346,5 +346,5 @@ async def _allowed(work: Work, batch: Batch, rows: frozenset[int]) -> bool:
             batches.allow_repeat(unit, batch, number, session.person())
 
     if numbers:
-        await work.desk.writer.put(allow)
+        await work.desk.writer.put(allow, long=True)
     return bool(numbers)

@@ -15,7 +15,7 @@ from refundry.cli import batch_told, output, session, watch_view
 from refundry.cli.batch_run import IN_DOUBT_MAX, LOOKING_SHARE, REST_SECONDS_MAX
 from refundry.cli.progress import PLAIN_SECONDS, Speed
 from refundry.cli.watch_view import Moment
-from refundry.infra import inspection, pace, readings
+from refundry.infra import inspection, loop, pace, readings
 from refundry.infra.db import DatabaseUnusable, Unit
 from refundry.kernel.clock import SystemClock
 from refundry.refunds import service as refunds
@@ -44,7 +44,7 @@ def watch(prefix: str, *, follow: bool, once: bool, as_json: bool) -> int:
                 _still(moment)
             return batch_told.exit_code(moment.totals)
         try:
-            return asyncio.run(_followed(seen, as_json=as_json))
+            return loop.run(_followed(seen, as_json=as_json))
         except KeyboardInterrupt:
             output.say(
                 f"no longer watched; the batch itself goes on. To stop it: `refundry batch pause {batch_id[:8]}`"

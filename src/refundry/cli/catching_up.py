@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from refundry.follow import service as follow
 from refundry.follow.model import EVENTS_KEPT, Feed
 from refundry.inbox import service as inbox
 from refundry.inbox.model import State
+from refundry.infra import loop
 from refundry.infra.db import Unit
 from refundry.kernel.errors import UsageError
 from refundry.worker.catch_up import CatchUp, Caught, OutOfReads
@@ -143,7 +143,7 @@ def _run(
             _tell(told)
         return output.DONE if told["complete"] else output.PARTLY
 
-    return asyncio.run(run())
+    return loop.run(run())
 
 
 class Progress:

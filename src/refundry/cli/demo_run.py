@@ -19,6 +19,7 @@ from refundry.cli import batch_run, batch_told, output, serving, session, work
 from refundry.cli.simulator import KEY, Simulator, SimulatorFailed, sample
 from refundry.cli.work import Work, working
 from refundry.connectors.base import ReadOptions
+from refundry.infra import loop
 from refundry.infra.db import Unit
 from refundry.infra.lock import FileLock
 from refundry.infra.settings import Settings
@@ -77,7 +78,7 @@ def run(wanted: Wanted, *, as_json: bool) -> int:
         work.last_words.append(simulator.end)
         stack.callback(work.last_words.remove, simulator.end)
         settings = _settings(folder, simulator, wanted)
-        return asyncio.run(_shown(settings, simulator, wanted, folder, as_json=as_json))
+        return loop.run(_shown(settings, simulator, wanted, folder, as_json=as_json))
 
 
 @contextmanager
@@ -198,7 +199,9 @@ async def _paid(at_work: Work, path: Path) -> tuple[Batch, Totals]:
     """Take a file in, and work on it until it is over."""
     file = read_file(path, options=ReadOptions())
     account = at_work.desk.account.name
-    batch, _ = await at_work.desk.writer.put(lambda unit: batches.accept(unit, account, file, "", session.person()))
+    batch, _ = await at_work.desk.writer.put(
+        lambda unit: batches.accept(unit, account, file, "", session.person()), long=True
+    )
     seen = await batch_run.paid(at_work, batch, frozenset(), PATIENCE_SECONDS)
     return await at_work.read(lambda unit: batches.need(unit, batch.id)), seen.totals
 

@@ -17,7 +17,7 @@ from refundry.inbox import service as inbox
 from refundry.inbox.model import Source
 from refundry.inbox.model import State as Event
 from refundry.infra import inspection
-from refundry.infra.db import POOL_SIZE, Unit
+from refundry.infra.db import PROCESS_CONNECTIONS_MAX, Unit
 from refundry.infra.inspection import Inspected, PostgresFacts
 from refundry.infra.settings import Settings
 from refundry.kernel.clock import SystemClock
@@ -26,8 +26,6 @@ from refundry.refunds import service as refunds
 from refundry.refunds.model import State
 
 WHY = "everything is kept there"
-# Ours with its overflow, and what DBOS opens at most by default: 20 for its work, 5 for a client, 2 for checks, one that listens.
-PROCESS_CONNECTIONS_MAX = 2 * POOL_SIZE + 28
 # Older servers are out of support since November 2024, and nobody tries Refundry with them.
 POSTGRES_MIN = 130_000
 # A sweeper wakes every second, so what has been due for a minute has nobody who works on it.

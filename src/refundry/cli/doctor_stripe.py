@@ -18,6 +18,7 @@ from refundry.cli import doctor_database, doctor_machine, output
 from refundry.cli.doctor_findings import Area, Finding, Level, of_error
 from refundry.cli.webhook_endpoints import lacks, ours
 from refundry.gateways.base import GatewayError, PaymentGateway, Right, SeenEndpoint, Trouble
+from refundry.infra import loop
 from refundry.infra.settings import STRIPE_API, Access, Settings
 from refundry.kernel.clock import SystemClock
 from refundry.kernel.errors import RefundryError
@@ -99,7 +100,7 @@ def look(settings: Settings, database: doctor_database.Seen, account: str | None
     except RefundryError as error:
         keyless = of_error(Area.STRIPE, "key", error, "nothing can be looked up or paid without one")
         return [keyless, *doctor_machine.limits(settings)]
-    seen = asyncio.run(_look_at_all(settings, accesses, database))
+    seen = loop.run(_look_at_all(settings, accesses, database))
     if account is not None:
         choices = [
             Choice(found or access.said or "", access.name) for access, (found, _) in zip(accesses, seen, strict=True)

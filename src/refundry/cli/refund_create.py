@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -17,6 +16,7 @@ from refundry.cli import output, refund_told, session
 from refundry.cli.work import Work, working
 from refundry.connectors.base import AmountKind, AmountText, Reference, ReferenceKind, amount_asked, check_written
 from refundry.gateways.base import GatewayError, Trouble
+from refundry.infra import loop
 from refundry.infra.db import Unit
 from refundry.infra.settings import Settings
 from refundry.kernel.errors import AmountInvalid, CurrencyUnknown, UsageError
@@ -84,7 +84,7 @@ def create(asked: Asked, *, dry_run: bool, patience_seconds: float, as_json: boo
         async with working(settings, asked.account) as work:
             return await _created(work, asked, wanted, patience_seconds, as_json=as_json)
 
-    return asyncio.run(run())
+    return loop.run(run())
 
 
 # What was typed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +10,7 @@ from refundry import bootstrap
 from refundry.audit import service as audit
 from refundry.audit.model import Entry
 from refundry.cli import output, refund_told, session
+from refundry.infra import loop
 from refundry.infra.db import Unit
 from refundry.kernel.errors import UsageError
 from refundry.refunds import service as refunds
@@ -146,7 +146,7 @@ def cancel(request_id: str, *, as_json: bool) -> int:
 
             return await desk.writer.put(take)
 
-    return _told(asyncio.run(run()), as_json=as_json)
+    return _told(loop.run(run()), as_json=as_json)
 
 
 def _told(request: RefundRequest, *, as_json: bool) -> int:

@@ -17,6 +17,7 @@ from refundry import bootstrap
 from refundry.accounts import service as accounts
 from refundry.cli import output, session
 from refundry.cli.work import Work, working
+from refundry.infra import loop
 from refundry.infra.settings import Settings
 from refundry.kernel.errors import RefundryError, UsageError
 from refundry.refunds import service as refunds
@@ -85,7 +86,7 @@ def run(settings: Settings, address: Address | None) -> int:
             return output.INTERRUPTED if work.interrupted else output.DONE
 
     try:
-        return asyncio.run(stay())
+        return loop.run(stay())
     finally:
         if sock is not None:
             sock.close()

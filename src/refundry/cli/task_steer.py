@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 from refundry import bootstrap
 from refundry.cli import output, refund_told, session
+from refundry.infra import loop
 from refundry.infra.db import Unit
 from refundry.kernel.errors import UsageError
 from refundry.kernel.lane import Lane
@@ -107,7 +107,7 @@ def resolve(task_id: str, how: str, note: str, *, as_json: bool) -> int:
         text = f"--how {how:.80} is none: {', '.join(one for one in How if one is not How.OVER)}"
         raise UsageError(text, code="task_option_wrong", option="--how")
     if How(how) in AT_STRIPE:
-        return asyncio.run(_at_stripe(task_id, How(how), note, as_json=as_json))
+        return loop.run(_at_stripe(task_id, How(how), note, as_json=as_json))
     with session.local() as local, local.database.unit() as unit:
         task, now = tasks.resolve(unit, task_id, How(how), session.person(), note), unit.now
     return _told(task, now, as_json=as_json)

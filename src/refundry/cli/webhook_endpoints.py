@@ -6,7 +6,6 @@ set, and the first one is deleted. In between every event comes twice, and is st
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ from refundry.bootstrap import Desk, Seat
 from refundry.cli import output, session
 from refundry.gateways.base import NewEndpoint, SeenEndpoint
 from refundry.inbox.model import HANDLED
+from refundry.infra import loop
 from refundry.kernel.errors import UsageError
 
 Result = TypeVar("Result")
@@ -80,7 +80,7 @@ def _at_seat(account: str | None, work: Callable[[Desk, Seat], Awaitable[Result]
         async with bootstrap.desk(session.settings(), account=account) as desk:
             return await work(desk, desk.seat)
 
-    return asyncio.run(run())
+    return loop.run(run())
 
 
 def register(url: str, account: str | None, *, connect: bool, as_json: bool) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import aiohttp
@@ -14,6 +13,7 @@ from refundry.cli import output, session
 from refundry.cli.webhook_endpoints import address
 from refundry.inbox import service as inbox
 from refundry.inbox.model import Event, NoSuchEvent
+from refundry.infra import loop
 from refundry.infra.http import refuse_inside_unit
 from refundry.kernel.errors import RefundryError, UsageError
 
@@ -40,7 +40,7 @@ def run(url: str, account: str | None, *, as_json: bool) -> int:
         async with bootstrap.desk(session.settings(), account=account) as desk:
             return await _tried(desk, url)
 
-    to, event = asyncio.run(sent())
+    to, event = loop.run(sent())
     if as_json:
         output.as_json({"ok": True, "url": to, "event": event.id, "account": event.account})
     else:

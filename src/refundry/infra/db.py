@@ -30,13 +30,19 @@ metadata = sa.MetaData(
 )
 # Long enough for a batch of another process to commit, short enough that a stuck one is noticed.
 BUSY_SECONDS = 30
-POOL_SIZE = 8
+# How many connections a process takes on Postgres. A small server has a hundred for everybody, and a process that finds none
+# works on nothing. The engine alone would take twenty-five by itself, for wake-ups that are few and short.
+POOL_SIZE, OVERFLOW_MAX = 8, 4
+ENGINE_POOL_SIZE, ENGINE_CLIENT_POOL_SIZE = 5, 2
+# Two for the engine's checks, and two that listen.
+ENGINE_BESIDE = 4
+PROCESS_CONNECTIONS_MAX = POOL_SIZE + OVERFLOW_MAX + ENGINE_POOL_SIZE + ENGINE_CLIENT_POOL_SIZE + ENGINE_BESIDE
 # A process that was stopped in the middle of a unit holds its locks. Postgres ends it after this long, well before others
 # should have taken its work over (20 s of lease); a unit itself never waits for anything but the database.
 IDLE_UNIT_SECONDS = 10
 # One that was stopped while it was handing over several statements is not idle for Postgres, and holds its locks all the same. From
-# Postgres 17 on it ends that too, after this long: units of payments take milliseconds.
-UNIT_SECONDS_MAX = 20
+# Postgres 17 on it ends that too, after this long: nearly all units take milliseconds.
+UNIT_SECONDS_MAX = 10
 TIMES_OUT_FROM = 170_000
 # The codes of both (Postgres, appendix A).
 CUT_OFF = {"25P03", "25P04"}
@@ -159,7 +165,7 @@ class Database:
         return sa.create_engine(
             self.url,
             pool_size=POOL_SIZE,
-            max_overflow=POOL_SIZE,
+            max_overflow=OVERFLOW_MAX,
             pool_pre_ping=True,
             isolation_level="READ COMMITTED",
             connect_args={"options": f"-c idle_in_transaction_session_timeout={IDLE_UNIT_SECONDS}s"},

@@ -14,7 +14,15 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions
 
-from refundry.infra.db import IDLE_UNIT_SECONDS, Database, DatabaseUnusable, Unit, unusable
+from refundry.infra.db import (
+    ENGINE_CLIENT_POOL_SIZE,
+    ENGINE_POOL_SIZE,
+    IDLE_UNIT_SECONDS,
+    Database,
+    DatabaseUnusable,
+    Unit,
+    unusable,
+)
 from refundry.kernel.lane import Lane
 
 # Pinned: by default DBOS hashes the code, and any deployment would strand what is queued.
@@ -65,7 +73,7 @@ class Engine:
         with self._in_words():
             DBOS.migrate(self._url)
             if self._database.postgres:
-                return DBOSClient(system_database_url=self._url)
+                return DBOSClient(system_database_url=self._url, system_database_pool_size=ENGINE_CLIENT_POOL_SIZE)
             self._engine = _sqlite_engine(self._url)
             return DBOSClient(system_database_engine=self._engine)
 
@@ -92,6 +100,7 @@ class Engine:
             executor_id=self._executor,
             run_migrations=True,
             sys_db_idle_transaction_timeout_sec=IDLE_UNIT_SECONDS,
+            sys_db_pool_size=ENGINE_POOL_SIZE,
             console_log_level="CRITICAL",
         )
         if self._engine is not None:

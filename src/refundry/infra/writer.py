@@ -28,18 +28,21 @@ class Piece:
     needs: Needs
     work: Callable[[Unit], Any]
     future: asyncio.Future[Any]
+    long: bool = False
 
 
 class Writer(Protocol):
     """Whoever saves."""
 
-    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING) -> Result:
+    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING, long: bool = False) -> Result:
         """Run a piece of work inside a unit, and return what it returned once that unit is committed.
 
         Args:
             work: It may be run more than once, until a commit keeps it.
             needs: The charge and the request whose rows it needs, if it does: they are read and held for all pieces of a unit
                 together, in the order of the charges, so that the units of two processes do not wait for each other.
+            long: Whether it may take its time, as a file of a million rows does: it gets a unit of its own. All other units are
+                ended by Postgres after a few seconds, since a process that was stopped in the middle of one keeps others waiting.
 
         Raises:
             Exception: What the work raised, or what the commit raised; then nothing of it was kept.
@@ -58,9 +61,9 @@ class InlineWriter:
         """Keep the database."""
         self._database = database
 
-    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING) -> Result:
+    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING, long: bool = False) -> Result:
         """Commit one piece of work."""
-        with self._database.unit() as unit:
+        with self._database.unit(short=not long) as unit:
             self._database.fetch(unit, [needs] if needs.charge else [])
             return work(unit)
 
@@ -96,7 +99,7 @@ class GroupWriter:
             # Never cancelled: a commit goes on in its thread, and whoever waits for it has to hear of it.
             await asyncio.shield(self._task)
 
-    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING) -> Result:
+    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING, long: bool = False) -> Result:
         """Have a piece of work committed with its neighbours.
 
         Raises:
@@ -105,7 +108,7 @@ class GroupWriter:
         if self._stopping:
             raise InvariantViolated("something was to be saved after the writer had stopped: nothing of it was kept")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Piece(needs, work, future))
+        self._waiting.append(Piece(needs, work, future, long))
         self._woken.set()
         result: Result = await future
         return result
@@ -117,7 +120,8 @@ class GroupWriter:
     async def _run(self) -> None:
         while self._waiting or not self._stopping:
             await self._woken.wait()
-            batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
+            most = _next(self._waiting)
+            batch, self._waiting = self._waiting[:most], self._waiting[most:]
             if not self._waiting:
                 self._woken.clear()
             if batch:
@@ -146,11 +150,17 @@ class GroupWriter:
     def _together(self, batch: list[Piece]) -> list[Any]:
         """Run pieces in one unit, those first that need no charge."""
         others = sum(not piece.needs.charge for piece in batch)
-        # Where payments are among them it has to be over soon; what takes its time is tried again alone.
-        with self._database.unit(short=others < len(batch)) as unit:
+        with self._database.unit(short=not batch[0].long) as unit:
             results = [piece.work(unit) for piece in batch[:others]]
             self._database.fetch(unit, [piece.needs for piece in batch[others:]])
             return results + [piece.work(unit) for piece in batch[others:]]
+
+
+def _next(waiting: list[Piece]) -> int:
+    """Tell how many of those that wait are committed together next: one that takes its time is alone."""
+    if waiting and waiting[0].long:
+        return 1
+    return next((at for at, piece in enumerate(waiting[:BATCH_MAX]) if piece.long), min(len(waiting), BATCH_MAX))
 
 
 def _tell(future: asyncio.Future[Any], error: Exception) -> None:

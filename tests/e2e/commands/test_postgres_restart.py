@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from refundry.infra.db import PROCESS_CONNECTIONS_MAX
 from tests.support.command import Installation, Shop, ended, wait_for
 from tests.support.database import PostgresServer
 
@@ -26,6 +27,7 @@ def test_a_run_outlives_a_restart_of_postgres(
     run = installed.start("batch", "run", str(shop.file(tmp_path / "refunds.csv")), "--yes", "--json")
     wait_for("refund 5", lambda: shop.refunds() >= 5 or run.poll() is not None)
     assert run.stderr is not None
+    assert postgres.connections(address) <= PROCESS_CONNECTIONS_MAX
     with postgres.down(address):
         # It notices, and says so.
         assert any("database.lost" in line for line in run.stderr), run.wait()

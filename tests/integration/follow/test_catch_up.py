@@ -199,11 +199,11 @@ class DyingWriter(InlineWriter):
 
     left, after = 10**9, False
 
-    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING) -> Result:
+    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING, long: bool = False) -> Result:
         self.left -= 1
         if self.left < 0 and not self.after:
             raise Dies
-        result = await super().put(work, needs=needs)
+        result = await super().put(work, needs=needs, long=long)
         if self.left < 0:
             raise Dies
         return result

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import pytest_asyncio
 
 from refundry.accounts import repository as accounts
 from refundry.accounts.model import Account
-from refundry.infra.db import Database, DatabaseUnusable, Needs, Unit
+from refundry.infra.db import TIMES_OUT_FROM, UNIT_SECONDS_MAX, Database, DatabaseUnusable, Needs, Unit
 from refundry.infra.writer import BATCH_MAX, BUSY_TRIES, GroupWriter, InlineWriter
 from refundry.kernel.errors import InvariantViolated
+from tests.support.clock import HandClock
 
 pytestmark = pytest.mark.integration
 
@@ -67,6 +68,38 @@ async def test_what_comes_in_together_shares_commits(writer: GroupWriter, databa
 
     await asyncio.gather(*(writer.put(work) for _ in range(3 * BATCH_MAX)))
     assert units <= 4
+
+
+async def test_what_takes_its_time_has_a_unit_of_its_own(writer: GroupWriter) -> None:
+    seen: list[tuple[int, Unit]] = []
+    await asyncio.gather(*(writer.put(lambda unit, n=n: seen.append((n, unit)), long=n == 2) for n in range(5)))  # type: ignore[misc]
+    units = [unit for _, unit in seen]
+    assert [number for number, _ in seen] == [0, 1, 2, 3, 4]
+    assert [units.index(unit) for unit in units] == [0, 0, 2, 3, 3]
+
+
+@pytest.mark.parametrize("make", [GroupWriter, InlineWriter])
+async def test_postgres_ends_every_unit_that_lasts_but_those_that_may(
+    postgres_address: str, make: Callable[[Database], GroupWriter | InlineWriter]
+) -> None:
+    """Any of them may hold what all processes need, as the budget of an account, when its own is stopped."""
+    database = Database(postgres_address, HandClock())
+    made = make(database)
+    if isinstance(made, GroupWriter):
+        made.start()
+
+    def allowed(unit: Unit) -> str:
+        if unit.connection.connection.dbapi_connection.info.server_version < TIMES_OUT_FROM:  # type: ignore[union-attr]
+            pytest.skip("Postgres does so from version 17 on")
+        return str(unit.connection.exec_driver_sql("SHOW transaction_timeout").scalar_one())
+
+    try:
+        assert await made.put(allowed) == f"{UNIT_SECONDS_MAX}s"
+        assert await made.put(allowed, long=True) == "0"
+    finally:
+        if isinstance(made, GroupWriter):
+            await made.stop()
+        database.close()
 
 
 async def test_a_result_comes_after_its_commit(writer: GroupWriter, database: Database) -> None:
