@@ -1,4 +1,4 @@
-"""The least program that makes the product's calls: a loop of asyncio and aiohttp, with nothing kept and nothing checked.
+"""The least program that makes the product's calls: a loop of asyncio and aiohttp on the product's event loop, with nothing kept and nothing checked.
 
 `python -m bench.bare ADDRESS FILE [--look]` pays a file of `bench.shop`, as many calls in flight as the product has. With `--look` it
 reads each charge before its refund; without, it lists all charges by the hundred first. It is what the product is compared with,
@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 
 from bench import sim
+from refundry.infra import loop
 
 IN_FLIGHT = 50
 PAGE = 100
@@ -71,5 +72,5 @@ async def run(address: str, path: Path, *, look: bool) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(run(sys.argv[1], Path(sys.argv[2]), look="--look" in sys.argv))
+    loop.run(run(sys.argv[1], Path(sys.argv[2]), look="--look" in sys.argv))
     print(json.dumps({"ok": True}))

@@ -29,6 +29,7 @@ from refundry.batches.model import Wanted
 from refundry.bootstrap import Desk
 from refundry.charges import service as charges
 from refundry.connectors.base import AmountKind, AmountText, ReadOptions, Reference, ReferenceKind
+from refundry.infra import loop
 from refundry.infra import settings as settings_of
 from refundry.infra.db import Unit
 from refundry.infra.pace import HORIZON
@@ -206,4 +207,4 @@ def main(*_: str) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(run(Path(sys.argv[1]), sys.argv[2:]))))
+    print(json.dumps(loop.run(run(Path(sys.argv[1]), sys.argv[2:]))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import json
@@ -20,6 +19,7 @@ from starlette.routing import Route
 
 from refundry import bootstrap
 from refundry.inbox.model import Door
+from refundry.infra import loop
 from refundry.infra import settings as settings_of
 from refundry.infra.db import Database, Unit
 from refundry.infra.writer import GroupWriter
@@ -76,4 +76,4 @@ async def serve(kind: str, url: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], sys.argv[2]))
+    loop.run(serve(sys.argv[1], sys.argv[2]))

@@ -162,9 +162,7 @@ def address(request: pytest.FixtureRequest) -> Iterator[str | None]:
             yield made
 
 
-@pytest.mark.parametrize(
-    ("address", "webhooks"), [("sqlite", True), ("postgres", True), ("sqlite", False)], indirect=["address"]
-)
+@pytest.mark.parametrize(("address", "webhooks"), [("postgres", True), ("sqlite", False)], indirect=["address"])
 def test_in_the_end_orders_and_rows_are_as_stripes_books(
     tmp_path: Path, address: str | None, *, webhooks: bool
 ) -> None:
