@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from refundry.charges.model import REQUEST_ID, Charge
+from refundry.disputes.model import Dispute, Phase
 from refundry.gateways.base import Look, RefundBody, SeenCharge, SeenDispute
 from refundry.kernel import ids
 from refundry.kernel.outcome import Accepted, Answer, Declined, NotTaken, NotTakenWhy, SeenRefund, Unknown
@@ -40,6 +41,17 @@ def seen_refund(refund_id: str = "re_1", *, of: RefundRequest | None = None, **c
             "amount_minor": of.amount_minor or of.content.asked_minor or CAPTURED,
         }  # fmt: skip
     return SeenRefund(**(values | changes))
+
+
+def dispute(dispute_id: str = "du_1", **changes: Any) -> Dispute:
+    """Make a chargeback over 100.00 GBP that nobody has answered, opened and seen just now."""
+    values: dict[str, Any] = {
+        "id": dispute_id, "account": ACCOUNT, "charge": CHARGE, "status": "needs_response", "phase": Phase.CHARGEBACK,
+        "amount_minor": CAPTURED, "currency": "gbp", "reason": "fraudulent", "opened_at": START, "due_at": START + 7 * 86_400,
+        "seen_at": START,
+    }  # fmt: skip
+    made = values | changes
+    return Dispute(**made | {"phase": Phase(made["phase"])})
 
 
 def look(

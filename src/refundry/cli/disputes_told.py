@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from refundry.cli import output, session
-from refundry.cli.task_steer import age
 from refundry.disputes import service as disputes
 
 
@@ -23,7 +22,7 @@ def show_all(phases: Sequence[str], account: str | None, *, limit: int, as_json:
         rows = [
             [
                 one.id, one.charge, output.money(one.amount_minor, one.currency), one.phase.value, one.reason,
-                age(now - one.opened_at), output.moment(one.due_at) if one.due_at else "",
+                output.lasting(now - one.opened_at), output.moment(one.due_at) if one.due_at else "",
             ]
             for one in found
         ]  # fmt: skip
@@ -33,7 +32,13 @@ def show_all(phases: Sequence[str], account: str | None, *, limit: int, as_json:
     if warnings:
         output.line()
         rows = [
-            [one.id, one.charge, one.fraud_type, "yes" if one.actionable else "no", age(now - one.created_at)]
+            [
+                one.id,
+                one.charge,
+                one.fraud_type,
+                "yes" if one.actionable else "no",
+                output.lasting(now - one.created_at),
+            ]
             for one in warnings
         ]
         output.table(["fraud warning", "charge", "type", "actionable", "age"], rows, right=(4,))

@@ -11,11 +11,10 @@ from refundry.accounts import service as accounts
 from refundry.accounts.model import Account
 from refundry.batches import service as batches
 from refundry.batches.model import BatchState
-from refundry.cli import doctor_machine, output
+from refundry.cli import doctor_machine, doctor_waits, output
 from refundry.cli.doctor_findings import Area, Finding, Level, of_error
 from refundry.inbox import service as inbox
 from refundry.inbox.model import Source
-from refundry.inbox.model import State as Event
 from refundry.infra import inspection
 from refundry.infra.db import PROCESS_CONNECTIONS_MAX, Unit
 from refundry.infra.inspection import Inspected, PostgresFacts
@@ -31,8 +30,6 @@ POSTGRES_MIN = 130_000
 # A sweeper wakes every second, so what has been due for a minute has nobody who works on it.
 OVERDUE_SECONDS = 60.0
 NAMED_MAX = 3
-# A storm of 150,000 events is followed by then, at live limits with their charges coalesced; a longer wait has another reason.
-EVENT_OVERDUE_SECONDS = 3600.0
 
 
 @dataclass(slots=True)
@@ -91,28 +88,12 @@ def _tables(settings: Settings, database: Inspected, seen: Seen) -> None:
         seen.findings.append(executing)
         for account in seen.accounts:
             seen.findings += _work(unit, account, nobody=executing.code == "nobody_executes")
-            seen.findings += _events(unit, account)
+            seen.findings += doctor_waits.of_account(unit, account, settings)
             last = inbox.last_received(unit, account.name, Source.WEBHOOK)
             if last is not None:
                 seen.webhook_ages[account.name] = unit.now - last
         seen.findings += _breaks(unit)
-
-
-def _events(unit: Unit, account: Account) -> Iterator[Finding]:
-    """Tell of events that nobody follows."""
-    parked = inbox.counts(unit, account.name)[Event.PARKED]
-    if parked:
-        yield Finding(
-            Area.WORK, "events", f"{output.counted(parked, 'event')} of {account.id} {'is' if parked == 1 else 'are'} parked", Level.WARNING,
-            "events_parked", "what they hint at is only seen when its charge is looked at the next time",
-            "refundry inbox list --state parked, and then refundry inbox replay --parked",
-        )  # fmt: skip
-    oldest = inbox.oldest_waiting(unit, account.name)
-    if oldest is not None and unit.now - oldest > EVENT_OVERDUE_SECONDS:
-        yield Finding(
-            Area.WORK, "events", f"an event of {account.id} waits for {output.span(unit.now - oldest)}", Level.WARNING,
-            "events_overdue", "what Stripe has told is not in the tables yet", "start `refundry serve`; refundry inbox list --state waiting",
-        )  # fmt: skip
+        seen.findings += doctor_waits.of_messages(unit, settings)
 
 
 # The database itself

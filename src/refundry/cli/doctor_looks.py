@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refundry.cli import doctor_database, doctor_findings, doctor_machine, doctor_stripe, session
+from refundry.cli import doctor_database, doctor_findings, doctor_machine, doctor_stripe, doctor_waits, session
 from refundry.cli.doctor_findings import Area, of_error
 from refundry.kernel.errors import RefundryError
 
@@ -21,6 +21,7 @@ def run(account: str | None = None, *, as_json: bool) -> int:
         findings += [
             doctor_machine.mode(settings),
             *doctor_machine.directory(settings),
+            doctor_waits.targets(settings),
             *database.findings,
             *doctor_stripe.look(settings, database, account),
         ]

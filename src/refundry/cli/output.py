@@ -103,6 +103,13 @@ def span(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def lasting(seconds: float) -> str:
+    """Write how long something lasts, to one unit: `3 d`, `5 h`, `2 min`."""
+    if seconds >= 86_400:  # noqa: PLR2004  # a day
+        return f"{int(seconds // 86_400)} d"
+    return f"{int(seconds // 3600)} h" if seconds >= 3600 else f"{max(int(seconds // 60), 0)} min"  # noqa: PLR2004  # an hour
+
+
 def moment(at: float) -> str:
     """Write a time: `2026-11-24 10:43:17 UTC`."""
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -6,7 +6,8 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,18 +18,24 @@ from refundry import bootstrap
 from refundry.accounts import service as accounts
 from refundry.cli import output, session
 from refundry.cli.work import Work, working
+from refundry.follow import service as follow
+from refundry.follow.model import Backlog
 from refundry.infra import loop
 from refundry.infra.settings import Settings
 from refundry.kernel.errors import RefundryError, UsageError
+from refundry.outbox import service as outbox
+from refundry.outbox.model import Queue
 from refundry.refunds import service as refunds
 from refundry.web.app import Health, app_of
 from refundry.web.listening import config_of
-from refundry.web.metrics import Numbers
+from refundry.web.metrics import Numbers, age
 from refundry.web.webhooks import Intake
 from refundry.worker.executor import REFUND
 from refundry.worker.main import Station
 
 LOOK_SECONDS = 1.0
+# What waits is counted no more often than this: nobody who is called for it comes sooner.
+WAITS_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,8 @@ async def until_interrupted(work: Work, sock: socket.socket | None) -> None:
         following = work.worker.following
         woken = following.woken if following is not None else lambda _: None
         intake = Intake(bootstrap.doors_of(work.desk), work.desk.writer, work.desk.clock, woken=woken)
-        app = app_of(lambda: _health(work), lambda: _numbers(work), intake)
+        waits = Waits(work)
+        app = app_of(lambda: _health(work, waits), lambda: _numbers(work, waits), waits.told, intake)
         server = Server(config_of(app))
         task = asyncio.create_task(server.serve(sockets=[sock]), name="web")
         host, port = sock.getsockname()[:2]
@@ -137,7 +145,76 @@ def _stands(work: Work) -> str:
     return "working" if work.worker.executing.is_set() else "starting"
 
 
-def _health(work: Work) -> Health:
+class Waits:
+    """What waits for a person, for a bank, for an order system, or to be followed.
+
+    It is read at most once in `WAITS_SECONDS`, however often and by however many it is asked for: a balancer may ask for `/health` every
+    second, and in a storm there is much to count.
+
+    Args:
+        work: The command at work.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._lock = threading.Lock()
+        self._read_at = -WAITS_SECONDS
+        self._backlogs: Mapping[str, Backlog] = {}
+        self._queues: Mapping[str, Queue] = {}
+        self._now = 0.0
+
+    def backlogs(self) -> Mapping[str, Backlog]:
+        """Tell the backlog of each account that is worked on, by its name in our tables."""
+        self._look()
+        return self._backlogs
+
+    def told(self) -> tuple[Mapping[str, Queue], float]:
+        """Tell what each target was not told yet, and when that was read, by the database's clock."""
+        self._look()
+        return self._queues, self._now
+
+    def facts(self) -> dict[str, object]:
+        """Write it for `/health`, over all accounts; ages in seconds, `None` where nothing waits."""
+        queues, now = self.told()
+        waits = list(self.backlogs().values())
+
+        def oldest(times: Iterable[float | None]) -> float | None:
+            known = [at for at in times if at is not None]
+            return round(age(min(known), now), 3) if known else None
+
+        return {
+            "tasks": {
+                "open": sum(sum(one.tasks.values()) for one in waits), "overdue": sum(one.tasks_overdue for one in waits),
+                "oldest_seconds": oldest(one.task_since for one in waits),
+            },
+            "disputes": {
+                "open": sum(one.disputes for one in waits), "due_soon": sum(len(one.disputes_due) for one in waits),
+            },
+            "messages": {
+                "waiting": sum(one.waiting for one in queues.values()), "parked": sum(one.parked for one in queues.values()),
+                "oldest_seconds": oldest(one.waits_since for one in queues.values()),
+            },
+            "events": {
+                "waiting": sum(one.events_waiting for one in waits), "parked": sum(one.events_parked for one in waits),
+                "oldest_seconds": oldest(one.event_since for one in waits),
+                "last_seconds": round(age(max(came), now), 3) if (came := [one.event_at for one in waits if one.event_at]) else None,
+            },
+        }  # fmt: skip
+
+    def _look(self) -> None:
+        desk = self._work.desk
+        # Several threads of the web server may ask at once: one reads, the others take what it has read.
+        with self._lock:
+            if desk.clock.boot_seconds() - self._read_at < WAITS_SECONDS:
+                return
+            with desk.database.reading() as unit:
+                self._backlogs = {account: follow.backlog(unit, account) for account in self._work.worker.stations}
+                set_ = dict.fromkeys((target.name for target in desk.targets), Queue())
+                self._queues, self._now = set_ | outbox.queues(unit), unit.now
+            self._read_at = desk.clock.boot_seconds()
+
+
+def _health(work: Work, waits: Waits) -> Health:
     """Look whether everything that is needed is there; called in a thread of the web server."""
     desk = work.desk
     facts: dict[str, object] = {
@@ -153,6 +230,8 @@ def _health(work: Work) -> Health:
                 one.id: one.held_text for one in accounts.known(unit) if one.held_text and _works_on(work, one.name)
             }
             facts["breaks"] = len(refunds.open_breaks(unit))
+        # For people and monitors. None of it makes the process unwell: a new start would not make a receiver come back.
+        facts |= waits.facts()
     except RefundryError as error:
         return Health(ok=False, facts={**facts, "error": error.told()})
     # One account that is held does not stop the others, and a new start would not free it.
@@ -163,14 +242,16 @@ def _works_on(work: Work, account: str) -> bool:
     return account in work.worker.stations
 
 
-def _numbers(work: Work) -> list[Numbers]:
+def _numbers(work: Work, waits: Waits) -> list[Numbers]:
+    backlogs = waits.backlogs()
     with work.desk.database.reading() as unit:
         held = {one.name for one in accounts.known(unit) if one.held_text}
         breaks = len(refunds.open_breaks(unit))
-    return [_of_station(work, station, breaks, held) for station in work.worker.stations.values()]
+    stations = work.worker.stations
+    return [_of_station(work, station, breaks, held, backlogs[name]) for name, station in stations.items()]
 
 
-def _of_station(work: Work, station: Station, breaks: int, held: set[str]) -> Numbers:
+def _of_station(work: Work, station: Station, breaks: int, held: set[str], backlog: Backlog) -> Numbers:
     counts, pacer, account = station.executor.counts, station.seat.pacer, station.seat.account
     return Numbers(
         account=account.id,
@@ -187,4 +268,5 @@ def _of_station(work: Work, station: Station, breaks: int, held: set[str]) -> Nu
         rate_limit=pacer.rate_of(REFUND),
         flight=station.executor.flight_max(),
         meter=pacer.meter.copied(),
+        backlog=backlog,
     )

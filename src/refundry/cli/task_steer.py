@@ -13,7 +13,7 @@ from refundry.kernel.errors import UsageError
 from refundry.kernel.lane import Lane
 from refundry.refunds import service as refunds
 from refundry.tasks import service as tasks
-from refundry.tasks.model import DAY, How, Task
+from refundry.tasks.model import How, Task
 
 AT_STRIPE = frozenset({How.REPLACE, How.CANCEL})
 
@@ -31,7 +31,7 @@ def show_all(kinds: Sequence[str], account: str | None, *, every: bool, limit: i
         output.line("There are none.")
         return output.DONE
     rows = [
-        [task.id, task.kind.value, _amount(task), age(now - task.opened_at), _due(task, now), task.refund or task.charge]
+        [task.id, task.kind.value, _amount(task), output.lasting(now - task.opened_at), _due(task, now), task.refund or task.charge]
         for task in found
     ]  # fmt: skip
     output.table(["task", "kind", "amount", "age", "due", "about"], rows, right=(2, 3))
@@ -42,17 +42,14 @@ def show_all(kinds: Sequence[str], account: str | None, *, every: bool, limit: i
     return output.PARTLY if overdue else output.DONE
 
 
-def age(seconds: float) -> str:
-    """Write how old something is: `3 d`, `5 h`, `2 min`."""
-    if seconds >= DAY:
-        return f"{int(seconds // DAY)} d"
-    return f"{int(seconds // 3600)} h" if seconds >= 3600 else f"{max(int(seconds // 60), 0)} min"  # noqa: PLR2004  # an hour
-
-
 def _due(task: Task, now: float) -> str:
     if task.resolved_at is not None:
         return str(task.how)
-    return f"overdue by {age(now - task.due_at)}" if task.due_at < now else f"in {age(task.due_at - now)}"
+    return (
+        f"overdue by {output.lasting(now - task.due_at)}"
+        if task.due_at < now
+        else f"in {output.lasting(task.due_at - now)}"
+    )
 
 
 def _amount(task: Task) -> str:
@@ -85,7 +82,7 @@ def _told(task: Task, now: float, *, as_json: bool) -> int:
     output.line(output.wrapped(task.text))
     for name, value in (
         ("task", task.id), ("kind", task.kind.value), ("request", task.request), ("refund", task.refund), ("charge", task.charge),
-        ("amount", _amount(task)), ("opened", f"{output.moment(task.opened_at)}, {age(now - task.opened_at)} ago"),
+        ("amount", _amount(task)), ("opened", f"{output.moment(task.opened_at)}, {output.lasting(now - task.opened_at)} ago"),
         ("due", None if task.resolved_at else f"{output.moment(task.due_at)}, {_due(task, now)}"),
         ("resolved", f"{output.moment(task.resolved_at)} by {task.resolved_by}: {task.how}" if task.resolved_at else None),
         ("note", task.note), ("replaced by", task.replacement),

@@ -21,6 +21,10 @@ class Phase(StrEnum):
 
 
 OPEN = frozenset({Phase.INQUIRY, Phase.CHARGEBACK})
+# With these statuses of Stripe's nobody has answered the bank yet (stripe-facts 6).
+UNANSWERED = frozenset({"warning_needs_response", "needs_response", "appeal_needs_response"})
+# A dispute whose evidence is due within this time, in seconds, is due soon: a weekend, and a day to find the papers.
+DUE_SOON = 3 * 86_400.0
 # With these the bank has the money.
 TAKEN = frozenset({Phase.CHARGEBACK, Phase.LOST})
 

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from refundry.disputes.model import OPEN, Dispute, FraudWarning, Phase
+from refundry.disputes.model import OPEN, UNANSWERED, Dispute, FraudWarning, Phase
 from refundry.disputes.tables import disputes, fraud_warnings
 from refundry.infra.db import Unit
 
@@ -55,6 +55,22 @@ def unseen(unit: Unit, account: str, before: float, most: int) -> list[Dispute]:
         d.account == account, d.phase.in_([p.value for p in OPEN]), d.seen_at < before
     )
     return [_dispute(row) for row in unit.connection.execute(statement.order_by(d.seen_at, d.id).limit(most))]
+
+
+def count_open(unit: Unit, account: str) -> int:
+    """Count the open disputes of an account."""
+    statement = sa.select(sa.func.count()).where(d.account == account, d.phase.in_([phase.value for phase in OPEN]))
+    return int(unit.connection.execute(statement).scalar_one())
+
+
+def due(unit: Unit, account: str, until: float) -> list[Dispute]:
+    """Read the open disputes of an account that nobody has answered and whose evidence is due by then, the first due first."""
+    # What was due before now can be answered no more.
+    statement = sa.select(disputes).where(
+        d.account == account, d.phase.in_([phase.value for phase in OPEN]), d.status.in_(sorted(UNANSWERED)), d.due_at > unit.now,
+        d.due_at <= until,
+    )  # fmt: skip
+    return [_dispute(row) for row in unit.connection.execute(statement.order_by(d.due_at, d.id))]
 
 
 def page(unit: Unit, account: str, phases: Sequence[Phase], most: int) -> list[Dispute]:

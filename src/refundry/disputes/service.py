@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from refundry.audit import service as audit
 from refundry.charges import service as charges
 from refundry.disputes import repository
-from refundry.disputes.model import OPEN, Dispute, FraudWarning, Loss, Phase
+from refundry.disputes.model import DUE_SOON, OPEN, Dispute, FraudWarning, Loss, Phase
 from refundry.disputes.rules import loss, phase_of, standing, told
 from refundry.gateways.base import SeenDispute, SeenWarning
 from refundry.infra.db import Unit
@@ -121,6 +121,12 @@ def page(unit: Unit, account: str, phases: Sequence[str], most: int) -> list[Dis
     return repository.page(unit, account, wanted, most)
 
 
+def due_soon(unit: Unit, account: str) -> list[Dispute]:
+    """Tell the open disputes of an account that wait for evidence, and no longer than `DUE_SOON`; the first due first."""
+    return repository.due(unit, account, unit.now + DUE_SOON)
+
+
+count_open = repository.count_open
 of_charge = repository.of_charge
 of_charges = repository.of_charges
 unseen = repository.unseen

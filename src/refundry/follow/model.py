@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from refundry.disputes.model import Dispute
 from refundry.inbox.model import HANDLED, Event, Key
 from refundry.kernel.outcome import SeenRefund
+from refundry.tasks.model import Kind
 
 # Stripe's events go back so far (stripe-facts 5.3).
 EVENTS_KEPT = 30 * 86_400.0
@@ -97,3 +99,34 @@ class Mark:
     mark: float | None
     tried_at: float
     reads_today: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What of an account waits for a person, for evidence, or to be followed.
+
+    Args:
+        at: When this was read, by the database's clock.
+        tasks: Open tasks by kind; without those that there are none of.
+        tasks_overdue: How many of them are overdue.
+        task_since: When the oldest of them was opened.
+        disputes: How many are open.
+        disputes_due: Those that wait for evidence, and not for long; the first due first.
+        events_waiting: Events that are to be applied.
+        events_parked: Events that a person should look at.
+        event_since: When the oldest of those that wait came.
+        event_at: When an event came last.
+        marks: How far each feed was read; without those that never were.
+    """
+
+    at: float
+    tasks: Mapping[Kind, int]
+    tasks_overdue: int
+    task_since: float | None
+    disputes: int
+    disputes_due: tuple[Dispute, ...]
+    events_waiting: int
+    events_parked: int
+    event_since: float | None
+    event_at: float | None
+    marks: Mapping[Feed, float]

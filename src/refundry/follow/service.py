@@ -9,9 +9,11 @@ from refundry.charges import service as charges
 from refundry.charges.model import REQUEST_ID, Charge
 from refundry.disputes import service as disputes
 from refundry.follow import repository, rules
-from refundry.follow.model import About, Feed, Mark, Needed, Target
+from refundry.follow.model import About, Backlog, Feed, Mark, Needed, Target
 from refundry.gateways.base import Look, SeenWarning
+from refundry.inbox import service as inbox
 from refundry.inbox.model import Event, Key
+from refundry.inbox.model import State as EventState
 from refundry.infra.db import Unit
 from refundry.kernel.outcome import SeenRefund
 from refundry.refunds import service as refunds
@@ -203,3 +205,25 @@ def take_turn(unit: Unit, account: str, who: str, seconds: float) -> bool:
 def end_turn(unit: Unit, account: str, who: str | None = None) -> None:
     """Let another process apply the events of an account at once: `who` ends, or, without a name, whoever had the turn is dead."""
     repository.let_go(unit, account, Feed.INBOX, who)
+
+
+def backlog(unit: Unit, account: str) -> Backlog:
+    """Tell what of an account waits for a person, for evidence, or to be followed.
+
+    A unit that only reads is enough, and nothing of what is over is read: it may be asked every few seconds.
+    """
+    events = inbox.open_counts(unit, account)
+    marks = {feed: repository.find(unit, account, feed).mark for feed in Feed}
+    return Backlog(
+        unit.now,
+        tasks.counts(unit, account),
+        tasks.overdue(unit, account),
+        tasks.oldest_open(unit, account),
+        disputes.count_open(unit, account),
+        tuple(disputes.due_soon(unit, account)),
+        events[EventState.WAITING],
+        events[EventState.PARKED],
+        inbox.oldest_waiting(unit, account),
+        inbox.last_received(unit, account),
+        {feed: mark for feed, mark in marks.items() if mark is not None},
+    )

@@ -156,6 +156,14 @@ def counts(unit: Unit, account: str | None) -> dict[State, int]:
     return {state: found.get(state, 0) for state in State}
 
 
+def open_counts(unit: Unit, account: str) -> dict[State, int]:
+    """Count the events of an account that wait or are parked: those that are over, which may be a million, are not read."""
+    open_ = (State.WAITING, State.PARKED)
+    statement = sa.select(t.state, sa.func.count()).where(t.account == account, t.state.in_([s.value for s in open_]))
+    found = {State(state): count for state, count in unit.connection.execute(statement.group_by(t.state))}
+    return {state: found.get(state, 0) for state in open_}
+
+
 def oldest_waiting(unit: Unit, account: str | None) -> float | None:
     """Tell when the waiting event that came first was received."""
     statement = sa.select(sa.func.min(t.received_at)).where(t.state == _WAITING)
@@ -165,8 +173,10 @@ def oldest_waiting(unit: Unit, account: str | None) -> float | None:
     return moment
 
 
-def last_received(unit: Unit, account: str, source: Source) -> float | None:
-    """Tell when the last event of an account came in some way."""
-    statement = sa.select(t.received_at).where(t.account == account, t.source == source)
+def last_received(unit: Unit, account: str, source: Source | None) -> float | None:
+    """Tell when the last event of an account came, in some way or in any."""
+    statement = sa.select(t.received_at).where(t.account == account)
+    if source is not None:
+        statement = statement.where(t.source == source)
     moment: float | None = unit.connection.execute(statement.order_by(t.received_at.desc()).limit(1)).scalar()
     return moment

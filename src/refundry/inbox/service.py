@@ -121,8 +121,13 @@ def oldest_waiting(unit: Unit, account: str | None = None) -> float | None:
     return repository.oldest_waiting(unit, account)
 
 
-def last_received(unit: Unit, account: str, source: Source) -> float | None:
-    """Tell when the last event of an account came in some way; `None`, if none ever did."""
+def open_counts(unit: Unit, account: str) -> dict[State, int]:
+    """Count the events of an account that wait, and those that are parked; cheap, however many are over."""
+    return repository.open_counts(unit, account)
+
+
+def last_received(unit: Unit, account: str, source: Source | None = None) -> float | None:
+    """Tell when the last event of an account came in some way, or in any; `None`, if none ever did."""
     return repository.last_received(unit, account, source)
 
 

@@ -199,6 +199,23 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Queue:
+    """What one target was not told yet.
+
+    Args:
+        waiting: Messages that are to be delivered.
+        parked: Messages that were tried often enough.
+        waits_since: When the oldest of those that wait was written.
+        told: What came of its last try; empty before the first.
+    """
+
+    waiting: int = 0
+    parked: int = 0
+    waits_since: float | None = None
+    told: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class OrderTold:
     """What the world was last told of an order.
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from refundry.infra.db import Unit
-from refundry.outbox.model import OPEN, Delivery, DeliveryState, Kind, Message, OrderTold, Wanted
+from refundry.outbox.model import OPEN, Delivery, DeliveryState, Kind, Message, OrderTold, Queue, Wanted
 from refundry.outbox.tables import outbox_deliveries, outbox_keys, outbox_messages
 
 _b = sa.bindparam
@@ -188,6 +188,25 @@ def counts(unit: Unit) -> dict[tuple[str, DeliveryState], int]:
     """Count the deliveries that are not over, by target and state."""
     statement = sa.select(d.target, d.state, sa.func.count()).where(d.state.in_(_OPEN)).group_by(d.target, d.state)
     return {(row[0], DeliveryState(row[1])): row[2] for row in unit.connection.execute(statement)}
+
+
+def queues(unit: Unit) -> dict[str, Queue]:
+    """Tell what each target was not told yet; those that were told everything are left out."""
+    found = counts(unit)
+    first = sa.select(d.target, sa.func.min(d.number).label("number")).where(_WAITING).group_by(d.target).subquery()
+    oldest = (
+        sa.select(d.target, d.told, m.created_at)
+        .join(first, sa.and_(first.c.target == d.target, first.c.number == d.number))
+        .join(outbox_messages, m.number == d.number)
+    )
+    waits = {row.target: row for row in unit.connection.execute(oldest)}
+    return {
+        target: Queue(
+            found.get((target, DeliveryState.WAITING), 0), found.get((target, DeliveryState.PARKED), 0),
+            waits[target].created_at if target in waits else None, waits[target].told if target in waits else "",
+        )
+        for target in sorted({target for target, _ in found})
+    }  # fmt: skip
 
 
 def _read(

@@ -183,3 +183,4 @@ delivered = repository.delivered
 page = repository.page
 behind = repository.behind
 counts = repository.counts
+queues = repository.queues

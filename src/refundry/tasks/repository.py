@@ -87,6 +87,13 @@ def counts(unit: Unit, account: str) -> dict[Kind, int]:
     return {Kind(kind): count for kind, count in unit.connection.execute(statement)}
 
 
+def oldest_open(unit: Unit, account: str) -> float | None:
+    """Tell when the open task of an account was opened that waits the longest; `None`, if none is open."""
+    statement = sa.select(sa.func.min(t.opened_at)).where(t.account == account, t.resolved_at.is_(None))
+    moment: float | None = unit.connection.execute(statement).scalar()
+    return moment
+
+
 def overdue(unit: Unit, account: str) -> int:
     """Count the open tasks of an account that are overdue."""
     statement = sa.select(sa.func.count()).where(t.account == account, t.resolved_at.is_(None), t.due_at < unit.now)

@@ -163,4 +163,5 @@ def page(unit: Unit, account: str, kinds: Sequence[str], most: int, *, resolved:
 
 of_charge = repository.of_charge
 counts = repository.counts
+oldest_open = repository.oldest_open
 overdue = repository.overdue

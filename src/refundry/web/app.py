@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from refundry.web.metrics import DeskCollector, IntakeCollector, Numbers
+from refundry.outbox.model import Queue
+from refundry.web.metrics import DeskCollector, IntakeCollector, Numbers, OutboxCollector
 from refundry.web.webhooks import Intake
 
 WELL, UNWELL = 200, 503
@@ -25,17 +26,24 @@ class Health:
     facts: dict[str, object]
 
 
-def app_of(health: Callable[[], Health], numbers: Callable[[], Sequence[Numbers]], intake: Intake) -> Starlette:
+def app_of(
+    health: Callable[[], Health],
+    numbers: Callable[[], Sequence[Numbers]],
+    queues: Callable[[], tuple[Mapping[str, Queue], float]],
+    intake: Intake,
+) -> Starlette:
     """Make the application.
 
     Args:
         health: Looks whether all is well; called for each request, in a thread.
         numbers: Counts each account, likewise.
+        queues: Counts what order systems were not told yet, and tells the time, likewise.
         intake: Where webhooks come in.
     """
     # A registry of our own: the library's global one would give the numbers of every desk that a test opens.
     registry = CollectorRegistry()
     registry.register(DeskCollector(numbers))
+    registry.register(OutboxCollector(queues))
     registry.register(IntakeCollector(intake.stored, intake.refused))
 
     def tell_health(_: Request) -> Response:

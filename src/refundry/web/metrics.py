@@ -10,7 +10,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from refundry.follow.model import Backlog
+from refundry.inbox.model import State
 from refundry.infra.readings import BOUNDS, Meter
+from refundry.outbox.model import DeliveryState, Queue
+from refundry.tasks.model import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,7 @@ class Numbers:
         flight: How many rows may be on their way at once.
         meter: How long calls took, and which were turned away.
         outcomes: How many sends ended in each way.
+        backlog: What waits for a person, for evidence, or to be followed.
     """
 
     account: str
@@ -38,6 +43,12 @@ class Numbers:
     rate_limit: float
     flight: int
     meter: Meter
+    backlog: Backlog
+
+
+def age(at: float | None, now: float) -> float:
+    """Tell how long ago something was, in seconds; 0, if it never was, or is yet to come by a clock that was set back."""
+    return 0.0 if at is None else max(now - at, 0.0)
 
 
 GAUGES: tuple[tuple[str, str, Callable[[Numbers], float]], ...] = (
@@ -46,6 +57,23 @@ GAUGES: tuple[tuple[str, str, Callable[[Numbers], float]], ...] = (
     ("open_breaks", "Where our books and Stripe's differ, over all accounts.", lambda of: of.breaks),
     ("pace_refunds_per_second", "What the pace allows; 0 means any number.", lambda of: of.rate_limit),
     ("flight_rows", "Rows that may be on their way at once.", lambda of: of.flight),
+    ("overdue_tasks", "Open tasks that are overdue.", lambda of: of.backlog.tasks_overdue),
+    (
+        "oldest_task_age_seconds",
+        "How long the oldest open task waits; 0, if none is open.",
+        lambda of: age(of.backlog.task_since, of.backlog.at),
+    ),
+    ("open_disputes", "Disputes that are open.", lambda of: of.backlog.disputes),
+    (
+        "disputes_due_soon",
+        "Open disputes whose evidence is due within three days.",
+        lambda of: len(of.backlog.disputes_due),
+    ),
+    (
+        "oldest_event_age_seconds",
+        "How long the oldest event waits to be applied; 0, if none does.",
+        lambda of: age(of.backlog.event_since, of.backlog.at),
+    ),
 )
 COUNTERS: tuple[tuple[str, str, Callable[[Numbers], int]], ...] = (
     ("requests_claimed", "Refund requests that were taken to be worked on.", lambda of: of.claimed),
@@ -88,8 +116,31 @@ class DeskCollector(Collector):
             for outcome, count in sorted(of.outcomes.items()):
                 outcomes.add_metric([of.account, of.mode, outcome], count)
         yield outcomes
+        yield from _waits(now)
         yield _limited(now)
         yield _call_seconds(now)
+
+
+def _waits(now: Sequence[Numbers]) -> Iterator[Metric]:
+    """Tell what waits by kind, state and feed."""
+    labels = ["account", "mode"]
+    tasks = GaugeMetricFamily("refundry_open_tasks", "Tasks that wait for a person.", labels=[*labels, "kind"])
+    events = GaugeMetricFamily("refundry_inbox_events", "Events that wait, or are parked.", labels=[*labels, "state"])
+    text = "How long ago an event came last; missing, if none ever did."
+    last = GaugeMetricFamily("refundry_last_event_age_seconds", text, labels=labels)
+    text = "How far behind now a feed was read; missing, if it never was."
+    marks = GaugeMetricFamily("refundry_follow_behind_seconds", text, labels=[*labels, "feed"])
+    for of in now:
+        whose, waits = [of.account, of.mode], of.backlog
+        for kind in Kind:
+            tasks.add_metric([*whose, kind], waits.tasks.get(kind, 0))
+        events.add_metric([*whose, State.WAITING], waits.events_waiting)
+        events.add_metric([*whose, State.PARKED], waits.events_parked)
+        if waits.event_at is not None:
+            last.add_metric(whose, age(waits.event_at, waits.at))
+        for feed, mark in sorted(waits.marks.items()):
+            marks.add_metric([*whose, feed], age(mark, waits.at))
+    yield from (tasks, events, last, marks)
 
 
 def _limited(now: Sequence[Numbers]) -> Metric:
@@ -111,6 +162,35 @@ def _call_seconds(now: Sequence[Numbers]) -> Metric:
             buckets = [(str(bound), count) for bound, count in zip([*BOUNDS, "+Inf"], reached, strict=True)]
             seconds.add_metric([of.account, of.mode, operation], buckets, times.seconds)
     return seconds
+
+
+class OutboxCollector(Collector):
+    """Tells what order systems were not told yet: they are the installation's, and no account's.
+
+    Args:
+        queues: Reads it, by target, and the time by the database's clock.
+    """
+
+    def __init__(self, queues: Callable[[], tuple[Mapping[str, Queue], float]]) -> None:
+        self._queues = queues
+
+    def describe(self) -> Iterator[Metric]:
+        """Describe nothing beforehand, as above."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Read it."""
+        text = "Messages that wait to be delivered, or are parked."
+        messages = GaugeMetricFamily("refundry_outbox_messages", text, labels=["target", "state"])
+        text = "How long the oldest message waits to be delivered; 0, if none does."
+        oldest = GaugeMetricFamily("refundry_oldest_message_age_seconds", text, labels=["target"])
+        queues, now = self._queues()
+        for target, queue in sorted(queues.items()):
+            messages.add_metric([target, DeliveryState.WAITING], queue.waiting)
+            messages.add_metric([target, DeliveryState.PARKED], queue.parked)
+            oldest.add_metric([target], age(queue.waits_since, now))
+        yield messages
+        yield oldest
 
 
 class IntakeCollector(Collector):

@@ -98,11 +98,20 @@ def test_one_serves_another_watches_and_takes_over_when_the_first_is_killed(
     shop: Shop, installed: Installation, stay: Any, tmp_path: Path
 ) -> None:
     installed.more |= {"REFUNDRY_STRIPE__LIMITS": "POST /v1/refunds=10", "REFUNDRY_STRIPE__HEADROOM": "0"}
+    # An order system that is down is told of, and makes nobody unwell.
+    installed.more |= {
+        "REFUNDRY_ORDERS__URL": "http://127.0.0.1:9/", "REFUNDRY_ORDERS__TRIES_MAX": "1",
+        "REFUNDRY_ORDERS__SECRETS": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    }  # fmt: skip
     first = stay("serve", "--port", "0")
     at = address_in(first.line("/health"))
     first.line("working")
     told = health(at)
     assert (told["ok"], told["executing"], told["mode"], told["breaks"]) == (True, True, "test", 0)
+    assert told["tasks"] == {"open": 0, "overdue": 0, "oldest_seconds": None}
+    assert told["disputes"] == {"open": 0, "due_soon": 0}
+    assert told["messages"] == {"waiting": 0, "parked": 0, "oldest_seconds": None}
+    assert (told["events"]["waiting"], told["events"]["parked"]) == (0, 0)
     second, third = stay("serve", "--port", "0"), stay("worker")
     other = address_in(second.line("/health"))
     for one in (second, third):
@@ -121,7 +130,13 @@ def test_one_serves_another_watches_and_takes_over_when_the_first_is_killed(
     done = ended(run)
     assert (done.code, done.json["paid"]) == (0, 60), done.err
     assert second.process.poll() is None
+    wait_for("a message that is parked", lambda: health(other)["messages"]["parked"] > 0)
+    told = health(other)
+    assert told["ok"] is True
+    assert told["messages"]["waiting"] > 0
     metrics = asked(other, "/metrics")[1]
+    assert 'refundry_outbox_messages{state="parked",target="http"}' in metrics
+    assert 'refundry_oldest_message_age_seconds{target="http"}' in metrics
     assert f'refundry_account_held{{account="{shop.server.account}",mode="test"}} 0.0' in metrics
     assert second.end(signal.SIGTERM) == 130
     shop.judge()

@@ -21,16 +21,28 @@ from refundry.cli import doctor_database
 from refundry.cli.doctor_database import _postgres
 from refundry.cli.doctor_findings import Area, Level
 from refundry.cli.doctor_stripe import clock
+from refundry.disputes import repository as disputes
+from refundry.disputes.model import Loss
+from refundry.follow import service as follow
+from refundry.follow.model import Feed
+from refundry.inbox import service as inbox
+from refundry.inbox.model import Source
 from refundry.infra import inspection
 from refundry.infra.db import sqlite_url
 from refundry.infra.inspection import Inspected, PostgresFacts, filesystem_of
 from refundry.infra.lock import FileLock
 from refundry.kernel.clock import SystemClock
+from refundry.outbox import service as outbox
 from refundry.refunds import repository as refunds
 from refundry.refunds.model import Break, State
+from refundry.tasks import repository as tasks
+from refundry.tasks.rules import double_loss
 from tests.integration.cli.conftest import Run, Told
 from tests.integration.cli.test_doctor import found, key, the
+from tests.support.builders import dispute
 from tests.support.database import HandDatabase, PostgresServer
+from tests.support.events import seen
+from tests.support.messages import message, write
 from tests.support.server import Server
 from tests.support.states import standing
 
@@ -95,6 +107,68 @@ def test_what_is_stuck_is_told_with_what_to_type(
     assert "two refunds for one request [paid_twice]" in the(told, "break_open")["said"]
     assert the(told, "work_overdue")["do"].startswith("refundry worker")
     assert "6 requests, 1 waiting, 0 worked on now" in the(told, "work_overdue")["said"]
+
+
+def test_what_waits_for_somebody_is_told_with_what_to_type(
+    refundry: Run, stripe: Server, database: HandDatabase, ours: str
+) -> None:
+    now = SystemClock().now()
+    name = {"account": ours}
+    with database.unit() as unit:
+        request(unit, ours, State.PENDING, 1)
+        task = double_loss(ours, "ch_1", Loss(100, 100, 100), "gbp", [], now - 10 * 86_400)
+        tasks.open_all(unit, [task])
+        due = [dispute(f"du_{at}", due_at=now + at * 86_400, **name) for at in (1, 2)]
+        disputes.save(unit, [*due, dispute("du_9", due_at=now + 9 * 86_400, **name)])
+        for feed in (Feed.EVENTS, Feed.REFUNDS):
+            follow.move(unit, ours, feed, now - 2 * 86_400)
+        inbox.store(unit, ours, [seen("evt_1")], Source.POLL)
+        unit.connection.execute(sa.text("UPDATE inbox_events SET received_at = :at"), {"at": now - 7300})
+    wanted = {"REFUNDRY_ORDERS__FILE": "told.jsonl", "REFUNDRY_DATABASE_URL": database.url}
+    write(database, [message("o1")], "file")
+    with database.unit() as unit:
+        (first,) = outbox.claim(unit, "file", "lease", seconds=60, most=9)
+        assert outbox.failed(unit, first, "lease", "no room", tries_max=1)
+    write(database, [message("o2", at=now - 7300)], "file", "sql")
+    told = refundry("doctor", "--json", STRIPE_SECRET_KEY=key(stripe), **wanted)
+    assert [f for f in told.json["findings"] if f["area"] == "work" and f["level"] == "wrong"] == []
+    assert of_work(told) == [
+        "nobody_executes", "tasks_overdue", "disputes_due_soon", "events_overdue", "follow_behind", "messages_parked",
+        "messages_overdue", "messages_without_target",
+    ]  # fmt: skip
+    assert "1 open task of" in the(told, "tasks_overdue")["said"]
+    assert "(1 double_loss), the oldest for 10 d; 1 overdue" in the(told, "tasks_overdue")["said"]
+    said = the(told, "disputes_due_soon")
+    assert "3 open disputes" in said["said"]
+    assert "du_1 (in 23 h), du_2 (in 1 d)" in said["said"]
+    assert "/test/disputes" in said["do"]
+    assert "waits for 2 h" in the(told, "events_overdue")["said"]
+    behind = the(told, "follow_behind")
+    assert (behind["level"], "2 d ago" in behind["said"]) == ("warning", True)
+    assert the(told, "messages_parked")["do"].endswith("refundry outbox resend --parked --target file")
+    assert "the oldest for 2 h" in the(told, "messages_overdue")["said"]
+    assert "1 message for target sql" in the(told, "messages_without_target")["said"]
+
+
+def test_what_waits_as_it_should_is_no_trouble(
+    refundry: Run, stripe: Server, database: HandDatabase, ours: str
+) -> None:
+    now = SystemClock().now()
+    with database.unit() as unit:
+        tasks.open_all(unit, [double_loss(ours, "ch_1", Loss(100, 100, 100), "gbp", [], now)])
+        disputes.save(unit, [dispute(account=ours, due_at=now + 9 * 86_400)])
+        follow.move(unit, ours, Feed.EVENTS, now - 60)
+        inbox.store(unit, ours, [seen("evt_1")], Source.POLL)
+        unit.connection.execute(sa.text("UPDATE inbox_events SET received_at = :at"), {"at": now})
+    write(database, [message("o1", at=now)], "file")
+    wanted = {"REFUNDRY_ORDERS__FILE": "told.jsonl", "REFUNDRY_DATABASE_URL": database.url}
+    told = refundry("doctor", "--json", STRIPE_SECRET_KEY=key(stripe), **wanted)
+    assert of_work(told) == ["nobody_executes", "tasks_open", "disputes_open"]
+    assert {the(told, code)["level"] for code in ("tasks_open", "disputes_open")} == {"note"}
+    said = {finding["what"]: finding["said"] for finding in told.json["findings"]}
+    assert said["messages"] == "1 message for target file waits"
+    assert said["following"].endswith("was followed up to 1 min ago")
+    assert said["orders"] == "told by file"
 
 
 def test_what_is_leased_is_worked_on_and_not_overdue(

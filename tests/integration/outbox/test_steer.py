@@ -6,7 +6,7 @@ import pytest
 
 from refundry.audit import service as audit
 from refundry.outbox import service as outbox
-from refundry.outbox.model import DeliveryState, MessageForbids, MessageUnknown
+from refundry.outbox.model import DeliveryState, MessageForbids, MessageUnknown, Queue
 from tests.support.clock import HandClock
 from tests.support.database import HandDatabase
 from tests.support.hand import ADA
@@ -90,3 +90,20 @@ def test_a_message_that_is_sent_again_holds_up_later_ones_of_its_order(database:
         outbox.resend(unit, first.message.id, ADA)
         assert [one.number for one in outbox.claim(unit, "http", "lease", seconds=60, most=9)] == [first.number]
         assert outbox.behind(unit, first) == 1
+
+
+def test_what_each_target_was_not_told_is_counted_with_its_oldest(database: HandDatabase, clock: HandClock) -> None:
+    with database.reading() as unit:
+        assert outbox.queues(unit) == {}
+    write(database, [message("o1", at=clock.now())])
+    park(database)
+    write(database, [message("o2", at=clock.now() - 9), message("o3", at=clock.now() - 5)], "http", "file")
+    with database.unit() as unit:
+        (first,) = outbox.claim(unit, "http", "lease", seconds=60, most=1)
+        assert not outbox.failed(unit, first, "lease", "HTTP 503", tries_max=9)
+    with database.reading() as unit:
+        told = outbox.queues(unit)
+    assert told == {
+        "file": Queue(2, 0, clock.now() - 9, ""),
+        "http": Queue(2, 1, clock.now() - 9, "HTTP 503"),
+    }
