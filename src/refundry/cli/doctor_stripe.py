@@ -78,6 +78,14 @@ NEEDS: dict[Right, Need] = {
     ),
     Right.ACCOUNT_READ: Need("Account: Read", (), Level.NOTE, "whose key it is, is believed as REFUNDRY_STRIPE__ACCOUNT says it"),
     Right.BALANCE_READ: Need("Balance: Read", ("rak_balance_read",), Level.WARNING, "a balance that runs dry is only noticed by the refund"),
+    Right.EVENT_READ: Need(
+        "Events: Read", ("rak_event_read",), Level.WARNING,
+        "what no webhook brings is not found, but for refunds, which are listed: a dispute is then seen when its charge is looked at",
+    ),
+    # Nobody knows how the link names Radar.
+    Right.RADAR_READ: Need(
+        "Radar: Read", (), Level.NOTE, "early fraud warnings are not shown, and their events are parked; nothing else needs it"
+    ),
     Right.WEBHOOK_READ: Need(
         "Webhook Endpoints: Read", (), Level.NOTE, "they cannot be checked here; `refundry webhooks` needs Write"
     ),

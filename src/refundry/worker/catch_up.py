@@ -145,6 +145,8 @@ class CatchUp:
         for feed, mark in found:
             try:
                 await (self._events(mark) if feed is Feed.EVENTS else self._refunds(mark))
+                # A key may be given the right meanwhile; refunds are then listed as seldom as before.
+                self._without_events = self._without_events and feed is not Feed.EVENTS
             except GatewayError as error:
                 self._log.warning("catch_up.not_read", feed=feed.value, code=error.code, why=error.message)
                 await self._failed(feed, error)

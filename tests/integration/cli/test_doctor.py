@@ -233,6 +233,8 @@ def test_a_disk_that_fills_up_is_told_in_refunds(
         ("dispute_read", "wrong"),
         ("payment_intent_write", "note"),
         ("balance_read", "warning"),
+        ("event_read", "warning"),
+        ("radar_read", "note"),
         ("webhook_read", "note"),
     ],
 )
@@ -249,6 +251,7 @@ def test_a_right_that_is_missing_is_named_with_a_link_to_a_key_that_has_it(
     asked = urllib.parse.parse_qs(where.query)["permissions[]"]
     assert asked == [
         "rak_refund_write", "rak_charge_write", "rak_dispute_read", "rak_payment_intent_read", "rak_balance_read",
+        "rak_event_read",
     ]  # fmt: skip
     assert refunds_of() == 0
 
@@ -262,7 +265,7 @@ def test_what_a_write_right_includes_is_missing_with_it(refundry: Run, stripe: S
 
 def test_a_full_secret_key_is_advised_against(refundry: Run) -> None:
     told = refundry("doctor", "--json")
-    assert the(told, "key_unrestricted")["do"].endswith("rak_balance_read")
+    assert the(told, "key_unrestricted")["do"].endswith("rak_event_read")
     assert told.code == 0
 
 

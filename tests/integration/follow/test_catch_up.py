@@ -170,6 +170,27 @@ async def test_a_key_that_may_not_read_events_is_followed_by_lists(scene: Scene)
     assert scene.origin(made) == "external"
 
 
+async def test_a_key_that_is_given_the_right_to_events_is_followed_by_them_again(scene: Scene, calls: Calls) -> None:
+    charge = await scene.sim.charge(5000)
+    await scene.control(f"POST /_sim/charges/{charge}/behaviour", {"refund": "stays"})
+    await scene.paid(charge, 100)
+    await scene.control("POST /_sim/faults", {"rules": [{"kind": "forbidden", "operation": "GET /v1/events"}]})
+    await scene.poll()
+    for _ in range(5):
+        await scene.move(61)
+        await scene.poll()
+    assert (await calls.since_last())["GET /v1/refunds"] >= 5
+    await scene.control("DELETE /_sim/faults")
+    await scene.move(900)
+    await scene.poll()
+    await calls.since_last()
+    for _ in range(5):
+        await scene.move(61)
+        await scene.poll()
+    told = await calls.since_last()
+    assert (told["GET /v1/events"], told["GET /v1/refunds"]) == (5, 0)
+
+
 async def test_charges_are_mirrored_by_lists_from_the_watermark_on(scene: Scene) -> None:
     charges = [await scene.sim.charge(5000) for _ in range(3)]
     made = await scene.by_hand(charges[0], 300)

@@ -87,6 +87,8 @@ ASKED: dict[Right, tuple[str, str, Json]] = {
     Right.PAYMENT_INTENT_READ: (PAYMENT_INTENTS, "/v1/payment_intents", ONE),
     Right.PAYMENT_INTENT_WRITE: (PAYMENT_INTENT_CANCEL, f"/v1/payment_intents/{NO_INTENT}/cancel", {}),
     Right.BALANCE_READ: (BALANCE, "/v1/balance", {}),
+    Right.EVENT_READ: (EVENTS, "/v1/events", ONE),
+    Right.RADAR_READ: (FRAUD_WARNINGS, "/v1/radar/early_fraud_warnings", ONE),
     Right.WEBHOOK_READ: (WEBHOOK_ENDPOINTS, "/v1/webhook_endpoints", ONE),
 }
 
