@@ -123,6 +123,15 @@ def move(unit: Unit, keys: Iterable[Key], before: Sequence[State], after: State,
     )
 
 
+def forget(unit: Unit, before: float, most: int) -> int:
+    """Delete the oldest events that are over and came before then; tells how many."""
+    over = t.state.in_([State.APPLIED.value, State.IGNORED.value])
+    old = sa.select(t.account, t.id).where(t.received_at < before, over).order_by(t.received_at, t.id).limit(most)
+    # The state is asked for twice: a person may have one applied again while this waits for its row.
+    statement = sa.delete(inbox_events).where(sa.tuple_(t.account, t.id).in_(old), over)
+    return unit.connection.execute(statement).rowcount
+
+
 def of_id(unit: Unit, event: str) -> list[Event]:
     """Read the events of an id, with their bodies: one for each account that it was stored for."""
     statement = sa.select(inbox_events).where(t.id == event).order_by(t.account)

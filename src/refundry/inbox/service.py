@@ -79,6 +79,15 @@ def put_off(unit: Unit, keys: Iterable[Key], due_at: float, why: str) -> None:
     repository.put_off(unit, keys, due_at, why)
 
 
+def forget(unit: Unit, before: float, most: int) -> int:
+    """Forget events that were applied or ignored and came before then, the oldest first; tells how many.
+
+    Those that wait or are parked are kept, however old they are. Should one that is forgotten come again, it is applied again, which changes
+    nothing: what it is about is read anew.
+    """
+    return repository.forget(unit, before, most)
+
+
 # For operators
 
 

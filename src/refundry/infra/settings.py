@@ -194,6 +194,31 @@ class FollowSettings(BaseModel):
     reads_per_day: int = Field(default=3000, ge=0)
 
 
+# Stripe lists events for thirty days, and sends one again for three more at most (stripe-facts 5.3); two for clocks that are wrong.
+KEEP_EVENTS_MIN = 35
+
+
+class KeepSettings(BaseModel):
+    """`REFUNDRY_KEEP__…`: for how many days what is over is kept; zero for ever. What waits or is parked always is.
+
+    Args:
+        events_days: Events that were applied or ignored, since they came. Stripe must not be able to tell one again that is forgotten.
+        messages_days: Messages that were delivered or dropped, since then.
+    """
+
+    events_days: int = Field(default=90, ge=0)
+    messages_days: int = Field(default=90, ge=0)
+
+    @field_validator("events_days")
+    @classmethod
+    def _longer_than_stripe(cls, value: int) -> int:
+        if 0 < value < KEEP_EVENTS_MIN:
+            raise ValueError(
+                f"should be 0, for ever, or at least {KEEP_EVENTS_MIN}: Stripe tells events again for so long"
+            )
+        return value
+
+
 class Settings(BaseSettings):
     """All of them."""
 
@@ -205,6 +230,7 @@ class Settings(BaseSettings):
     pay: PaySettings = PaySettings()
     follow: FollowSettings = FollowSettings()
     orders: OrderSettings = OrderSettings()
+    keep: KeepSettings = KeepSettings()
     database_url: SecretStr | None = None
     state_dir: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "warning"

@@ -209,6 +209,33 @@ def queues(unit: Unit) -> dict[str, Queue]:
     }  # fmt: skip
 
 
+def forget(unit: Unit, before: float, after: int, most: int) -> tuple[int, int | None]:
+    """Delete messages that were written before then and are over at all their targets since before then.
+
+    Args:
+        unit: The open unit.
+        before: By the database's clock.
+        after: Only those with a higher number are looked at.
+        most: As many are looked at.
+
+    Returns:
+        How many were deleted, and from which number to go on; `None`, where younger ones begin.
+    """
+    page = sa.select(m.number, m.created_at).where(m.number > after).order_by(m.number).limit(most)
+    seen = unit.connection.execute(page).all()
+    old = [row.number for row in seen if row.created_at < before]
+    if not old:
+        return 0, None
+    still = sa.select(d.number).where(d.number.in_(old), sa.or_(d.state.in_(_OPEN), d.delivered_at >= before))
+    kept = set(unit.connection.execute(still).scalars())
+    over = [number for number in old if number not in kept]
+    # A person may have one sent again while this waits for its row: then that delivery stays, and the message with it.
+    unit.connection.execute(sa.delete(outbox_deliveries).where(d.number.in_(over), d.state.not_in(_OPEN)))
+    left = sa.exists().where(d.number == m.number)
+    count = unit.connection.execute(sa.delete(outbox_messages).where(m.number.in_(over), ~left)).rowcount
+    return count, seen[-1].number if len(seen) == most else None
+
+
 def _read(
     unit: Unit,
     where: sa.ColumnElement[bool],

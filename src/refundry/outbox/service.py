@@ -184,3 +184,4 @@ page = repository.page
 behind = repository.behind
 counts = repository.counts
 queues = repository.queues
+forget = repository.forget

@@ -1,4 +1,4 @@
-"""Following the money in a process that stays: for each account a follower and a catch-up, side by side with what pays."""
+"""Following the money in a process that stays: for each account a follower and a catch-up, side by side with what pays; and pruning."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 from refundry.bootstrap import Desk, Seat
 from refundry.worker.catch_up import CatchUp
 from refundry.worker.follower import Follower
+from refundry.worker.pruner import Pruner
 
 
 class Following:
@@ -23,8 +24,10 @@ class Following:
         self.catch_ups = {seat.account.name: catch_up_of(desk, seat) for seat in desk.seats}
         for account, catch_up in self.catch_ups.items():
             catch_up.stored = self.followers[account].wake
+        self.pruner = Pruner(desk.writer, desk.settings.keep)
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._pruning: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin, in the running loop."""
@@ -39,6 +42,8 @@ class Following:
         if account in self.followers:
             self.followers[account].wake()
 
+        self._pruning = asyncio.create_task(self.pruner.run(self._stopping), name="prune")
+
     async def stop(self) -> None:
         """Begin nothing more, and leave off what is under way: it is done again by whoever comes next."""
         self._stopping.set()
@@ -47,6 +52,9 @@ class Following:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._tasks:
             await asyncio.gather(*(follower.leave() for follower in self.followers.values()))
+        if self._pruning is not None:
+            # It ends after its slice, and says what it has forgotten.
+            await self._pruning
 
 
 def follower_of(desk: Desk, seat: Seat, who: str) -> Follower:

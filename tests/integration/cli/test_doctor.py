@@ -126,6 +126,7 @@ def test_in_words_every_trouble_has_its_reason_and_its_advice(refundry: Run, str
         ({"REFUNDRY_STRIPE__LIMITS": "much"}, "limits_wrong", "REFUNDRY_STRIPE__LIMITS"),
         ({"REFUNDRY_DATABASE_URL": "mysql://x"}, "database_url_wrong", "REFUNDRY_DATABASE_URL"),
         ({"REFUNDRY_STRIPE__ACCOUNT": "acct_other"}, "account_disagrees", "REFUNDRY_STRIPE__ACCOUNT"),
+        ({"REFUNDRY_KEEP__EVENTS_DAYS": "34"}, "setting_wrong", "REFUNDRY_KEEP__EVENTS_DAYS"),
         ({"REFUNDRY_ORDERS__URL": "shop.example"}, "orders_url_wrong", "REFUNDRY_ORDERS__URL"),
         (
             {"REFUNDRY_ORDERS__KINDS": "refund.paid", "REFUNDRY_ORDERS__FILE": "f"},
