@@ -21,6 +21,10 @@ class Verdict(StrEnum):
     HOLD = "hold"
 
 
+# A request waits that seemed to repeat another refund, which has failed or was canceled since.
+REPEAT_FAILED = "repeat_failed"
+
+
 class Wait(StrEnum):
     """What a held request waits for."""
 

@@ -237,6 +237,11 @@ def _same(facts: Facts, charge: Charge, refund: SeenRefund) -> bool:
     return recent and refund.amount_minor in {wanted, charge.captured_minor}
 
 
+def repeated(facts: Facts, charge: Charge) -> Decision | None:
+    """Tell what a request seems to repeat at this moment; `None`, if nothing."""
+    return _repeat(facts, charge) or _twin(facts, charge)
+
+
 def _reserved(facts: Facts, charge: Charge) -> Decision | None:
     """Short only because of what other requests have claimed: wait until they are over, it may be enough then."""
     left = charge.unrefunded_minor - facts.reserved_minor

@@ -13,6 +13,7 @@ from refundry.charges.model import TICKET_ID, Charge
 from refundry.kernel.outcome import SeenRefund
 from refundry.outbox.model import Kind, Message
 from refundry.outbox.rules import message_id, moment, ordering_key
+from refundry.policies.model import REPEAT_FAILED
 from refundry.policies.rules import DAY, REPEAT_DAYS
 from refundry.refunds.model import Attempt, Content, RefundRequest, Send
 
@@ -156,7 +157,8 @@ def kind_of(before: RefundRequest | None, after: RefundRequest) -> Kind | None:
     if before is None:
         return Kind.RECEIVED
     held_before = before.hold.reason if before.hold is not None else None
-    if after.hold is not None and after.hold.reason is not held_before:
+    told_anew = after.reason_code == REPEAT_FAILED and before.reason_code != REPEAT_FAILED
+    if after.hold is not None and (after.hold.reason is not held_before or told_anew):
         return Kind.HELD
     return Kind(f"refund_request.{after.state}") if after.state is not before.state else None
 

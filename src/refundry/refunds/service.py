@@ -23,8 +23,8 @@ from refundry.kernel.outcome import Accepted, Declined, NotTaken, Outcome, SeenR
 from refundry.outbox import service as outbox
 from refundry.outbox.model import Cause, Kind, Message, OrderTold, Wants
 from refundry.outbox.rules import ordering_key
-from refundry.policies.model import Decision, Facts, Verdict, Wait
-from refundry.policies.rules import decide
+from refundry.policies.model import REPEAT_FAILED, Decision, Facts, Verdict, Wait
+from refundry.policies.rules import decide, repeated
 from refundry.refunds import repository
 from refundry.refunds.model import (
     OF_STRIPE,
@@ -250,9 +250,26 @@ def _decided(
     first: bool = False,
     more_reserved: int = 0,
 ) -> Decision:
+    facts = _facts(unit, request, charge, age_max_days=age_max_days, first=first, more_reserved=more_reserved)
+    decision = decide(facts)
+    if request.content.asked_minor is None and request.amount_minor and decision.verdict is Verdict.APPROVE:
+        # `full` was resolved once: more that is left now is not paid, less is.
+        decision = replace(decision, amount_minor=min(decision.amount_minor, request.amount_minor))
+    return decision
+
+
+def _facts(
+    unit: Unit,
+    request: RefundRequest,
+    charge: Charge | None,
+    *,
+    age_max_days: int = 0,
+    first: bool = False,
+    more_reserved: int = 0,
+) -> Facts:
     content = request.content
     keyed = request.request_key.startswith("key:")
-    facts = Facts(
+    return Facts(
         charge=charge,
         request=request.id,
         asked_minor=content.asked_minor,
@@ -268,11 +285,6 @@ def _decided(
         connect=Connect(content.reverse_transfer, content.refund_application_fee),
         expected=request.planned.expected if request.planned else None,
     )
-    decision = decide(facts)
-    if request.content.asked_minor is None and request.amount_minor and decision.verdict is Verdict.APPROVE:
-        # `full` was resolved once: more that is left now is not paid, less is.
-        decision = replace(decision, amount_minor=min(decision.amount_minor, request.amount_minor))
-    return decision
 
 
 def foresee(unit: Unit, request: RefundRequest, *, known: bool, age_max_days: int, more_reserved: int = 0) -> Decision:
@@ -647,9 +659,12 @@ def _stands(known: KnownRefund, request: RefundRequest | None, broken: set[str])
 def suspect(unit: Unit, refund: SeenRefund) -> int:
     """Hold the waiting requests that ask for what somebody else's refund has given back; tells how many.
 
-    Those that wait for a person, or for a dispute, already, are decided before they are paid.
+    Those that wait for a person, or for a dispute, already, are decided before they are paid. If the refund has failed, those that are held for
+    it say so.
     """
     charge = charges.find(unit, refund.charge)
+    if charge is not None and refund.over:
+        _say_failed(unit, refund, charge)
     if charge is None or refund.over or REQUEST_ID in refund.metadata:
         return 0
     text = (
@@ -660,12 +675,45 @@ def suspect(unit: Unit, refund: SeenRefund) -> int:
     count = 0
     for request in repository.of_charge(unit, charge.id, hold=True):
         settled = request.hold is not None and request.hold.until is None and not waits_in_line(request)
+        # What a person would let go, since the other refund has failed, is a repeat again.
+        settled = settled and not _held_for_failed(request)
         if request.state not in UNPAID or settled or request.allow_repeat:
             continue
         if asks_for_same(request.content, refund, charge, unit.now):
             _by_itself(unit, request, fact, {"refund": refund.id})
             count += 1
     return count
+
+
+def _held_for_failed(request: RefundRequest) -> bool:
+    """Tell whether a request is held as the repeat of a refund that has failed since."""
+    held = request.hold is not None and request.hold.reason is HeldReason.POSSIBLE_REPEAT
+    return held and request.reason_code == REPEAT_FAILED
+
+
+def _say_failed(unit: Unit, refund: SeenRefund, charge: Charge) -> None:
+    """Have the requests say so that are held as repeats of a refund which has failed or was canceled.
+
+    They are not let go: whoever saw it fail may have paid in another way, and whoever canceled it may have meant all of it.
+    """
+    names = {refund.id, refund.metadata.get(REQUEST_ID, refund.id)}
+    for request in repository.of_charge(unit, charge.id, hold=True):
+        held = request.hold is not None and request.hold.reason is HeldReason.POSSIBLE_REPEAT
+        # Its text names what it was held for.
+        named = any(name in request.reason_text for name in names)
+        if not held or not named or request.state not in UNPAID or request.reason_code == REPEAT_FAILED:
+            continue
+        other = repeated(_facts(unit, request, charge), charge)
+        if other is not None:
+            fact = _judged(other, unit.now)
+        else:
+            what = f"{refund.id}, which this one seemed to repeat, {'was canceled' if refund.status == 'canceled' else 'has failed'}"
+            text = (
+                f"{what}, and gives nothing back: see that it was not paid in another way, then allow this one with --allow-repeat, or "
+                "withdraw it"
+            )
+            fact = Judged(Verdict.HOLD, REPEAT_FAILED, text, hold=Hold(HeldReason.POSSIBLE_REPEAT))
+        _by_itself(unit, request, fact, {"refund": refund.id})
 
 
 # What disputes do
@@ -765,6 +813,10 @@ def _keep(unit: Unit, actor: Actor, before: RefundRequest, change: Change, facts
     told = {"from": before.state.value, "to": change.after.state.value, "code": change.after.reason_code}
     _record(unit, actor, change.event, change.after, {**told, **facts})
     _tell(unit, before, change.after)
+    failed = change.refund is not None and change.refund.over and change.after.state is not before.state
+    charge = charges.find(unit, before.content.charge) if failed else None
+    if charge is not None and change.refund is not None:
+        _say_failed(unit, change.refund, charge)
     if change.break_ is not None or {before.state, change.after.state} & CONCERNING:
         _concern(unit, Concern(before.account, before.content.charge, before, change, change.refund))
 
@@ -860,13 +912,22 @@ def reopen(
 
 
 def allow_repeat(unit: Unit, request_id: str, actor: Actor) -> RefundRequest:
-    """Say that a request held as a possible repeat is none."""
+    """Say that a request held as a possible repeat is none.
+
+    Where the other refund has failed, that is all that is said: the charge is looked at anew, and another repeat holds it again.
+    """
+    charge = need(unit, request_id).content.charge
+    # The charge first, as everywhere, so that two units never wait for each other.
+    charges.hold_still(unit, charge)
     request = _held(unit, request_id)
     if request.state in REOPENABLE:
         return reopen(unit, request_id, actor, allow_repeat=True)
     if request.hold is None or request.hold.reason is not HeldReason.POSSIBLE_REPEAT:
         return request
-    freed = replace(request, hold=None, allow_repeat=True, version=request.version + 1, due_at=unit.now)
+    failed = _held_for_failed(request)
+    if failed:
+        charges.touch(unit, charge, unit.now)
+    freed = replace(request, hold=None, allow_repeat=not failed, version=request.version + 1, due_at=unit.now)
     repository.update(unit, request, freed, None, keep_lease=False)
     _record(unit, actor, "refund_request.repeat_allowed", freed, {})
     return freed
