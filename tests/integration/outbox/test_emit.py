@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from refundry.charges import service as charges
 from refundry.infra.db import Unit
@@ -73,13 +75,21 @@ def test_the_same_message_written_twice_is_one_and_stays_delivered(hand: Hand) -
     assert [(one.number, one.state.value) for one in written(hand.database)] == [(first.number, "delivered")]
 
 
-def test_without_a_target_nothing_is_noted_or_written(database: HandDatabase, clock: HandClock) -> None:
+def test_without_a_target_nothing_is_noted_or_written_and_no_statement_is_run(
+    database: HandDatabase, clock: HandClock
+) -> None:
     wanting(database, Wants({}))
+    said: list[str] = []
+    sa.event.listen(database.engine, "before_cursor_execute", lambda _c, _cursor, text, *_: said.append(text))
     hand = Hand(database, clock)
-    hand.looked()
+    hand.looked(metadata={"order_id": "o1"})
     with database.unit() as unit:
-        refunds.receive(unit, [refund_request()], ADA)
+        refunds.receive(unit, [refund_request("key:0")], ADA)
         assert outbox.NAME not in unit.collected
+    paid(hand)
+    hand.found(replace(hand.charge().refunds[0], status="failed"))
+    assert any("refund_requests" in text for text in said)
+    assert [text for text in said if "outbox" in text] == []
     assert written(database) == []
 
 
