@@ -15,7 +15,7 @@ from typing import Any
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, Standing, Totals
 from refundry.bootstrap import read_file
-from refundry.cli import batch_run, batch_told, output, serving, session, work
+from refundry.cli import batch_run, batch_told, demo_follow, output, serving, session, work
 from refundry.cli.simulator import KEY, Simulator, SimulatorFailed, sample
 from refundry.cli.work import Work, working
 from refundry.connectors.base import ReadOptions
@@ -134,13 +134,13 @@ def _settings(folder: Path, simulator: Simulator, wanted: Wanted) -> Settings:
         "limits": wanted.limits,
     }  # fmt: skip
     read = session.settings(mode="test", state_dir=folder, database_url=None, stripe=stripe)
-    # What is handed over is merged with the environment, where further accounts may be named, with their keys.
-    return read.model_copy(update={"accounts": {}})
+    # What is handed over is merged with the environment, where further accounts may be named, with their keys, and the real order system.
+    return read.model_copy(update={"accounts": {}, "orders": demo_follow.told_by(read, folder)})
 
 
 async def _shown(settings: Settings, simulator: Simulator, wanted: Wanted, folder: Path, *, as_json: bool) -> int:
-    async with working(settings) as at_work:
-        began = at_work.desk.clock.boot_seconds()
+    async with working(settings, every=True) as at_work:
+        began, began_at = at_work.desk.clock.boot_seconds(), at_work.desk.clock.now()
         told: dict[str, Any] = {}
         done: list[tuple[Batch, Totals]] = []
         for name in (FILE, UNMATCHED):
@@ -150,6 +150,8 @@ async def _shown(settings: Settings, simulator: Simulator, wanted: Wanted, folde
             if at_work.interrupted:
                 return _interrupted(told, as_json=as_json)
         (batch, totals), (second, refused) = done
+        followed = await demo_follow.followed(at_work, began_at)
+        orders = await demo_follow.orders(at_work)
         books = await _compared(at_work, simulator)
         told |= {
             "simulator": True,
@@ -158,6 +160,7 @@ async def _shown(settings: Settings, simulator: Simulator, wanted: Wanted, folde
                 "wrong": books.wrong, "problems": books.problems,
             },
             "second_file": batch_told.facts(second, refused),
+            **demo_follow.facts(followed, orders),
         }  # fmt: skip
         why = await at_work.read(lambda unit: [batch_told.examples(unit, *one) for one in done])
         if as_json:
@@ -166,10 +169,12 @@ async def _shown(settings: Settings, simulator: Simulator, wanted: Wanted, folde
             where = session.where(batch.account, settings)
             batch_told.words(batch, totals, why[0], where)
             batch_told.words(second, refused, why[1], where)
+            demo_follow.tell(followed, orders, None if wanted.once else settings.orders.file)
             _tell_books(books)
         if not wanted.once:
             return await _stay(at_work, simulator, wanted.port, batch)
-        if not books.agree:
+        # Beginning with nothing, all that was given back was told.
+        if not books.agree or orders.amounts != books.amounts:
             return output.FAILED
         return batch_told.exit_code(totals)
 
@@ -257,6 +262,7 @@ async def _stay(at_work: Work, simulator: Simulator, port: int, batch: Batch) ->
         f"  export STRIPE_SECRET_KEY={KEY}",
         f"  export REFUNDRY_STRIPE__API_BASE={simulator.address}",
         f"  export REFUNDRY_STATE_DIR={desk.settings.folder}",
+        f"  export REFUNDRY_ORDERS__FILE={desk.settings.orders.file} REFUNDRY_ORDERS__KINDS={desk.settings.orders.kinds}",
         f"  {refundry} doctor",
         f"  {refundry} batch status {batch.id[:8]}",
         f"  {refundry} batch report {batch.id[:8]} -o report.csv",
@@ -265,7 +271,11 @@ async def _stay(at_work: Work, simulator: Simulator, port: int, batch: Batch) ->
         lines += [
             f"  {refundry} refund create --charge {charge} \\",
             "      --amount 1.00 --reason duplicate --ticket T-1",
-            "Run the last one twice: it is paid once.",
+            "Run the last one twice: it is paid once. Then refund by hand, as in Stripe's Dashboard, and see that followed, and told:",
+            f"  curl -X POST {simulator.address}/_sim/refunds \\",
+            f'      -d \'{{"charge": "{charge}", "amount": 50}}\'',
+            f"  {refundry} catch-up",
+            f"  tail -n 1 {desk.settings.orders.file}",
         ]
     output.say("\n".join([*lines, ""]))
     try:

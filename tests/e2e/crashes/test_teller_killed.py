@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,38 +13,10 @@ from refundry.infra.db import Database, sqlite_url
 from refundry.kernel.clock import SystemClock
 from refundry.outbox import service as outbox
 from tests.support import crash_run
-from tests.support.page_code import python_of
+from tests.support.page_receiver import SECRET, asked, receiver
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 ROWS = 20
-
-
-@contextlib.contextmanager
-def receiver(folder: Path) -> Iterator[str]:
-    """Run the receiver of the docs; tells its address."""
-    program = folder / "receiver.py"
-    program.write_text(python_of("docs/features/outbox.md", "By a call"))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with (folder / "receiver.log").open("w") as log:
-        process = subprocess.Popen(  # noqa: S603  # the docs' own program
-            [sys.executable, str(program), SECRET, str(port)], cwd=folder, stdout=log, stderr=log
-        )
-    try:
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def asked(folder: Path, query: str) -> list[tuple[object, ...]]:
-    """Ask the receiver's database."""
-    with contextlib.closing(sqlite3.connect(folder / "shop.db", timeout=30)) as shop:
-        try:
-            return shop.execute(query).fetchall()
-        except sqlite3.OperationalError:
-            return []  # it has not made its tables yet
 
 
 def heard(folder: Path) -> set[object]:
