@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from refundry.cli import output
 from refundry.cli.work import Work
 from refundry.follow import service as follow
+from refundry.follow.model import Feed
 from refundry.inbox import service as inbox
 from refundry.inbox.model import State as EventState
 from refundry.infra.db import Unit
@@ -92,9 +93,17 @@ def _here(url: str) -> bool:
 
 
 async def followed(work: Work, since: float) -> Followed:
-    """Ask the simulated Stripe what has happened since, in epoch seconds, and wait until that is applied, and the order system told."""
+    """Ask the simulated Stripe what has happened, and wait until that is applied, and the order system told.
+
+    Args:
+        work: The demo at work.
+        since: When it began, in epoch seconds.
+    """
     following, account = work.worker.following, work.desk.account.name
     if following is not None:
+        # A demo that goes on where it was has missed what was done by hand meanwhile.
+        mark = await work.read(lambda unit: follow.mark(unit, account, Feed.EVENTS).mark)
+        since = min(since, mark or since)
         catch_up, follower = following.catch_ups[account], following.followers[account]
         await catch_up.events_between(since, work.desk.clock.now())
         follower.wake()

@@ -15,6 +15,8 @@ from typing import Any
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, Standing, Totals
 from refundry.bootstrap import read_file
+from refundry.charges import service as charges
+from refundry.charges.model import REQUEST_ID
 from refundry.cli import batch_run, batch_told, demo_follow, output, serving, session, work
 from refundry.cli.simulator import KEY, Simulator, SimulatorFailed, sample
 from refundry.cli.work import Work, working
@@ -224,9 +226,19 @@ async def _compared(at_work: Work, simulator: Simulator) -> Books:
                 ours[request.content.charge] += request.amount_minor
             after = page[-1][0]
 
+    def by_hand(unit: Unit) -> None:
+        # The demo invites to it: what others have given back is in both books too, once it was followed.
+        for charge in charges.many(unit, [name for name, minor in theirs.items() if ours[name] != minor]).values():
+            ours[charge.id] += sum(
+                refund.amount_minor
+                for refund in charge.refunds
+                if not refund.over and REQUEST_ID not in refund.metadata
+            )
+
     await at_work.read(add)
     audit = await asyncio.to_thread(simulator.audit)
     theirs = {line["charge"]: int(line["refunded"]) for line in audit["charges"]}
+    await at_work.read(by_hand)
     wrong = {
         charge: (ours[charge], theirs.get(charge, 0))
         for charge in {*ours, *theirs}

@@ -1,5 +1,6 @@
 """The demo pays a real shop's credit notes, proves it by Stripe's books, and leaves no process behind."""
 
+import json
 import re
 import signal
 import socket
@@ -80,11 +81,16 @@ def test_a_demo_that_stays_answers_ends_politely_and_goes_on_the_next_time(tmp_p
     installed = Installation(tmp_path / "state", None, orders)
     first = installed.start("demo", "--rows", "20", "--port", "0")
     simulator = port_in(line_with(first, "refund_requests.csv"))
+    charge = line_with(first, "--charge ").split("--charge ")[1].split()[0]
     health = port_in(line_with(first, "/health"))
     with urllib.request.urlopen(f"http://127.0.0.1:{health}/health") as answer:
         assert answer.status == 200
     with urllib.request.urlopen(f"http://127.0.0.1:{health}/metrics") as answer:
         assert "refundry_send_outcomes_total{" in answer.read().decode()
+    # What somebody refunds by hand just before the end is followed the next time.
+    by_hand = json.dumps({"charge": charge, "amount": 50}).encode()
+    with urllib.request.urlopen(f"http://127.0.0.1:{simulator}/_sim/refunds", by_hand) as answer:
+        assert answer.status == 200
     first.send_signal(signal.SIGTERM)
     done = ended(first)
     assert done.code == 130, done.err
@@ -105,7 +111,8 @@ def test_a_demo_that_stays_answers_ends_politely_and_goes_on_the_next_time(tmp_p
     again.kill()
     out, _ = again.communicate()
     assert "20 rows: 20 paid" in out
-    # Nothing was paid twice: the books of the simulator, which it kept, have no more than the first time.
-    assert "Books: 20 refunds" in out
+    # Nothing was paid twice: the books of the simulator, which it kept, have no more than the first time, and the one by hand.
+    assert "Books: 21 refunds" in out
+    assert "agree with ours to the penny" in out
     # Killed without a word, it takes the simulator along all the same.
     wait_for("the end of the simulator", lambda: not answers(simulator))
