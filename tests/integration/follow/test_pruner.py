@@ -90,9 +90,9 @@ async def test_a_run_that_is_told_to_stop_ends_with_its_slice_and_says_what_it_h
     until = asyncio.Event()
 
     class Stops(InlineWriter):
-        async def put(self, work: Any, *, needs: Needs = NOTHING) -> Any:
+        async def put(self, work: Any, *, needs: Needs = NOTHING, long: bool = False) -> Any:
             until.set()
-            return await super().put(work, needs=needs)
+            return await super().put(work, needs=needs, long=long)
 
     # Between two slices it waits for a second, unless it is told to stop.
     await Pruner(Stops(scene.database), KeepSettings()).run(until)
