@@ -156,7 +156,7 @@ class Api:
         if reason is not None:
             self.log.limited(reason)
             raise rate_limited(reason, coded=self.world.settings.limiter_code)
-        self.log.passed(route.operation)
+        self.log.passed(route.operation, scope.account, caller.account)
         try:
             if plan is not faults.NOTHING and plan.before and (cut := self._before(plan.before)):
                 return Answer(0, b"", headers, cut)

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from stripesim import cards, faults, invariants, limits, params, registry, webhooks
+from stripesim import cards, faults, ids, invariants, limits, params, registry, webhooks
 from stripesim.api import Answer, Api, Request, die, encoded
 from stripesim.clock import LATEST
 from stripesim.errors import StripeError
@@ -374,13 +374,32 @@ def _check_setting(name: str, value: Any, default: Any) -> None:  # noqa: ANN401
 # Accounts and money
 
 
+@verb("POST /_sim/accounts")
+def open_account(control: Control, _: dict[str, str], body: Any) -> Doc:  # noqa: ANN401
+    """Open a further account that is connected to none: only its own `secret` opens it."""
+    given = _known(body, "secret", "livemode")
+    secret, livemode = _secret(given), _flag(given, "livemode", default=False)
+    world = control.world
+    if secret in world.keys:
+        raise BadControl("secret", "opens an account already", 409)
+    scope = world.open_account("acct_1" + ids.token(world.seed, "own account", secret, length=15), livemode=livemode)
+    world.add_key(secret, scope, None)
+    world.reload()
+    return {"account": scope.account, "livemode": livemode, "secret": secret}
+
+
+def _secret(given: Doc) -> str:
+    secret = _text(given, "secret")
+    if not secret.isascii() or not secret or any(not letter.isprintable() or letter in " /" for letter in secret):
+        raise BadControl("secret", "should be letters, digits and underscores, as in sk_test_mine")
+    return secret
+
+
 @verb("POST /_sim/keys")
 def add_key(control: Control, _: dict[str, str], body: Any) -> Doc:  # noqa: ANN401
     """Let a secret open an account, with all rights or only some `permissions` (`refund_write`, `charge_read`, …)."""
     given = _known(body, "secret", "account", "livemode", "permissions")
-    secret, scope = _text(given, "secret"), control.scope(given)
-    if not secret.isascii() or not secret or any(not letter.isprintable() or letter in " /" for letter in secret):
-        raise BadControl("secret", "should be letters, digits and underscores, as in sk_test_mine")
+    secret, scope = _secret(given), control.scope(given)
     allowed = given.get("permissions")
     known = sorted({route.permission for route in registry.ROUTES.values()})
     if allowed is not None and (not isinstance(allowed, list) or not all(name in known for name in allowed)):
@@ -741,6 +760,12 @@ def calls(control: Control, _: dict[str, str], __: Any) -> Doc:  # noqa: ANN401
 def call_times(control: Control, _: dict[str, str], __: Any) -> Doc:  # noqa: ANN401
     """Tell by operation when each call passed, in seconds of the machine's monotonic clock."""
     return {"operations": control.api.log.times()}
+
+
+@verb("GET /_sim/calls/accounts")
+def calls_by_account(control: Control, _: dict[str, str], __: Any) -> Doc:  # noqa: ANN401
+    """Count the calls that passed, by account, then by the account whose key they carried, then by operation."""
+    return {"seconds": control.api.log.seconds(), "accounts": control.api.log.by_account()}
 
 
 @verb("DELETE /_sim/calls")

@@ -156,10 +156,18 @@ class Log:
         self._limited: Counter[str] = Counter()
         self._times: dict[str, deque[float]] = {}
         self._counts: Counter[str] = Counter()
+        self._accounts: Counter[tuple[str, str, str]] = Counter()
 
-    def passed(self, operation: str) -> None:
-        """A call passed the limiters."""
+    def passed(self, operation: str, account: str, caller: str) -> None:
+        """A call passed the limiters.
+
+        Args:
+            operation: Method and path template.
+            account: On whose objects.
+            caller: Whose key it carries: a platform's for a connected account.
+        """
         self._counts[operation] += 1
+        self._accounts[account, caller, operation] += 1
         self._times.setdefault(operation, deque(maxlen=TIMES_MAX)).append(self._monotonic())
 
     def limited(self, reason: str) -> None:
@@ -179,12 +187,23 @@ class Log:
         operations: dict[str, Any] = {name: _peaks(self._counts[name], times) for name, times in self._times.items()}
         together = sorted(moment for times in self._times.values() for moment in times)
         return {
-            "seconds": self._monotonic() - self._since,
+            "seconds": self.seconds(),
             "statuses": dict(self._statuses),
             "limited": dict(self._limited),
             "operations": operations,
             "all": _peaks(self._counts.total(), together),
         }
+
+    def seconds(self) -> float:
+        """Tell for how long calls have been counted, by the limiters' clock."""
+        return self._monotonic() - self._since
+
+    def by_account(self) -> dict[str, Any]:
+        """Tell how many calls passed for each account, by the account whose key they carried, and by operation."""
+        told: dict[str, Any] = {}
+        for (account, caller, operation), count in self._accounts.items():
+            told.setdefault(account, {}).setdefault(caller, {})[operation] = count
+        return told
 
 
 def _peaks(count: int, times: Iterable[float]) -> dict[str, int]:

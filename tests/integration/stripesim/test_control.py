@@ -88,6 +88,7 @@ GOOD: dict[str, tuple[str, Any, Json]] = {
     "DELETE /_sim/faults": ("", None, {"seed": 0, "rules": []}),
     "GET /_sim/settings": ("", None, {"overdraft": 100_000}),
     "POST /_sim/settings": ("", {"overdraft": 5, "lock_wait": 1}, {"overdraft": 5, "lock_wait": 1}),
+    "POST /_sim/accounts": ("", {"secret": "sk_test_other"}, {"secret": "sk_test_other", "livemode": False}),
     "POST /_sim/keys": (
         "",
         {"secret": "rk_test_mine", "permissions": ["refund_write"]},
@@ -135,6 +136,7 @@ GOOD: dict[str, tuple[str, Any, Json]] = {
     "GET /_sim/events/{event}/deliveries": ("/@event/deliveries", None, {"event": "@event", "deliveries": []}),
     "GET /_sim/calls": ("", None, {"limited": {}}),
     "GET /_sim/calls/times": ("", None, {}),
+    "GET /_sim/calls/accounts": ("", None, {}),
     "DELETE /_sim/calls": ("", None, {"statuses": {}}),
     "GET /_sim/audit": ("", None, {"object": "audit", "ok": True, "problems": []}),
     "POST /_sim/audit": ("", {"obligations": []}, {"obligations": 0, "paid": 0, "ok": False, "problems": []}),
@@ -197,6 +199,9 @@ WRONG: list[tuple[str, Any, int, str, str]] = [
     ("POST /_sim/settings", {"account_default_version": "2020-01-01"}, 400, "account_default_version", "one of"),
     ("POST /_sim/settings", {"colour": 1}, 400, "colour", "not known"),
     ("POST /_sim/keys", {}, 400, "secret", "missing"),
+    ("POST /_sim/accounts", {}, 400, "secret", "missing"),
+    ("POST /_sim/accounts", {"secret": "sk test"}, 400, "secret", "letters"),
+    ("POST /_sim/accounts", {"secret": "sk_test_sim"}, 409, "secret", "already"),
     ("POST /_sim/keys", {"secret": ""}, 400, "secret", "letters"),
     ("POST /_sim/keys", {"secret": "sk test"}, 400, "secret", "letters"),
     ("POST /_sim/keys", {"secret": "k", "account": "acct_none"}, 400, "account", "there are"),
@@ -439,6 +444,35 @@ async def test_calls_are_counted_by_operation_status_and_reason() -> None:
     assert times == {"GET /v1/balance": [1.0, 1.0], "GET /v1/charges/{charge}": [1.0]}
     assert (await sim.control("DELETE /_sim/calls"))["operations"] == {}
     sim.simulator.close()
+
+
+async def test_an_own_account_is_opened_by_its_own_key_alone_and_has_its_own_limits() -> None:
+    sim = Sim(monotonic=lambda: 1.0)
+    other = (await sim.control("POST /_sim/accounts", {"secret": "sk_test_other"}))["account"]
+    assert (await sim.call("GET /v1/account", key="sk_test_other"))["id"] == other
+    assert (await sim.call("GET /v1/balance", account=other, check=False)).status == 403
+    await sim.control("POST /_sim/limits", {"limits": "GET /v1/balance=1"})
+    first, second = [await sim.call("GET /v1/balance", key=key) for key in ("sk_test_sim", "sk_test_other")]
+    assert (first.status, second.status) == (200, 200)
+    assert (await sim.call("GET /v1/balance", key="sk_test_other", check=False)).status == 429
+    sim.simulator.close()
+
+
+async def test_calls_are_counted_by_account_and_by_the_key_that_they_carried(sim: Sim) -> None:
+    await sim.control("POST /_sim/accounts", {"secret": "sk_test_other"})
+    connected = (await sim.call("POST /v1/accounts", type="custom"))["id"]
+    await sim.control("DELETE /_sim/calls")
+    await sim.call("GET /v1/balance", key="sk_test_other")
+    other = (await sim.call("GET /v1/account", key="sk_test_other"))["id"]
+    await sim.call("GET /v1/balance", account=connected)
+    await sim.call("GET /v1/balance")
+    told = (await sim.control("GET /_sim/calls/accounts"))["accounts"]
+    platform = sim.world.platform
+    assert told == {
+        other: {other: {"GET /v1/balance": 1, "GET /v1/account": 1}},
+        connected: {platform: {"GET /v1/balance": 1}},
+        platform: {platform: {"GET /v1/balance": 1}},
+    }
 
 
 async def test_limits_change_while_it_runs() -> None:
