@@ -8,6 +8,9 @@
 | `jumps` | 50 times a wall clock that jumps by 25 h, to and fro, ten over each batch of 2,000 rows, on each database |
 | `pair-stops`, `pair-jumps` | the same of one of two processes |
 | `faults` | each kind of trouble of `tests/support/fault_run.py` over 2,000 rows, on each database, until the time is up |
+| `plans` | a file of 2,000 rows planned and the plan applied, while charges change in between: 40 kills, stops and jumps, then again with faults, on each database |
+| `stages` | 2,000 rows in stages and over days, halted in between: 40 kills, stops and jumps, then again with faults, on each database |
+| `accounts` | three accounts of 700 rows each, one of whose keys is refused half-way: 40 kills and stops of its workers, then again with faults, on each database |
 | `storm` | 20,000 events, every tenth of them twice, while the server that takes them in is killed 50 times, on each database |
 | `seeds` | 2,000 seeds of the simulation |
 """
@@ -24,8 +27,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from refundry.infra.db import PROCESS_CONNECTIONS_MAX
-from tests.support import crash_run, fault_run, storm_run
+from tests.support import accounts_run, crash_run, fault_run, plan_run, stage_run, storm_run
 from tests.support.database import PostgresServer, postgres_server
+from tests.support.disturbed import Trouble
+from tests.support.fault_run import Rule
 
 ROWS = 2000
 COUNT = 50
@@ -33,6 +38,7 @@ PART_SECONDS = 1200.0
 # Room for the longest fault run that begins last.
 FAULTS_LAST_SECONDS = 180.0
 STOP_SECONDS = 60.0
+ROWS_OF_ACCOUNT = 700
 # How often that is done to one batch.
 TIMES = 10
 # The rows whose events, with what else happens to their charges, make a storm of so many; fast enough that few kills meet a quiet server.
@@ -40,6 +46,14 @@ STORM_ROWS, STORM_EVENTS, STORM_RATE = 4200, 20_000, 300.0
 # For whoever makes databases, and Postgres itself.
 CONNECTIONS_BESIDE = 20
 KINDS = ("sqlite", "postgres")
+STOPPED_SECONDS = 10.0
+# With faults: a clock must not be wrong while a row is in doubt, which would last for a day then.
+FAULTS: tuple[Rule, ...] = (
+    *fault_run.lost(0.05),
+    *fault_run.limited(0.02),
+    {"kind": "error_stored", "operation": fault_run.SEND, "probability": 0.02},
+    {"kind": "error_after", "operation": fault_run.SEND, "probability": 0.02},
+)
 
 
 def _once(server: PostgresServer, kind: str, seed: int, run: Callable[[Path, str | None, int], None]) -> None:
@@ -134,6 +148,52 @@ def _faults(seed: int) -> None:
             print(f"faults: {case.name} ({case.what}) on {kind}, seed {seed}, {took:.0f} s", flush=True)
 
 
+def _troubled(name: str, seed: int, play: Callable[[Path, PostgresServer | None, tuple[Rule, ...]], None]) -> None:
+    """Run a part on both databases, without faults and with them, as long as the time allows."""
+    began = time.monotonic()
+    with postgres_server() as server:
+        for rules in ((), FAULTS):
+            for kind in KINDS:
+                what = f"{name} {'with faults ' if rules else ''}on {kind}, seed {seed}"
+                if time.monotonic() - began > PART_SECONDS - FAULTS_LAST_SECONDS:
+                    print(f"{what}: the time is up before", flush=True)
+                    continue
+                since = time.monotonic()
+                with tempfile.TemporaryDirectory() as folder:
+                    play(Path(folder), server if kind == "postgres" else None, rules)
+                print(f"{what}, {time.monotonic() - since:.0f} s", flush=True)
+
+
+def _plans(seed: int) -> None:
+    def play(folder: Path, server: PostgresServer | None, rules: tuple[Rule, ...]) -> None:
+        planning = Trouble(kills=8, stops=1, jumps=1, stop_seconds=STOPPED_SECONDS)
+        applying = Trouble(kills=25, stops=3, jumps=0 if rules else 2, stop_seconds=STOPPED_SECONDS)
+        plan_run.play(folder, ROWS, seed=seed, server=server, planning=planning, applying=applying, rules=rules)
+
+    _troubled("plans", seed, play)
+
+
+def _stages(seed: int) -> None:
+    def play(folder: Path, server: PostgresServer | None, rules: tuple[Rule, ...]) -> None:
+        stages = stage_run.Stages(canary=(1, 20, 100), days=3, spread="1m")
+        halting = Trouble(kills=5, stops=1, stop_seconds=STOPPED_SECONDS)
+        daily = Trouble(kills=9, stops=1, jumps=0 if rules else 1, stop_seconds=STOPPED_SECONDS)
+        stage_run.play(
+            folder, ROWS, seed=seed, server=server, stages=stages, halting=halting, daily=daily, rules=rules,
+            long=True,
+        )  # fmt: skip
+
+    _troubled("stages", seed, play)
+
+
+def _accounts(seed: int) -> None:
+    def play(folder: Path, server: PostgresServer | None, rules: tuple[Rule, ...]) -> None:
+        trouble = Trouble(kills=35, stops=5, stop_seconds=STOPPED_SECONDS)
+        accounts_run.play(folder, ROWS_OF_ACCOUNT, seed=seed, server=server, trouble=trouble, rules=rules)
+
+    _troubled("accounts", seed, play)
+
+
 def _storm(folder: Path, address: str | None, seed: int) -> None:
     with storm_run.scene(folder, STORM_ROWS, seed=seed, postgres=address) as (shop, house):
         told = storm_run.kill_in_the_storm(shop, house, storm_run.free_port(), kills=COUNT, seed=seed, rate=STORM_RATE)
@@ -154,6 +214,9 @@ PARTS: dict[str, Callable[[int], None]] = {
     "jumps": lambda seed: _each("jumps", seed, TIMES, _jumps),
     "pair-jumps": lambda seed: _each("pair-jumps", seed, TIMES, _pair_jumps),
     "faults": _faults,
+    "plans": _plans,
+    "stages": _stages,
+    "accounts": _accounts,
     "storm": lambda seed: _each("storm", seed, COUNT, _storm),
     "seeds": _seeds,
 }

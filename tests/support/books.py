@@ -42,12 +42,20 @@ def account_of(shop: Shop) -> str:
     return f"{shop.server.account}|test"
 
 
-def listed(shop: Shop, kind: str) -> Iterator[dict[str, Any]]:
-    """List what Stripe has of a kind, the newest first."""
+def listed(shop: Shop, kind: str, *, key: str = "sk_test_sim", account: str | None = None) -> Iterator[dict[str, Any]]:
+    """List what Stripe has of a kind, the newest first.
+
+    Args:
+        shop: Stripe.
+        kind: `charges`, `refunds`, …
+        key: Whose account.
+        account: One that is connected to it, whose they are instead.
+    """
+    headers = {"Authorization": f"Bearer {key}"} | ({"Stripe-Account": account} if account else {})
     after, more = "", True
     while more:
         url = f"{shop.server.url}/v1/{kind}?limit=100{after}"
-        asked = urllib.request.Request(url, headers={"Authorization": "Bearer sk_test_sim"})  # noqa: S310  # loopback
+        asked = urllib.request.Request(url, headers=headers)  # noqa: S310  # loopback
         with urllib.request.urlopen(asked) as answer:  # noqa: S310  # loopback
             page = json.load(answer)
         yield from page["data"]

@@ -131,12 +131,17 @@ class House:
 
     def run(self, *flags: str, right: bool = False) -> subprocess.Popen[str]:
         """Start a process that pays the file; where clocks jump, its own does too, unless it is to be right."""
-        jumps = self.clock_file is not None and not right
-        module = ["tests.support.jumping_clock", str(self.clock_file)] if jumps else ["refundry"]
-        return self._started([*module, "batch", "run", str(self.shop.file), "--yes", "--json", *flags])
+        arguments = ("batch", "run", str(self.shop.file), "--yes", "--json", *flags)
+        return self.start(*arguments) if right else self.begin(*arguments)
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start `refundry` with these arguments; where clocks jump, its own does too."""
+        if self.clock_file is None:
+            return self.start(*arguments)
+        return self._started(["tests.support.jumping_clock", str(self.clock_file), *arguments])
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start `refundry` with these arguments."""
+        """Start `refundry` with these arguments, by the right time."""
         return self._started(["refundry", *arguments])
 
     def _started(self, module: list[str]) -> subprocess.Popen[str]:

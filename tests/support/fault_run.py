@@ -210,7 +210,7 @@ def play(case: Case, folder: Path, rows: int, *, seed: int, server: PostgresServ
 def _run(scene: Scene, run: Run, rows: int, seed: int, *, last: bool) -> None:
     for step in run.before:
         step(scene)
-    rules = [LATENCY, *(_sized(rule, rows) for rule in run.rules)]
+    rules = [LATENCY, *(sized(rule, rows) for rule in run.rules)]
     scene.shop.server.control("POST /_sim/faults", {"seed": seed, "rules": rules})
     flags = ["--patience", str(run.patience), *run.flags(scene)]
     running = [
@@ -240,7 +240,7 @@ def _run(scene: Scene, run: Run, rows: int, seed: int, *, last: bool) -> None:
     judge_books(audit, last=last)
 
 
-def _sized(rule: Rule, rows: int) -> Rule:
+def sized(rule: Rule, rows: int) -> Rule:
     """Turn shares of the rows into numbers of calls."""
     return rule | {name: max(int(rule[name] * rows), 1) for name in ("times", "skip") if name in rule}
 
@@ -255,18 +255,24 @@ def _over(processes: list[subprocess.Popen[str]]) -> bool:
 
 
 def report_of(house: House, batch: str) -> list[dict[str, Any]]:
-    """Have the report written, by the real command inside this process: starting another one takes longer than the writing."""
+    """Have the report of a batch written."""
+    rows: list[dict[str, Any]] = asked(house, "batch", "report", batch)["rows"]
+    return rows
+
+
+def asked(house: House, *arguments: str, codes: tuple[int, ...] = (DONE,)) -> dict[str, Any]:
+    """Ask for the `--json` of a command that only reads, inside this process: starting another one takes longer than the answer."""
     kept, out, said = dict(os.environ), io.StringIO(), io.StringIO()  # noqa: TID251  # settings come from there
     os.environ.update(house.environment())  # noqa: TID251  # the same
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
-            code = cli.main(["batch", "report", batch, "--json"])
+            code = cli.main([*arguments, "--json"])
     finally:
         os.environ.clear()  # noqa: TID251  # the same
         os.environ.update(kept)  # noqa: TID251  # the same
-    assert code == DONE, out.getvalue() + said.getvalue()
-    rows: list[dict[str, Any]] = json.loads(out.getvalue())["rows"]
-    return rows
+    assert code in codes, out.getvalue() + said.getvalue()
+    told: dict[str, Any] = json.loads(out.getvalue())
+    return told
 
 
 # The judges
