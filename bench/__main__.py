@@ -6,7 +6,7 @@ import sys
 import time
 
 # In the order in which they run; each has a module of its name, whose `main` measures, prints and keeps its figures.
-ALL = ("sim", "engine", "pace", "calls", "fairness", "startup", "workers", "scale", "intake", "storm")
+ALL = ("sim", "engine", "pace", "calls", "fairness", "startup", "workers", "accounts", "scale", "intake", "storm")
 
 
 def main(words: list[str]) -> int:

@@ -111,7 +111,7 @@ def shop(charges: int, *rules: dict[str, Any], limits: str = "none") -> Iterator
         with sim.server() as server:
             control(server.address, "POST /_sim/settings", {"opening_balance": PLENTY})
             rows = (folder / "charges.csv").read_bytes()
-            _load(server.address, rows)
+            load(server.address, rows)
             ids = _ids(server.address)
             assert len(ids) == charges
             control(server.address, "POST /_sim/faults", {"seed": 1, "rules": list(rules)})
@@ -121,8 +121,10 @@ def shop(charges: int, *rules: dict[str, Any], limits: str = "none") -> Iterator
             yield opened
 
 
-def _load(address: str, rows: bytes) -> None:
-    request = urllib.request.Request(f"{address}/_sim/load", rows, {"Content-Type": "text/csv"}, method="POST")  # noqa: S310  # loopback
+def load(address: str, rows: bytes, account: str | None = None) -> None:
+    """Fill a simulator with charges, written as CSV; those of the platform, or of another account."""
+    place = f"{address}/_sim/load" + (f"?account={account}" if account else "")
+    request = urllib.request.Request(place, rows, {"Content-Type": "text/csv"}, method="POST")  # noqa: S310  # loopback
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310  # loopback
         answer.read()
 
