@@ -13,6 +13,8 @@ from typing import Any, Self
 START = 1_790_000_000
 # A healthy process ends in a few milliseconds; this long it may take on a machine with much else to do.
 STOP_SECONDS = 10
+# Far more than an answer takes, also of a large audit on a busy machine.
+ANSWER_SECONDS = 60.0
 
 
 class Server:
@@ -72,7 +74,7 @@ class Server:
         raw = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, raw, {"Content-Type": "application/json"}, method=method)  # noqa: S310  # loopback
         try:
-            with urllib.request.urlopen(request, timeout=STOP_SECONDS) as answer:  # noqa: S310  # loopback
+            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:  # noqa: S310  # loopback
                 return json.load(answer)
         except urllib.error.HTTPError as refusal:
             with refusal:
