@@ -127,6 +127,16 @@ class Charge:
         return self.captured_minor - max(self.given_back_minor, self._stripes_sum)
 
     @property
+    def returned_minor(self) -> int:
+        """Tell what of the captured amount was given back, as far as is known by now.
+
+        Stripe's sum is as old as the last look: once something has changed since, as when a refund has failed, only the refunds
+        themselves tell.
+        """
+        returned = self.given_back_minor if self.stale else self.captured_minor - self.unrefunded_minor
+        return min(max(returned, 0), self.captured_minor)
+
+    @property
     def _stripes_sum(self) -> int:
         # Stripe's sum may still count failed refunds (stripe-facts 14); then our own list knows better.
         everything = sum(refund.amount_minor for refund in self.refunds)

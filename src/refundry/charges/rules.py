@@ -45,8 +45,7 @@ class OrderRefunded:
 def order_refunded(charges: Sequence[Charge]) -> OrderRefunded | None:
     """Tell what the charges of one order have given back.
 
-    A refund that is pending counts, as at Stripe; one that failed or was canceled came back. Given back is what Stripe would refuse to
-    refund again: the larger of its own sum and ours, and never more than was captured.
+    A refund that is pending counts, as at Stripe; one that failed or was canceled came back. See `Charge.returned_minor`.
 
     Args:
         charges: All charges of the order that are mirrored.
@@ -57,10 +56,7 @@ def order_refunded(charges: Sequence[Charge]) -> OrderRefunded | None:
     captured = sorted((one for one in charges if one.captured_minor > 0), key=lambda one: one.id)
     if not captured:
         return None
-    told = []
-    for one in captured:
-        refunded = min(max(one.captured_minor - one.unrefunded_minor, 0), one.captured_minor)
-        told.append((one.id, one.currency, one.captured_minor, refunded))
+    told = [(one.id, one.currency, one.captured_minor, one.returned_minor) for one in captured]
     if all(refunded == 0 for *_, refunded in told):
         status = Refunded.NONE
     else:

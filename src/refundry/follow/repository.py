@@ -53,6 +53,12 @@ def move(unit: Unit, account: str, feed: Feed, mark: float) -> None:
     unit.connection.execute(sa.update(follow_marks).where(_mine(account, feed), further).values(mark=mark))
 
 
+def set_back(unit: Unit, account: str, feed: Feed, mark: float) -> None:
+    """Move a watermark back."""
+    statement = sa.update(follow_marks).where(_mine(account, feed), m.mark > mark)
+    unit.connection.execute(statement.values(mark=mark))
+
+
 def spend(unit: Unit, account: str, feed: Feed, reads: int) -> None:
     """Count calls on the day."""
     today = int(unit.now // DAY)

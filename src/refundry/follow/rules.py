@@ -110,7 +110,8 @@ def failed_will_do(now: float, mark: float | None, told_at: float | None, poll_s
     """
     if mark is None or told_at is None:
         return False
-    return now - told_at < HEALTHY_SECONDS and now - mark < poll_seconds * CALM
+    # A time that is yet to come is of a clock that was set back since, and tells nothing.
+    return 0 <= now - told_at < HEALTHY_SECONDS and 0 <= now - mark < poll_seconds * CALM
 
 
 def affordable(reads_today: int, reads_per_day: int, now: float) -> bool:

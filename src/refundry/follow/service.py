@@ -190,6 +190,11 @@ def move(unit: Unit, account: str, feed: Feed, to: float) -> None:
     repository.move(unit, account, feed, to)
 
 
+def set_back(unit: Unit, account: str, feed: Feed, to: float) -> None:
+    """Move a watermark back, that a clock has set too far."""
+    repository.set_back(unit, account, feed, to)
+
+
 def spend(unit: Unit, account: str, feed: Feed, reads: int) -> None:
     """Count the calls that a feed has cost."""
     repository.make(unit, account, feed)

@@ -177,7 +177,7 @@ def request_message(
     """
     content, hold = request.content, request.hold
     order = charge.order_id if charge is not None else None
-    left = None if charge is None else max(charge.unrefunded_minor - claimed_minor, 0)
+    left = None if charge is None else max(charge.captured_minor - charge.returned_minor - claimed_minor, 0)
     payload = {
         "request_id": request.id,
         "request_key": request.request_key,
@@ -192,7 +192,7 @@ def request_message(
         "currency": content.currency,
         "reason": content.reason,
         "captured_minor": charge.captured_minor if charge is not None else None,
-        "refunded_minor": max(charge.captured_minor - charge.unrefunded_minor, 0) if charge is not None else None,
+        "refunded_minor": charge.returned_minor if charge is not None else None,
         "left_minor": left,
         "code": request.reason_code,
         "text": request.reason_text,

@@ -202,6 +202,13 @@ class CatchUp:
             if mark.mark is None and charges.any_refund(unit, self.account):
                 # Worked before it followed: what has become of its refunds since is asked for once.
                 since = unit.now - EVENTS_KEPT
+            if since - OVERLAP_SECONDS > unit.now:
+                # Written by a clock that has been set back since: nobody has asked for what happened in between, however long that was.
+                since = unit.now - EVENTS_KEPT
+                follow.set_back(unit, self.account, feed, since)
+            if mark.mark is None:
+                # Where it begins is kept at once: what a list that cannot be read leaves out is asked for next time.
+                follow.move(unit, self.account, feed, since)
             told_at = inbox.last_received(unit, self.account, Source.WEBHOOK)
             return unit.now, since - OVERLAP_SECONDS, told_at
 

@@ -157,6 +157,32 @@ async def test_a_refund_of_which_nothing_was_heard_is_read_again_now_and_then(sc
     assert (await calls.since_last())["GET /v1/refunds/{refund}"] == 1
 
 
+async def test_a_watermark_of_a_clock_that_was_set_back_since_leaves_no_gap(scene: Scene) -> None:
+    await scene.poll()
+    with scene.database.unit() as unit:
+        for feed in (Feed.EVENTS, Feed.REFUNDS):
+            follow.move(unit, ACCOUNT, feed, scene.clock.now() + 86_400)
+    charge = await scene.sim.charge(5000)
+    made = await scene.by_hand(charge, 300)
+    await scene.move(3 * 3600)
+    await scene.poll()
+    assert scene.origin(made) == "external"
+    with scene.database.reading() as unit:
+        marks = [follow.mark(unit, ACCOUNT, feed).mark or 0.0 for feed in (Feed.EVENTS, Feed.REFUNDS)]
+    assert max(marks) <= scene.clock.now()
+
+
+async def test_what_happens_while_the_first_lists_cannot_be_read_is_asked_for_later(scene: Scene) -> None:
+    rules = [{"kind": "forbidden", "operation": f"GET /v1/{name}"} for name in ("events", "refunds")]
+    await scene.control("POST /_sim/faults", {"rules": rules})
+    await scene.poll()
+    made = await scene.by_hand(await scene.sim.charge(5000), 300)
+    await scene.move(1800)
+    await scene.control("POST /_sim/faults", {"rules": []})
+    await scene.poll()
+    assert scene.origin(made) == "external"
+
+
 async def test_a_key_that_may_not_read_events_is_followed_by_lists(scene: Scene) -> None:
     await scene.poll()
     await scene.control("POST /_sim/faults", {"rules": [{"kind": "forbidden", "operation": "GET /v1/events"}]})

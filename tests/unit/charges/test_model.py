@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from refundry.charges.service import mirrored
@@ -79,3 +81,13 @@ def test_a_look_is_explained_when_its_refunds_add_up(
     refunds: tuple[SeenRefund, ...], stripes_sum: int, explained: bool  # noqa: FBT001
 ) -> None:  # fmt: skip
     assert look(refunds=refunds, refunded_minor=stripes_sum).explained is explained
+
+
+def test_after_a_change_since_the_look_only_the_refunds_tell_what_was_given_back() -> None:
+    # The look showed 3000 given back; then 500 more were, and the 3000 came back.
+    failed = seen_refund("re_1", amount_minor=3000, status="failed")
+    seen = charge(refunds=(failed, PENDING), refunded_minor=3000)
+    assert seen.returned_minor == 3000
+    assert replace(seen, stale=True).returned_minor == 500
+    # What may be paid is still the less of the two, until the next look.
+    assert replace(seen, stale=True).unrefunded_minor == 7000

@@ -116,6 +116,9 @@ def test_calm_accounts_are_asked_about_less_often(going_on: bool, seconds: float
         (START - 60, None, False),
         (START - 901, START - 60, False),
         (START - 60, START - 3601, False),
+        # Written by a clock that was set back since.
+        (START + 86_400, START - 60, False),
+        (START - 60, START + 86_400, False),
     ],
 )
 def test_what_webhooks_failed_to_bring_is_enough_only_where_they_come(
