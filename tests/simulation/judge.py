@@ -17,6 +17,7 @@ from refundry.refunds import service as refunds
 from refundry.refunds.model import AT_STRIPE, OF_STRIPE, TRANSITIONS, HeldReason, RefundRequest, State
 from stripesim import invariants
 from stripesim.invariants import Obligation
+from tests.simulation.judge_followed import Followed
 
 if TYPE_CHECKING:
     from tests.simulation.world_run import Installation, WorldRun
@@ -32,7 +33,10 @@ def faults(world: WorldRun) -> list[str]:
     found = [*books.faults()]
     for place in world.installations.values():
         with world.unit(place) as unit:
-            found += Desk(world, books, place, unit).faults()
+            desk = Desk(world, books, place, unit)
+            found += desk.faults()
+            if place.orders is not None:
+                found += Followed(world, books, place, unit, desk.requests).faults()
     return found
 
 
@@ -206,7 +210,9 @@ class Desk:
 
     def _breaks(self) -> Iterator[str]:
         for request, opened in refunds.open_breaks(self._unit):
-            if self.alone or opened.code == "paid_twice":
+            # A read that was too old may show a refund as it was before it failed: the request stays, and a person is told.
+            stale = opened.code == "refund_unexpected" and "stale" in self._world.scenario.traits
+            if (self.alone and not stale) or opened.code == "paid_twice":
                 yield f"break {opened.code} of {request}: {opened.text}"
 
     def _batches(self) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
@@ -11,13 +12,22 @@ from types import ModuleType
 from typing import Any
 
 from refundry.batches import service as batches
+from refundry.bootstrap import read_webhook
+from refundry.charges import repository as mirror
 from refundry.gateways.stripe.client import StripeGateway
+from refundry.inbox import service as inbox
+from refundry.inbox.model import Source
+from refundry.inbox.rules import whose
 from refundry.kernel import ids
 from refundry.kernel.outcome import Outcome
+from refundry.outbox import repository as outbox
 from refundry.refunds import model, repository, rules
 from refundry.refunds import service as refunds
 from refundry.refunds.model import RefundRequest, body_of
+from refundry.web.webhooks import STORED, Intake
 from refundry.worker.executor import AGAIN_WAIT, Executor
+from refundry.worker.follower import Follower
+from refundry.worker.teller import Teller
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,15 @@ async def _send_first(self: Any, claimed: Any, slot: float) -> None:
         await self._put_off(claimed, AGAIN_WAIT, "")
         return
     await self._recorded(intent, outcome, slot)
+
+
+async def _acknowledge_first(self: Any, door: Any, body: bytes) -> Any:
+    """Say that an event is stored, and store it then."""
+    seen = read_webhook(body)
+    account, _ = whose(door, seen)
+    stored = self._writer.put(lambda unit: inbox.collect(unit, account, seen, Source.WEBHOOK))
+    self.later = asyncio.ensure_future(stored)
+    return STORED
 
 
 def _never(*_: Any) -> bool:
@@ -130,6 +149,40 @@ BUGS: dict[str, Bug] = {
     "request_key_with_file_hash": Bug(
         cuts=(Cut(batches, "plan_slice", "wanted.append((row, judged))", f"wanted.append((row, {HASHED}))"),)
     ),
+    "acknowledged_before_it_is_stored": Bug(swaps=((Intake, "_store", _acknowledge_first),)),
+    # An event that comes late sets back what has become of the refund since.
+    "event_believed": Bug(
+        cuts=(
+            Cut(
+                Follower,
+                "_taken",
+                "refund = await self._gateway.refund(target.id, Lane.BULK)",
+                "refund = replace(await self._gateway.refund(target.id, Lane.BULK), status=found.reads[target][0].status)",
+            ),
+        )
+    ),
+    "ours_as_external": Bug(
+        cuts=(
+            Cut(
+                mirror,
+                "save_refunds",
+                "Origin.OURS if REQUEST_ID in r.metadata else Origin.EXTERNAL",
+                "Origin.EXTERNAL",
+            ),
+        )
+    ),
+    "sent_before_it_is_answered": Bug(
+        cuts=(
+            Cut(
+                Teller,
+                "_delivered",
+                "outcome = await line.target.deliver(",
+                "await self._writer.put(lambda unit: outbox.delivered(unit, name, delivery.number, 'sent'))\n"
+                "    outcome = await line.target.deliver(",
+            ),
+        )
+    ),
+    "messages_out_of_order": Bug(cuts=(Cut(outbox, "claim", ", ~_BLOCKED", ""),)),
 }
 
 

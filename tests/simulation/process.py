@@ -34,6 +34,7 @@ from refundry.worker.executor import Executor
 from refundry.worker.main import SWEEP_SECONDS, take_charge
 from refundry.worker.planner import Planner
 from refundry.worker.stagger import Stagger
+from tests.simulation.following import Following
 from tests.simulation.scenario import ABSENCE_GAP, ABSENCE_WAIT
 from tests.support.stripe_transport import InProcess
 from tests.support.virtual_time import MachineClock
@@ -63,6 +64,8 @@ class Life:
         self.steps = 0
         self.again: float | None = None
         self.was_stopped = False
+        # Is done once it is dead.
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._chance = chance
         self._died = died
         self._crash_at: int | None = None
@@ -100,6 +103,8 @@ class Life:
     def kill(self) -> None:
         """Die now."""
         self.dead = True
+        if not self.over.done():
+            self.over.set_result(None)
         self._died(self)
 
 
@@ -135,11 +140,14 @@ class LivingWriter(InlineWriter):
         """Keep both."""
         super().__init__(database)
         self._life = life
+        # Called after each commit.
+        self.saved: Callable[[], None] = lambda: None
 
     async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING, long: bool = False) -> Result:
         """Commit one piece of work."""
         await self._life.step()
         result = await super().put(work, needs=needs, long=long)
+        self.saved()
         await self._life.step()
         return result
 
@@ -205,17 +213,17 @@ class Process:
     Args:
         world: The run that it is part of.
         name: Its name in the log.
-        url: Its database.
-        machine: The clock of its machine.
+        place: The installation that it belongs to, with its database and the clock of its machine.
         limits: What it takes Stripe's limits for.
     """
 
-    def __init__(self, world: Any, name: str, url: str, machine: MachineClock, limits: str) -> None:
+    def __init__(self, world: Any, name: str, place: Any, limits: str) -> None:
         """Put the parts together, as `bootstrap.desk` does."""
-        self.world, self.url = world, url
+        self.world, self.place, self.url = world, place, place.url
+        machine: MachineClock = place.machine
         self.life = Life(name, Random(f"{world.scenario.seed}/{name}"), world.died)  # noqa: S311  # no secret
         self.clock = LivingClock(self.life, machine)
-        self.database = world.opened(url, machine)
+        self.database = world.opened(self.url, machine)
         writer = LivingWriter(self.life, self.database)
         self.writer = writer
         self._limits: Limits = parsed(limits)
@@ -235,7 +243,23 @@ class Process:
             http_client=Wire(self, self._inner),
         )
         self.woken = asyncio.Event()
-        self.working = False
+        self.following: Following | None = None
+        self._paying = False
+
+    @property
+    def working(self) -> bool:
+        """Tell whether it does something at this moment."""
+        return self._paying or (self.following is not None and self.following.working > 0)
+
+    def wake(self) -> None:
+        """Look at once for what is to be done."""
+        self.woken.set()
+        if self.following is not None:
+            self.following.wake()
+
+    def now(self) -> float:
+        """Tell how long the run has lasted."""
+        return asyncio.get_running_loop().time()
 
     async def run(self) -> None:
         """Work until killed."""
@@ -259,18 +283,27 @@ class Process:
         self.executor.may_send, self.executor.not_sent = batches.may_send, batches.not_sent
         self.planner = Planner(account.name, account.mode, **parts)
         self.stagger = Stagger(self.gateway, self._pacer, self.database, self.writer)
+        if self.world.scenario.follow is not None:
+            self._follow_too(account.name, parts)
         idle = IDLE_FIRST
         while True:
             self.woken.clear()
-            self.working = True
+            self._paying = True
             worked = await self._round(account.name)
-            self.working = False
+            self._paying = False
             idle = IDLE_FIRST if worked else min(idle * 2, IDLE_MOST)
             await self._rest(account.name, idle)
 
+    def _follow_too(self, account: str, parts: dict[str, Any]) -> None:
+        secret = self.world.secrets[self.place.number]
+        self.following = Following(self, account, secret, CountedIds(f"{self.life.name}-told"), parts)
+        self.writer.saved = self.following.written.set
+        for name, loop in self.following.loops().items():
+            self.world.beside(loop(), f"{self.life.name} {name}")
+
     async def _round(self, account: str) -> bool:
         """Do what the sweeper finds due: as wake-ups do, lane by lane."""
-        if await self.writer.aside(lambda: self._read(lambda unit: accounts.held_text(unit, account))):
+        if await self.writer.aside(lambda: self.read(lambda unit: accounts.held_text(unit, account))):
             await self.clock.sleep(MENDED_SECONDS)
             await self.writer.put(lambda unit: accounts.free(unit, account))
         ends = self.clock.boot_seconds() + WAKE_SECONDS
@@ -278,13 +311,13 @@ class Process:
         def over() -> bool:
             return self.clock.boot_seconds() > ends
 
-        for batch in self._read(batches.scheduled):
+        for batch in self.read(batches.scheduled):
             await self.stagger.turn(batch)
         worked = 0
         accepted = await self.writer.aside(
-            lambda: self._read(lambda unit: batches.every(unit, account, [BatchState.ACCEPTED]))
+            lambda: self.read(lambda unit: batches.every(unit, account, [BatchState.ACCEPTED]))
         )
-        due = await self.writer.aside(lambda: self._read(lambda unit: refunds.due_lanes(unit, unit.now)))
+        due = await self.writer.aside(lambda: self.read(lambda unit: refunds.due_lanes(unit, unit.now)))
         jobs: list[Any] = []
         if accepted:
             jobs.append(self._plan(accepted, over))
@@ -304,12 +337,12 @@ class Process:
 
     async def _rest(self, account: str, idle: float) -> None:
         """Wait for what falls due next, or for a wake-up."""
-        due = self._read(lambda unit: refunds.next_due(unit, account))
-        accepted = self._read(lambda unit: batches.every(unit, account, [BatchState.ACCEPTED]))
+        due = self.read(lambda unit: refunds.next_due(unit, account))
+        accepted = self.read(lambda unit: batches.every(unit, account, [BatchState.ACCEPTED]))
         seconds = max(0.0 if due is None else due - self.clock.now(), 0.01)
         nothing = due is None and not accepted
         waits = None if nothing else idle if accepted or seconds < idle else seconds
-        if (turns := self._read(turns_in)) is not None:
+        if (turns := self.read(turns_in)) is not None:
             waits = max(turns, 0.01) if waits is None else min(waits, max(turns, 0.01))
         try:
             async with asyncio.timeout(waits):
@@ -318,7 +351,8 @@ class Process:
             pass
         await self.life.step()
 
-    def _read(self, work: Callable[[Unit], Result]) -> Result:
+    def read(self, work: Callable[[Unit], Result]) -> Result:
+        """Read from its database."""
         with self.database.reading() as unit:
             return work(unit)
 

@@ -58,6 +58,25 @@ class Happening:
     how: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """How the money is followed, and who is told.
+
+    Args:
+        webhooks: How webhooks go wrong, as rules of the simulator; `None`, if none are sent.
+        poll_seconds: How often Stripe is asked, while something is on its way.
+        kinds: Which messages the order system wants.
+        moods: How often the order system fails in which way, until trouble ends.
+        later: What happens when all has come to rest; `at` counts from then, and so for each from the one before.
+    """
+
+    webhooks: tuple[dict[str, Any], ...] | None = ()
+    poll_seconds: float = 60.0
+    kinds: str = "order.refunded_changed"
+    moods: dict[str, float] = field(default_factory=dict)
+    later: tuple[Happening, ...] = ()
+
+
 @dataclass(slots=True)
 class Scenario:
     """All that a seed picks."""
@@ -71,6 +90,7 @@ class Scenario:
     latency_ms: int = 0
     traits: set[str] = field(default_factory=set)
     calm_at: float = 0.0
+    follow: Follow | None = None
 
 
 TRAITS = (
@@ -94,6 +114,7 @@ def drawn(seed: int) -> Scenario:
     _processes(chance, scenario)
     _others(chance, scenario)
     _reruns(chance, scenario)
+    _followed(scenario)
     scenario.happenings.sort(key=lambda happening: happening.at)
     return scenario
 
@@ -315,3 +336,76 @@ def _reruns(chance: Random, scenario: Scenario) -> None:
             at += 1.0
         add(Happening(at, "accept", {"installation": 0, "file": len(scenario.files) - 1}))
         scenario.calm_at = max(scenario.calm_at, at)
+
+
+# Following costs about as much as all the rest, so that only some seeds do it.
+FOLLOWED = 0.15
+MOODS = ("error", "busy", "silent", "late", "dies_before", "dies_after")
+DAY = 24 * HOUR
+
+
+def _followed(scenario: Scenario) -> None:
+    """Draw how the money is followed, from chances of its own: what else a seed picks does not depend on it."""
+    chance = Random(f"follow/{scenario.seed}")  # noqa: S311  # no secret
+    if chance.random() >= FOLLOWED:
+        return
+    rules = None if chance.random() < 0.2 else _webhooks(chance)
+    kinds = chance.choice(
+        ("all", "refund_request.settled,refund_request.failed,order.refunded_changed", "order.refunded_changed")
+    )
+    share = chance.choice((0.0, 0.1, 0.4))
+    moods = {mood: share * chance.random() for mood in MOODS if chance.random() < 0.5}
+    later = tuple(_later(chance, scenario) for _ in range(chance.randint(0, 3)))
+    scenario.follow = Follow(rules, chance.choice((60.0, 300.0, 3_600.0)), kinds, moods, later)
+    scenario.traits.add("followed" if rules is not None else "polled")
+    _meanwhile(chance, scenario)
+
+
+def _webhooks(chance: Random) -> tuple[dict[str, Any], ...]:
+    share = chance.choice((0.0, 0.4, 0.8))
+    rules: list[dict[str, Any]] = [
+        {"kind": "lost", "probability": 0.3},
+        {"kind": "twice", "probability": chance.choice((0.1, 0.5))},
+        {"kind": "twin", "probability": chance.choice((0.1, 0.5))},
+        {"kind": "out_of_order", "probability": chance.choice((0.2, 0.5)), "delay_seconds": chance.choice((1, 20))},
+        {"kind": "late", "probability": chance.choice((0.1, 0.5)), "low": 0, "high": chance.choice((3, 60, 4_000))},
+    ]
+    return tuple(rule for rule in rules if chance.random() < share)
+
+
+def _meanwhile(chance: Random, scenario: Scenario) -> None:
+    """Let others act while requests wait, and refunds fail or settle."""
+    add, charges = scenario.happenings.append, range(len(scenario.charges))
+    for number in _some(chance, len(charges), chance.choice((0.0, 0.2))):
+        how = {"charge": number, "share": chance.choice((0.1, 0.3, 1.0))}
+        scenario.traits.add("by_hand")
+        add(Happening(chance.uniform(0.2, 20.0), "hand", how))
+    for number in _some(chance, len(charges), chance.choice((0.0, 0.2))):
+        at = chance.uniform(0.0, 4.0)
+        scenario.traits.add("disputes")
+        add(Happening(at, "dispute", {"charge": number, "inquiry": chance.random() < 0.4}))
+        if chance.random() < 0.7:
+            add(Happening(at + chance.uniform(1.0, 300.0), "dispute_ends", _verdict(chance)))
+    for _ in range(chance.choice((0, 0, 1, 2))):
+        scenario.traits.add("fails")
+        add(Happening(chance.uniform(1.0, 300.0), "refund_fails", {"number": chance.randint(0, 5)}))
+
+
+def _verdict(chance: Random) -> dict[str, Any]:
+    return {"number": chance.randint(0, 5), "wins": chance.random() < 0.6}
+
+
+def _later(chance: Random, scenario: Scenario) -> Happening:
+    """Draw what happens days later: above all refunds that had succeeded fail."""
+    at, charge = chance.uniform(0.0, 3 * DAY), chance.randrange(len(scenario.charges))
+    what = chance.choice(("refund_fails", "refund_fails", "refund_settles", "hand", "dispute", "dispute_ends"))
+    match what:
+        case "hand":
+            how: dict[str, Any] = {"charge": charge, "share": chance.choice((0.1, 1.0))}
+        case "dispute":
+            how = {"charge": charge, "inquiry": chance.random() < 0.4}
+        case "dispute_ends":
+            how = _verdict(chance)
+        case _:
+            how = {"number": chance.randint(0, 5)}
+    return Happening(at, what, how)

@@ -27,6 +27,8 @@ SEEDS = {
     # A clock was set back by a day before a restart: a day later a look of the day before passed for a fresh one, and what
     # another installation had paid meanwhile was paid again, its key forgotten by then.
     877: {"jumps", "second_installation"},
+    # A refund failed after another had come since the last look: its order was told the sum of that look for ever.
+    28: {"fails", "followed"},
 }
 
 

@@ -18,13 +18,18 @@ SEEDS = {
     "no_look_before_paying": 6,
     "only_the_first_page": 23,
     "key_without_attempt_number": 8,
-    "lease_ignored": 7,
+    "lease_ignored": 17,
     "declined_after_an_unknown": 3,
     "next_attempt_after_one_look": 87,
     "next_attempt_at_once": 44,
     "reservation_counted_twice": 1,
     "reservation_not_counted": 508,
     "request_key_with_file_hash": 2,
+    "acknowledged_before_it_is_stored": 4,
+    "event_believed": 24,
+    "ours_as_external": 4,
+    "sent_before_it_is_answered": 4,
+    "messages_out_of_order": 4,
 }
 
 

@@ -10,11 +10,12 @@ import csv
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Coroutine, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import sqlalchemy as sa
 import structlog
@@ -24,19 +25,27 @@ from refundry.accounts import service as accounts
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState, Schedule
 from refundry.connectors.base import ReadOptions
+from refundry.follow.rules import CALM
+from refundry.inbox.model import HANDLED
 from refundry.infra.db import Database, Unit, sqlite_url
 from refundry.kernel import ids
 from refundry.kernel.actor import Actor, ActorKind
 from refundry.kernel.lane import Lane
+from refundry.outbox.model import Wants
+from refundry.outbox.rules import kinds_of
 from refundry.refunds import service as refunds
 from refundry.refunds.model import Content, HeldReason, RefundRequest
 from refundry.refunds.service import StateForbids
+from refundry.worker.follower import IDLE_SECONDS
 from stripesim import limits
 from stripesim.api import Request
 from stripesim.app import Simulator
 from stripesim.clock import Clock as StripeClock
-from tests.simulation.process import Life, Process, turns_in
-from tests.simulation.scenario import HOUR, FileRow, Happening, Scenario
+from stripesim.resources.disputes import CLOSED, INQUIRY
+from stripesim.webhooks import Pump
+from tests.simulation.order_system import OrderSystem
+from tests.simulation.process import KEY, Life, Process, turns_in
+from tests.simulation.scenario import HOUR, FileRow, Follow, Happening, Scenario
 from tests.support.clock import START
 from tests.support.virtual_time import Circling, MachineClock, Standstill, VirtualLoop, run
 
@@ -46,6 +55,8 @@ COLUMNS = ("charge_id", "payment_intent", "order_id", "amount_minor", "ticket_id
 QUIET_WITHIN = 120 * HOUR
 # With these, others refund too, or a mirror lags behind: what is claimed may then exceed what is left until it is looked at again.
 SHARED = {"by_hand", "busy_charge", "second_installation", "deleted", "fails", "pends", "stale", "jumps"}
+# Turns of catching up until nothing new is found: what one finds may make something happen that the next finds.
+ROUNDS_MAX = 20
 RESTLESS = ("request.interrupted", "invariant.violated")
 
 
@@ -108,6 +119,15 @@ class Installation:
     processes: list[Process] = field(default_factory=list)
     batches: dict[int, str] = field(default_factory=dict)
     withdrawn: bool = False
+    # Of this database: who it tells, which events it has acknowledged, and when it began to follow, in seconds after the start.
+    orders: OrderSystem | None = None
+    acknowledged: set[str] = field(default_factory=set)
+    since: float | None = None
+
+    def follows_since(self, at: float, begun: bool) -> None:  # noqa: FBT001  # as found
+        """Hear that a turn of catching up, begun at a time, has ended: whether all feeds are read since."""
+        if begun and self.since is None:
+            self.since = at
 
 
 class WorldRun:
@@ -140,7 +160,10 @@ class WorldRun:
         self.charges: list[str] = []
         self.intents: list[str] = []
         self.faulty = False
+        # By installation, what Stripe signs its webhooks with.
+        self.secrets: dict[int, str] = {}
         self._names = 0
+        self._sent = 0
 
     # The log
 
@@ -192,12 +215,82 @@ class WorldRun:
         self.intents = [doc["payment_intent"] for doc in docs]
         for currency in sorted({charge.currency for charge in self.scenario.charges}):
             await self.control("POST /_sim/balance", {"currency": currency, "available": 90_000_000})
+        if self.scenario.follow is not None:
+            await self._open_webhooks(self.scenario.follow)
+
+    # Webhooks
+
+    async def _open_webhooks(self, how: Follow) -> None:
+        """Have every installation told of events, and begin to send them."""
+        numbers = {
+            happening.how["installation"] for happening in self.scenario.happenings if "installation" in happening.how
+        }
+        for number in sorted(numbers):
+            self.secrets[number] = "none"
+            if how.webhooks is not None:
+                body = urlencode(
+                    [("url", f"http://127.0.0.1/{number}"), *(("enabled_events[]", one) for one in sorted(HANDLED))]
+                )
+                head = {"authorization": f"Bearer {KEY}", "content-type": "application/x-www-form-urlencoded"}
+                answer = await self.simulator.answer(Request("POST", "/v1/webhook_endpoints", "", head, body.encode()))
+                self.secrets[number] = json.loads(answer.body)["secret"]
+        if how.webhooks:
+            await self.control("POST /_sim/webhooks/plan", {"seed": self.scenario.seed, "rules": list(how.webhooks)})
+        self.beside(self._stripe_acts(), "stripe")
+
+    async def _stripe_acts(self) -> None:
+        """Send webhooks when they are due, and let happen what Stripe had planned for later."""
+        pump, woken = Pump(self.simulator.world), asyncio.Event()
+        self.simulator.world.wakes.append(woken.set)
+        while True:
+            woken.clear()
+            if await pump.deliver_due(self._send):
+                continue
+            try:
+                async with asyncio.timeout(self._stripe_waits()):
+                    await woken.wait()
+            except TimeoutError:
+                self.simulator.world.catch_up()
+
+    def _stripe_waits(self) -> float | None:
+        world = self.simulator.world
+        due = world.store.db.execute("SELECT min(due) FROM delivery").fetchone()[0]
+        moments = [moment for moment in (due, world.next_job) if moment is not None]
+        return max(min(moments) - world.clock.now(), 0.001) if moments else None
+
+    async def _send(self, url: str, headers: dict[str, str], body: bytes, timeout: float) -> int:  # noqa: ASYNC109  # the pump's
+        """Hand a webhook to a process of an installation; 0, if no answer came."""
+        event, number = json.loads(body), int(url.rpartition("/")[2])
+        place = self.installations.get(number)
+        listening = [process for process in place.processes if process.following is not None] if place else []
+        status, told = 0, "nobody"
+        if place is not None and listening:
+            self._sent += 1
+            process = listening[self._sent % len(listening)]
+            told = process.life.name
+            task = self.loop.create_task(process.following.take(headers, body), name=f"{told} takes {event['id']}")
+            await asyncio.wait({task, process.life.over}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            self._watch(task)
+            status = task.result() if task.done() and not task.cancelled() and task.exception() is None else 0
+            if 200 <= status < 300:
+                self._acknowledged(place, process, event["id"])
+        self.log("stripe", f"{event['type']} {event['id']} -> {told} {status}")
+        return status
+
+    def _acknowledged(self, place: Installation, process: Process, event: str) -> None:
+        """See that an event is on disk at the moment when it is acknowledged."""
+        place.acknowledged.add(event)
+        kept = process.read(lambda unit: unit.connection.exec_driver_sql(KEPT.format(event=event)).scalar_one())
+        if not kept:
+            self.broken.append(f"{event} is acknowledged by {process.life.name}, and not stored")
 
     # Databases and processes
 
     def opened(self, url: str, machine: MachineClock) -> Database:
         """Open a database; a kill drops objects, never power, so that nothing waits for the disk."""
-        database = bootstrap.attached(QuickDatabase(url, machine))
+        how = self.scenario.follow
+        wants = Wants() if how is None else Wants({"http": kinds_of(how.kinds, "the simulation")})
+        database = bootstrap.attached(QuickDatabase(url, machine), wants)
         self.opened_databases.append(database)
         return database
 
@@ -213,6 +306,10 @@ class WorldRun:
         installation.generation += 1
         name = f"{self.scenario.seed}-{installation.number}-{installation.generation}"
         installation.url, installation.batches = self.made(name), {}
+        if (how := self.scenario.follow) is not None:
+            # A database that was lost begins its messages anew, with ids that its order system has seen before.
+            installation.orders = OrderSystem(name, how.moods, lambda what: self.log("orders", what))
+            installation.acknowledged, installation.since = set(), None
 
     @contextmanager
     def unit(self, installation: Installation) -> Iterator[Unit]:
@@ -228,15 +325,21 @@ class WorldRun:
         """Start a process."""
         self._names += 1
         name = f"p{installation.number}.{self._names}"
-        process = Process(self, name, installation.url, installation.machine, self.scenario.limits)
+        process = Process(self, name, installation, self.scenario.limits)
         installation.processes.append(process)
-        task = self.loop.create_task(process.run(), name=name)
-        self.tasks.add(task)
-        task.add_done_callback(self._ended)
+        self.beside(process.run(), name)
         self.log(name, "starts")
         return process
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Do something beside all else, until the end; it is told if it breaks."""
+        self._watch(self.loop.create_task(work, name=name))
+
+    def _watch(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             import traceback
@@ -253,12 +356,15 @@ class WorldRun:
                 installation.processes.remove(process)
                 if life.again is not None:
                     self.loop.call_later(life.again, self.start, installation)
+                if self.scenario.follow is not None:
+                    # What it has left behind is found by others at their next look.
+                    self.loop.call_later(IDLE_SECONDS, self.wake)
 
     def wake(self) -> None:
         """Tell every process that something changed."""
         for installation in self.installations.values():
             for process in installation.processes:
-                process.woken.set()
+                process.wake()
 
     # What happens
 
@@ -267,14 +373,24 @@ class WorldRun:
         await self.open_shop()
         for happening in self.scenario.happenings:
             await asyncio.sleep(max(happening.at - self.loop.time(), 0.0))
-            self.log("world", f"{happening.what} {_told(happening.how)}")
-            await getattr(self, "on_" + happening.what)(**happening.how)
-            self.wake()
+            await self._happen(happening)
         await self.calm()
         await self.quiet()
         await self.person()
         await self.quiet()
-        await self.follow()
+        if self.scenario.follow is None:
+            await self.follow()
+            return
+        for happening in self.scenario.follow.later:
+            await asyncio.sleep(happening.at)
+            await self._happen(happening)
+            await self.quiet()
+        await self.followed(self.scenario.follow)
+
+    async def _happen(self, happening: Happening) -> None:
+        self.log("world", f"{happening.what} {_told(happening.how)}")
+        await getattr(self, "on_" + happening.what)(**happening.how)
+        self.wake()
 
     async def on_start(self, installation: int) -> None:
         """Start a process."""
@@ -358,6 +474,14 @@ class WorldRun:
         """Let a dispute open."""
         await self.control("POST /_sim/disputes", {"charge": self.charges[charge], "inquiry": inquiry})
 
+    async def on_dispute_ends(self, number: int, wins: bool) -> None:  # noqa: FBT001  # by name
+        """Let a dispute end that is open: a chargeback is won or lost, an inquiry closed or escalated."""
+        found = [doc for doc in self.simulator.world.store.every("dispute") if doc["status"] not in CLOSED]
+        if found:
+            dispute = found[number % len(found)]
+            verdicts = ("close_inquiry", "escalate") if dispute["status"] in INQUIRY else ("win", "lose")
+            await self.control(f"POST /_sim/disputes/{dispute['id']}/{verdicts[not wins]}")
+
     async def on_balance(self, currency: str, available: int) -> None:
         """Set what is available."""
         await self.control("POST /_sim/balance", {"currency": currency, "available": available})
@@ -417,6 +541,10 @@ class WorldRun:
         for currency in sorted({charge.currency for charge in self.scenario.charges}):
             await self.control("POST /_sim/balance", {"currency": currency, "available": 90_000_000})
         for place in self.installations.values():
+            if place.orders is not None:
+                place.orders.calm()
+                # Of what a wrong clock takes for the future nobody can ask.
+                place.machine.mend()
             with self.unit(place) as unit:
                 accounts.free(unit, self.name)
                 for file, batch in place.batches.items():
@@ -470,11 +598,13 @@ class WorldRun:
     def _left(self, place: Installation) -> list[float]:
         """Tell in how many seconds things fall due in an installation."""
         with self.unit(place) as unit:
-            rows = unit.connection.exec_driver_sql(LEFT).all()
+            rows = list(unit.connection.exec_driver_sql(LEFT).all())
             accepted = batches.every(unit, self.name, [BatchState.ACCEPTED])
             turns = turns_in(unit)
+            if place.orders is not None:
+                rows += unit.connection.exec_driver_sql(UNTOLD).all()
         now = place.machine.now()
-        waits = [max(row[0] - now, 0.0) for row in rows] + [0.0] * bool(accepted)
+        waits = [max(row[0] - now, 0.0) for row in rows if row[0] is not None] + [0.0] * bool(accepted)
         return waits if turns is None else [*waits, max(turns, 0.0)]
 
     def _restless(self) -> list[Any]:
@@ -484,11 +614,32 @@ class WorldRun:
                 told += [tuple(row) for row in unit.connection.exec_driver_sql(RESTLESS_ROWS)]
         return told
 
+    async def followed(self, how: Follow) -> None:
+        """Wait until catching up has had its turns, and has found nothing new."""
+        for _ in range(ROUNDS_MAX):
+            if self.broken:
+                return
+            events = self._events()
+            await asyncio.sleep(how.poll_seconds * CALM + 1.0)
+            for place in self.installations.values():
+                for process in place.processes:
+                    if process.following is not None:
+                        process.following.asked.set()
+            # They begin only now.
+            await asyncio.sleep(1.0)
+            await self.quiet()
+            if self._events() == events:
+                return
+        raise Unsettled(f"there are new events after {ROUNDS_MAX} rounds")
+
+    def _events(self) -> int:
+        return sum(1 for _ in self.simulator.world.store.every("event"))
+
     async def follow(self) -> None:
         """Bring every installation up to date with its refunds at Stripe."""
         await self.control("GET /_sim/health")
         for place in self.installations.values():
-            process = Process(self, f"follow{place.number}", place.url, place.machine, self.scenario.limits)
+            process = Process(self, f"follow{place.number}", place, self.scenario.limits)
             await process.follow(self.name)
 
     def close(self) -> None:
@@ -512,6 +663,12 @@ SELECT CASE WHEN r.due_at > r.leased_until THEN r.due_at ELSE r.leased_until END
 WHERE r.state IN ('received', 'approved', 'submitting') AND (r.held_reason IS NULL OR r.held_until IS NOT NULL)
 AND NOT EXISTS (SELECT 1 FROM refund_requests o WHERE o.charge = r.charge AND o.state = 'outcome_unknown')
 """
+# Events that are not applied, and messages that are not told.
+UNTOLD = """
+SELECT min(due_at) FROM inbox_events WHERE state = 'waiting'
+UNION ALL SELECT min(CASE WHEN due_at > leased_until THEN due_at ELSE leased_until END) FROM outbox_deliveries WHERE state = 'waiting'
+"""
+KEPT = "SELECT count(*) FROM inbox_events WHERE id = '{event}'"
 RESTLESS_ROWS = """
 SELECT id, state, held_reason, held_until, reason_code, reason_text, attempt, due_at, leased_until FROM refund_requests
 WHERE state IN ('received', 'approved', 'submitting', 'outcome_unknown')

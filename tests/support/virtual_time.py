@@ -118,3 +118,7 @@ class MachineClock:
     def jump(self, seconds: float) -> None:
         """Set the wall clock wrong, or right again."""
         self._off += seconds
+
+    def mend(self) -> None:
+        """Set the wall clock right."""
+        self._off = 0.0
