@@ -144,7 +144,7 @@ BUGS: dict[str, Bug] = {
         cuts=(Cut(model, "_taken", "reserved_minor=0", "reserved_minor=request.reserved_minor"),)
     ),
     "reservation_not_counted": Bug(
-        cuts=(Cut(refunds, "_decided", "else more_reserved + repository.reserved(", "else 0 * repository.reserved("),)
+        cuts=(Cut(refunds, "_facts", "else more_reserved + repository.reserved(", "else 0 * repository.reserved("),)
     ),
     "request_key_with_file_hash": Bug(
         cuts=(Cut(batches, "plan_slice", "wanted.append((row, judged))", f"wanted.append((row, {HASHED}))"),)
