@@ -206,7 +206,10 @@ class CatchUp:
                 # Written by a clock that has been set back since: nobody has asked for what happened in between, however long that was.
                 since = unit.now - EVENTS_KEPT
                 follow.set_back(unit, self.account, feed, since)
-            if mark.mark is None:
+            if feed is Feed.EVENTS:
+                # Nothing before can be asked for.
+                since = max(since, unit.now - EVENTS_KEPT)
+            if mark.mark is None or mark.mark < since:
                 # Where it begins is kept at once: what a list that cannot be read leaves out is asked for next time.
                 follow.move(unit, self.account, feed, since)
             told_at = inbox.last_received(unit, self.account, Source.WEBHOOK)

@@ -172,6 +172,16 @@ async def test_a_watermark_of_a_clock_that_was_set_back_since_leaves_no_gap(scen
     assert max(marks) <= scene.clock.now()
 
 
+async def test_a_watermark_older_than_stripe_keeps_events_moves_on(scene: Scene) -> None:
+    await scene.poll()
+    await scene.move(40 * 86_400)
+    await scene.poll()
+    with scene.database.reading() as unit:
+        mark = follow.mark(unit, ACCOUNT, Feed.EVENTS).mark
+    assert mark is not None
+    assert scene.clock.now() - mark < 1
+
+
 async def test_what_happens_while_the_first_lists_cannot_be_read_is_asked_for_later(scene: Scene) -> None:
     rules = [{"kind": "forbidden", "operation": f"GET /v1/{name}"} for name in ("events", "refunds")]
     await scene.control("POST /_sim/faults", {"rules": rules})
