@@ -16,13 +16,13 @@ def logged(seed: int, hash_seed: str) -> str:
         env={"PYTHONHASHSEED": hash_seed, "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=True,
     )
     assert "POST /v1/refunds" in done.stdout, done.stdout
     return done.stdout.rpartition("1 seeds")[0]
 
 
-@pytest.mark.parametrize("seed", [8, 24])
+@pytest.mark.parametrize("seed", [6, 24])
 def test_a_seed_replayed_gives_the_identical_log(seed: int) -> None:
     assert logged(seed, "1") == logged(seed, "2")

@@ -64,15 +64,21 @@ def order_refunded(charges: Sequence[Charge]) -> OrderRefunded | None:
     return OrderRefunded(status, tuple(told))
 
 
-def told_of(refunded: OrderRefunded, before: OrderTold) -> OrderTold | None:
+def told_of(refunded: OrderRefunded, before: OrderTold, at: float) -> OrderTold | None:
     """Tell what is to be told of an order, given what was told before; `None`, if that says the same.
 
-    Nothing is told of an order that has given nothing back, and of which nothing was told.
+    Nothing is told of an order that has given nothing back, and of which nothing was told. The version is the time in milliseconds, and
+    more than the last: counted from one, a database that was lost or restored would tell under ids and versions that were told before.
+
+    Args:
+        refunded: What it has given back.
+        before: What was told.
+        at: When, by the database's clock.
     """
     now = json.dumps([refunded.status, refunded.charges], separators=(",", ":"))
     if now == before.told or (not before.told and refunded.status is Refunded.NONE):
         return None
-    return OrderTold(before.version + 1, now)
+    return OrderTold(max(before.version + 1, int(at * 1000)), now)
 
 
 def order_message(account: str, order: str, refunded: OrderRefunded, version: int, at: float) -> Message:
@@ -82,7 +88,7 @@ def order_message(account: str, order: str, refunded: OrderRefunded, version: in
         account: `acct_…|test`.
         order: The order, as it stands in the charges' metadata.
         refunded: What it has given back.
-        version: How many such messages it has had, with this one.
+        version: What `told_of` says.
         at: When, by the database's clock.
     """
     currency, captured, given_back = refunded.total or (None, None, None)

@@ -97,7 +97,7 @@ def order_messages(
     for account, order in sorted((account, order) for account, order in orders if order is not None):
         refunded = order_refunded([one for one in family if (one.account, one.order_id) == (account, order)])
         key = ordering_key(account, order, "")
-        after = told_of(refunded, told[key]) if refunded is not None and key in told else None
+        after = told_of(refunded, told[key], unit.now) if refunded is not None and key in told else None
         if refunded is not None and after is not None:
             changed[key] = after
             out.append(order_message(account, order, refunded, after.version, unit.now))

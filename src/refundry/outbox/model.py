@@ -114,7 +114,10 @@ REQUEST_FIELDS: Mapping[str, Field] = {
 }
 ORDER_FIELDS: Mapping[str, Field] = {
     "order_id": Field(_TEXT, "your order, as it stands in the charges' metadata"),
-    "order_version": Field(_AMOUNT, "grows with every such message of the order; of two the higher one is newer"),
+    "order_version": Field(
+        _AMOUNT,
+        "the time in milliseconds, and higher with every such message of the order; of two the higher one is newer",
+    ),
     "refunded": Field(_TEXT, "how much of the order was given back", ORDER_STATUSES),
     "currency": Field(_TEXT_OR_NULL, "of the two amounts; null where the order's charges have several"),
     "captured_minor": Field(_AMOUNT_OR_NULL, "what the customer paid in all; null with several currencies"),
@@ -220,7 +223,7 @@ class OrderTold:
     """What the world was last told of an order.
 
     Args:
-        version: How many messages said so.
+        version: Grows with every message; zero, if there was none.
         told: The status and the amounts, in one canonical form; empty, if nothing was told.
     """
 

@@ -27,7 +27,7 @@ def message_id(subject: str, kind: Kind, version: int) -> str:
     Args:
         subject: The refund request, or the account and the order.
         kind: What it says.
-        version: The request's, or how many such messages the order has had.
+        version: The request's, or the order's (`charges.rules.told_of`).
     """
     return str(uuid.uuid5(MESSAGES, f"{subject}|{kind}|{version}"))
 

@@ -49,7 +49,7 @@ outbox_keys = sa.Table(
     "outbox_keys",
     metadata,
     sa.Column("ordering_key", sa.Text, primary_key=True),
-    # What was last told of the order: its status and amounts, and how many messages have said so.
+    # What was last told of the order: its status and amounts, and the version of the message that said so.
     sa.Column("told", sa.Text, nullable=False, server_default=""),
-    sa.Column("version", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("version", sa.BigInteger().with_variant(sa.Integer, "sqlite"), nullable=False, server_default="0"),
 )

@@ -68,13 +68,14 @@ def test_an_order_is_told_of_only_when_something_else_is_true_of_it() -> None:
     assert nothing is not None
     assert part is not None
     assert nothing.status is Refunded.NONE
-    assert told_of(nothing, OrderTold()) is None
-    first = told_of(part, OrderTold())
+    assert told_of(nothing, OrderTold(), 1.0) is None
+    first = told_of(part, OrderTold(), 1.5)
     assert first is not None
-    assert told_of(part, first) is None
-    back = told_of(nothing, first)
+    assert told_of(part, first, 2.0) is None
+    back = told_of(nothing, first, 2.0)
     assert back is not None
-    assert back.version == 2
-    again = told_of(part, back)
+    assert (first.version, back.version) == (1500, 2000)
+    again = told_of(part, back, 1.0)
     assert again is not None
-    assert again.version == 3
+    # The clock was set back, and it is newer all the same.
+    assert again.version == 2001
