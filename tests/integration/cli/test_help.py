@@ -12,6 +12,7 @@ from refundry.cli.main import app
 from refundry.infra.settings import (
     AccountSettings,
     FollowSettings,
+    KeepSettings,
     OrderSettings,
     PaySettings,
     Settings,
@@ -77,6 +78,7 @@ def test_every_setting_is_in_the_docs_with_its_default() -> None:
         ("REFUNDRY_STRIPE__", StripeSettings),
         ("REFUNDRY_PAY__", PaySettings),
         ("REFUNDRY_FOLLOW__", FollowSettings),
+        ("REFUNDRY_KEEP__", KeepSettings),
         ("REFUNDRY_ORDERS__", OrderSettings),
         ("REFUNDRY_ACCOUNTS__NAME__", AccountSettings),
     ]
@@ -86,6 +88,7 @@ def test_every_setting_is_in_the_docs_with_its_default() -> None:
                 "stripe",
                 "pay",
                 "follow",
+                "keep",
                 "orders",
                 "accounts",
                 "stripe_secret_key",
