@@ -16,7 +16,7 @@ run: setup  ## the demo: simulator, sample shop, worker (ARGS="--once" ends when
 	.venv/bin/refundry demo $(ARGS)
 
 test: check  ## all checks, then all tests (ARGS=… goes to pytest)
-	$(PY) -m pytest -n 3 --dist worksteal $(ARGS)
+	$(PY) -m pytest -n 4 --dist worksteal $(ARGS)
 
 check: .venv/dev.stamp  ## format, lint, types, imports, dependencies
 	.venv/bin/ruff format --check .
