@@ -1,4 +1,4 @@
-"""The order system of the simulation: it does what docs/features/outbox.md asks of a receiver, and misbehaves as networks and programs do.
+"""The order system of the simulation: it does what docs/features/orders.md asks of a receiver, and misbehaves as networks and programs do.
 
 The way to it is the product's own: its HTTP target, with its signatures and its reading of answers, whose session ends in this process.
 """

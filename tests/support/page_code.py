@@ -12,7 +12,7 @@ def python_of(page: str, title: str) -> str:
     """Take the first block of Python under a heading of a page.
 
     Args:
-        page: The page, from the root: `docs/features/outbox.md`.
+        page: The page, from the root: `docs/features/orders.md`.
         title: The heading.
     """
     text = (ROOT / page).read_text()

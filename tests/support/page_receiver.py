@@ -19,7 +19,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # opens only this receiver
 def receiver(folder: Path) -> Iterator[str]:
     """Run the receiver of the docs; tells its address."""
     program = folder / "receiver.py"
-    program.write_text(python_of("docs/features/outbox.md", "By a call"))
+    program.write_text(python_of("docs/features/orders.md", "By a call"))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with (folder / "receiver.log").open("w") as log:

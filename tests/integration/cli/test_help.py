@@ -31,7 +31,7 @@ DOCS = "\n".join(
         "batches.md",
         "plans.md",
         "refunds.md",
-        "outbox.md",
+        "orders.md",
         "webhooks.md",
         "following.md",
         "disputes.md",
