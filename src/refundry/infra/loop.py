@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ def run(main: Coroutine[Any, Any, Result]) -> Result:
 
     Python's own, where there is no uvloop: on Windows.
     """
+    # What has been imported stays. To look through all of it for garbage, again and again, holds everything up for tens of milliseconds.
+    gc.freeze()
     try:
         import uvloop
     except ImportError:
