@@ -36,13 +36,12 @@ class Following:
             self._tasks += [
                 asyncio.create_task(run(self._stopping), name=f"{name}/{account}") for name, run in runs.items()
             ]
+        self._pruning = asyncio.create_task(self.pruner.run(self._stopping), name="prune")
 
     def woken(self, account: str) -> None:
         """Hear that events of an account have come in."""
         if account in self.followers:
             self.followers[account].wake()
-
-        self._pruning = asyncio.create_task(self.pruner.run(self._stopping), name="prune")
 
     async def stop(self) -> None:
         """Begin nothing more, and leave off what is under way: it is done again by whoever comes next."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from refundry.refunds.model import State
 from refundry.tasks import service as tasks
 from refundry.tasks.model import How
 from refundry.worker import pruner
+from refundry.worker.following import Following
 from refundry.worker.pruner import Pruned, Pruner
 from tests.integration.outbox.conftest import wanting
 from tests.support.builders import ACCOUNT
@@ -191,3 +193,16 @@ def standing(scene: Scene) -> dict[str, Any]:
         }
         found["paid"] = [entry.subject for entry in audit.of_event(unit, "refund_request.submitting")]
     return found
+
+
+async def test_a_process_prunes_once_however_many_events_wake_its_followers(scene: Scene) -> None:
+    """A task for each webhook would never end: a storm of events filled the memory of a server that way."""
+    desk = SimpleNamespace(seats=(), writer=scene.writer, settings=SimpleNamespace(keep=KeepSettings()))
+    following = Following(desk, "here")  # type: ignore[arg-type]  # all that it asks of a desk without seats
+    following.start()
+    for _ in range(100):
+        following.woken(ACCOUNT)
+    pruning = [task for task in asyncio.all_tasks() if task.get_name() == "prune"]
+    await following.stop()
+    assert len(pruning) == 1
+    assert pruning[0].done()
