@@ -76,9 +76,9 @@ class Watch:
         gateway: Any = self.desk.gateway
         pacer: Any = self.desk.pacer
 
-        async def taken(operation: str, lane: Lane) -> float:
+        async def taken(operation: str, lane: Lane, **more: Any) -> float:
             began = time.monotonic()
-            slot = await take(operation, lane)
+            slot = await take(operation, lane, **more)
             waited = time.monotonic() - began
             if lane is Lane.DESK:
                 self.slots.append(waited)

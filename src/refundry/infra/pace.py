@@ -8,6 +8,7 @@ ahead than a bulk run, so it overtakes one.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections import deque
 from contextvars import ContextVar
@@ -25,6 +26,9 @@ from refundry.kernel.lane import Lane
 EVERYTHING = "*"
 # How far ahead of the present a lane may reserve, in seconds: a person waits at most for what bulk has reserved.
 HORIZON = {Lane.BULK: 0.10, Lane.DESK: 2.0}
+# How long before its slot a lane's send is handed out: its intent is committed in this time, and then it waits for the very moment. A
+# commit takes now 5 and now 50 ms, and sends that were handed out evenly would come in twos and threes after it.
+EARLY = {Lane.BULK: 0.06, Lane.DESK: 0.0}
 # Slots that are reserved in one step: more would come in bursts when another process shares the budget.
 STEP = {Lane.BULK: 3, Lane.DESK: 1}
 CUT = 0.75
@@ -99,14 +103,22 @@ def parsed(text: str, setting: str = "REFUNDRY_STRIPE__LIMITS") -> Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Reservation:
-    """What a step reserved: `count` slots, the first `delay` seconds from now, one each `gap` seconds.
+class Turn:
+    """Somebody who waits, and how many seconds before the slot the turn is handed out; it is answered with the slot's moment."""
 
-    With `count` zero, nothing: ask again in `delay` seconds.
+    future: asyncio.Future[float]
+    early: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What a step reserved: `count` slots, the first to be handed out at `first` by the boot clock, one each `gap` seconds.
+
+    With `count` zero, nothing: ask again at `first`.
     """
 
     count: int
-    delay: float
+    first: float
     gap: float
 
 
@@ -168,7 +180,7 @@ class Pacer:
         self._share = 1.0 - headroom
         self._writer = writer
         self._clock = clock
-        self._waiting: dict[str, dict[Lane, deque[asyncio.Future[None]]]] = {}
+        self._waiting: dict[str, dict[Lane, deque[Turn]]] = {}
         self._drains: dict[str, asyncio.Task[None]] = {}
         self._steps: set[asyncio.Task[None]] = set()
         self.meter = Meter()
@@ -191,81 +203,108 @@ class Pacer:
         """Tell how many calls of an operation this account may make per second; zero means any number."""
         return min((rate for rate in (self._ceiling(operation), self._ceiling(EVERYTHING)) if rate), default=0.0)
 
-    async def take(self, operation: str, lane: Lane) -> float:
+    async def take(self, operation: str, lane: Lane, *, early: float = 0.0) -> float:
         """Wait for a slot.
 
         Args:
             operation: `POST /v1/refunds`, `GET /v1/charges/{charge}`.
             lane: Who waits.
+            early: To be told so many seconds before the slot: for who has something to do first, and then awaits `moment`.
 
         Returns:
-            The boot clock's time at which the slot was had, for `limited`.
+            The slot's moment by the boot clock, for `moment` and `limited`.
         """
+        slot = began = self._clock.boot_seconds()
         if self._account and self.rate_of(operation):
             lanes = self._waiting.setdefault(operation, {lane: deque() for lane in Lane})
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            turn = Turn(asyncio.get_running_loop().create_future(), early)
             lanes[lane].append(turn)
             drain = self._drains.get(operation)
             if drain is None or drain.done():
                 self._drains[operation] = asyncio.get_running_loop().create_task(self._drain(operation, lanes))
-            began, waited = self._clock.boot_seconds(), _waited.get()
-            await turn
-            if waited is not None:
-                waited.seconds += self._clock.boot_seconds() - began
+            slot = await turn.future
+            self._note(self._clock.boot_seconds() - began)
         self.taken_count += 1
-        return self._clock.boot_seconds()
+        return slot
 
-    async def _drain(self, operation: str, lanes: dict[Lane, deque[asyncio.Future[None]]]) -> None:
+    async def moment(self, slot: float) -> None:
+        """Wait for the moment of a slot that was told early."""
+        began = self._clock.boot_seconds()
+        if began < slot:
+            await self._sleep_until(slot)
+            self._note(self._clock.boot_seconds() - began)
+
+    def _note(self, seconds: float) -> None:
+        waited = _waited.get()
+        if waited is not None:
+            waited.seconds += seconds
+
+    async def _drain(self, operation: str, lanes: dict[Lane, deque[Turn]]) -> None:
         """Reserve for those who wait, persons first, until nobody does."""
         try:
             while any(lanes.values()):
                 lane = next(lane for lane in (Lane.DESK, Lane.BULK) if lanes[lane])
                 count = min(len(lanes[lane]), STEP[lane])
-                got = await self._writer.put(lambda unit, n=count, who=lane: self._reserve(unit, operation, n, who))  # type: ignore[misc]
+                early = lanes[lane][0].early
+                got = await self._writer.put(
+                    lambda unit, n=count, who=lane, by=early: self._reserve(unit, operation, n, who, by)  # type: ignore[misc]
+                )
                 turns = [lanes[lane].popleft() for _ in range(min(got.count, len(lanes[lane])))]
                 if turns:
                     step = asyncio.get_running_loop().create_task(self._hand_out(turns, got))
                     self._steps.add(step)
                     step.add_done_callback(self._steps.discard)
                 # The next step is reserved when this one is nearly used up, not sooner: others share the budget.
-                await self._clock.sleep(max(got.delay if not turns else got.delay + got.gap * (len(turns) - 1), 0.0))
+                await self._sleep_until(got.first + got.gap * max(len(turns) - 1, 0))
         except Exception as error:  # noqa: BLE001  # whoever waits has to hear of it
             for waiting in lanes.values():
                 while waiting:
-                    turn = waiting.popleft()
+                    turn = waiting.popleft().future
                     if not turn.done():
                         turn.set_exception(error)
 
-    async def _hand_out(self, turns: list[asyncio.Future[None]], got: Reservation) -> None:
+    async def _hand_out(self, turns: list[Turn], got: Reservation) -> None:
+        due, handed = got.first, -math.inf
         try:
-            for at, turn in enumerate(turns):
-                await self._clock.sleep(got.gap if at else max(got.delay, 0.0))
-                if not turn.done():
-                    turn.set_result(None)
+            for turn in turns:
+                # Half a gap apart at least, should this process have been held up.
+                await self._sleep_until(max(due, handed + got.gap / 2))
+                handed = self._clock.boot_seconds()
+                if not turn.future.done():
+                    turn.future.set_result(due + turn.early)
+                due += got.gap
         finally:
             for turn in turns:
                 # Only if this was cancelled: nobody may wait for a slot that will not come.
-                turn.cancel()
+                turn.future.cancel()
 
-    def _reserve(self, unit: Unit, operation: str, count: int, lane: Lane) -> Reservation:
-        """Take slots from both budgets, or none: one short transaction, by the database's clock."""
+    async def _sleep_until(self, moment: float) -> None:
+        await self._clock.sleep(max(moment - self._clock.boot_seconds(), 0.0))
+
+    def _reserve(self, unit: Unit, operation: str, count: int, lane: Lane, early: float = 0.0) -> Reservation:
+        """Take slots from both budgets, or none: one short transaction, by the database's clock.
+
+        With `early`, slots that begin so many seconds from now at the soonest, to be handed out by so much before.
+        """
+        # Not after the commit: its time differs, and would make the slots of one step come later than those of the next.
+        boot = self._clock.boot_seconds()
         found = self._rows(unit, operation)
-        ahead = max(row.next_at for row in found) - unit.now
+        ahead = max(row.next_at for row in found) - unit.now - early
         if ahead > HORIZON[lane]:
             # Back in the very moment when a reservation is possible again: who came later would find that another process,
             # which knows its own schedule, is always a step ahead.
-            return Reservation(0, max(ahead - HORIZON[lane], RETRY_MIN), 0.0)
+            return Reservation(0, boot + max(ahead - HORIZON[lane], RETRY_MIN), 0.0)
         delay, gap = 0.0, 0.0
         for row in found:
-            begin = max(row.next_at, unit.now)
+            begin = max(row.next_at, unit.now + early)
             grown = self._grown(row, unit.now)
-            delay, gap = max(delay, begin - unit.now), max(gap, 1 / grown)
+            delay, gap = max(delay, begin - unit.now - early), max(gap, 1 / grown)
             statement = sa.update(budgets).where(budgets.c.account == self._account, budgets.c.scope == row.scope)
             # Each budget moves by its own rate: dragging the account's along with a slow operation's would starve the others.
             told = {"next_at": begin + count / grown, "rate": grown, "reserved_at": unit.now}
             # The ceiling too: the limits may have been set anew since the budget was made, and others read it there.
             unit.connection.execute(statement.values(told | {"rate_max": self._ceiling(row.scope)}))
-        return Reservation(count, delay, gap)
+        return Reservation(count, boot + max(delay, 0.0), gap)
 
     def _rows(self, unit: Unit, operation: str) -> list[sa.Row[tuple[object, ...]]]:
         """Read and hold the budgets of an operation, those that are missing made."""
@@ -345,4 +384,4 @@ class Pacer:
         for lanes in self._waiting.values():
             for waiting in lanes.values():
                 while waiting:
-                    waiting.popleft().cancel()
+                    waiting.popleft().future.cancel()

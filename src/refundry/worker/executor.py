@@ -18,7 +18,7 @@ from refundry.gateways.base import GatewayError, Look, PaymentGateway, Trouble
 from refundry.infra import tracing
 from refundry.infra.db import Database, DatabaseUnusable, Needs, Unit
 from refundry.infra.logs import logger
-from refundry.infra.pace import Pacer, note_waits
+from refundry.infra.pace import EARLY, Pacer, note_waits
 from refundry.infra.settings import PaySettings
 from refundry.infra.witness import SET_BACK, vouched_since
 from refundry.infra.writer import Writer
@@ -236,7 +236,7 @@ class Executor:
         if fresh is None:
             return
         began = self._clock.boot_seconds()
-        slot = await self.trace.of("wait_for_slot", self._pacer.take(REFUND, taken.claimed.request.lane))
+        slot = await self._slot(taken.claimed)
         if self.stopping():
             # It waited for its turn, and nothing was sent: whoever comes next pays it.
             held = fresh.claimed
@@ -316,8 +316,13 @@ class Executor:
             disputes.seen(unit, self.account, look.charge.id, look.disputes, look.began_at)
         return refunds.adopt(unit, claimed, look.refunds)
 
+    async def _slot(self, claimed: Claimed) -> float:
+        """Wait for the turn to write the intent; tells when the slot is in which to send."""
+        lane = claimed.request.lane
+        return await self.trace.of("wait_for_slot", self._pacer.take(REFUND, lane, early=EARLY[lane]))
+
     async def _send(self, claimed: Claimed, slot: float) -> None:
-        """Write the intent, send, record."""
+        """Write the intent, wait for the moment of the slot, send, record."""
         at, stripe_at = self._clock.now(), self._gateway.stripe_now()
         began = self._clock.boot_seconds()
         pay = self._pay
@@ -338,6 +343,7 @@ class Executor:
         if intent is None:
             await self._put_off(claimed, AGAIN_WAIT, "its charge has to be looked at again, or a sibling is on its way")
             return
+        await self._pacer.moment(slot)
         if self._clock.boot_seconds() - began > rules.SEND_WITHIN:
             # This process slept: somebody else may hold the request by now.
             outcome: Outcome = NotTaken(NotTakenWhy.UNSENT, Answer(message="too late to be sent, nothing was"))
@@ -399,7 +405,7 @@ class Executor:
         held = await self._planned(claimed, attempt, look, began)
         if held is None:
             return
-        slot = await self.trace.of("wait_for_slot", self._pacer.take(REFUND, held.request.lane))
+        slot = await self._slot(held)
         await self._send(held, slot)
 
     async def _planned(self, claimed: Claimed, attempt: Attempt, look: Look, began: float) -> Claimed | None:
