@@ -71,12 +71,12 @@ def database_of(settings: Settings, clock: Clock) -> Database:
 
 def attached(database: Database, wants: Wants | None = None) -> Database:
     """Attach what the features do at the beginning and the end of a unit; without it the audit log is not written."""
+    refunds.attach(database)
     tasks.attach(database)
     if wants is not None:
         outbox.attach(database, wants, refunds.messages)
     audit.attach(database)
     inbox.attach(database)
-    refunds.attach(database)
     batches.attach(database)
     return database
 

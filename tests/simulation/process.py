@@ -143,10 +143,12 @@ class LivingWriter(InlineWriter):
         # Called after each commit.
         self.saved: Callable[[], None] = lambda: None
 
-    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING, long: bool = False) -> Result:
+    async def put(
+        self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING, long: bool = False, alone: bool = False
+    ) -> Result:
         """Commit one piece of work."""
         await self._life.step()
-        result = await super().put(work, needs=needs, long=long)
+        result = await super().put(work, needs=needs, long=long, alone=alone)
         self.saved()
         await self._life.step()
         return result

@@ -27,8 +27,12 @@ _MOVE_HEAD = (
 def append(unit: Unit, entries: Sequence[Entry]) -> None:
     """Hang entries onto the chain, in order; other writers wait until this unit is over."""
     number, before = _locked_head(unit)
-    values = []
+    values: list[dict[str, Any]] = []
     for entry in entries:
+        if len(values) == PAGE:
+            # A session that only computes is ended by Postgres: a million entries take longer than that to hash.
+            _INSERT.many(unit.direct, values)
+            values = []
         number += 1
         own = chained(entry.line(number, before))
         facts = json.dumps(entry.facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

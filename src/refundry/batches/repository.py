@@ -213,6 +213,17 @@ def paused(unit: Unit, request: str) -> bool:
     return unit.connection.execute(statement.limit(1)).first() is not None
 
 
+def withdrawn(unit: Unit, request: str) -> str | None:
+    """Tell the batch that a request came from, if that was withdrawn."""
+    statement = (
+        sa.select(batches.c.id)
+        .join(batch_rows, r.batch == batches.c.id)
+        .where(r.request == request, r.code == "", batches.c.state == BatchState.WITHDRAWN.value)
+    )
+    found: str | None = unit.connection.execute(statement.limit(1)).scalar_one_or_none()
+    return found
+
+
 def refused_counts(unit: Unit, batch: str) -> dict[str, int]:
     """Count the rows that became no request of their own, by code."""
     statement = sa.select(r.code, sa.func.count()).where(r.batch == batch, r.planned.is_(True), r.code != "")
@@ -286,7 +297,11 @@ def request_count(unit: Unit, batch: str) -> int:
 _SCHEDULES = (
     sa.select(batches, r.request, r.number, r.released)
     .join(batch_rows, r.batch == batches.c.id)
-    .where(r.request.in_(sa.bindparam("requests", expanding=True)), r.code == "", batches.c.schedule.is_not(None))
+    .where(
+        r.request.in_(sa.bindparam("requests", expanding=True)),
+        r.code == "",
+        sa.or_(batches.c.schedule.is_not(None), batches.c.state == sa.literal_column("'paused'")),
+    )
     .order_by(batches.c.created_at, batches.c.id, r.number)
 )
 InLine = tuple[Batch, int, Turn]

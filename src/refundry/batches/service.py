@@ -491,6 +491,28 @@ def withdraw(unit: Unit, batch: Batch, actor: Actor, why: str) -> int:
     return count + len(unplanned)
 
 
+def came_back(unit: Unit, request: str, sent_at: float) -> None:
+    """Keep to what a person has said of a batch while a request of it was on its way, which came back unpaid: it waits, or is taken back.
+
+    Args:
+        unit: The open unit.
+        request: The request.
+        sent_at: When it was sent, by the database's clock: what a person has reopened after its batch was withdrawn is wanted.
+    """
+    if repository.paused(unit, request):
+        refunds.stop(unit, [request], SYSTEM)
+    if taken_back(unit, request, sent_at) and refunds.need(unit, request).state in UNPAID:
+        refunds.withdraw(unit, request, SYSTEM, "its batch was withdrawn while it was on its way")
+
+
+def taken_back(unit: Unit, request: str, sent_at: float) -> bool:
+    """Tell whether the batch of a request was withdrawn after it was sent: then it is not sent anew."""
+    batch = repository.withdrawn(unit, request)
+    if batch is None:
+        return False
+    return any(one.event == "batch.withdrawn" and sent_at <= one.at for one in audit.timeline(unit, batch))
+
+
 def retry(unit: Unit, batch: Batch, actor: Actor) -> int:
     """Have those rows looked at again that were declined or rejected, or whose charge was not found; tells how many.
 
@@ -512,6 +534,9 @@ def retry(unit: Unit, batch: Batch, actor: Actor) -> int:
                 count += 1
     again = repository.unplan(unit, batch.id)
     current = repository.find(unit, batch.id)
+    if again and current is not None and current.schedule is not None:
+        # Their turns are still to come, wherever they stand in the file, also if the batch has come to rest.
+        repository.set_course(unit, batch.id, replace(current.course, rows=0, next_row=1, resting=False))
     if again and current is not None and current.state is BatchState.RUNNING:
         repository.set_state(unit, batch.id, BatchState.ACCEPTED)
     audit.record(unit, actor, "batch.retried", batch.id, {"reopened": count, "looked_up_again": again})
@@ -547,7 +572,7 @@ def _in_line_again(unit: Unit, request: str, before: State, actor: Actor) -> Non
         actor: Who has freed it.
     """
     found = repository.schedule_of(unit, request)
-    if found is None:
+    if found is None or found[0].schedule is None:
         return
     batch, number, turn = found
     refunds.make_wait(unit, [request], actor)
@@ -556,7 +581,8 @@ def _in_line_again(unit: Unit, request: str, before: State, actor: Actor) -> Non
         # The next turn finds it in line.
         repository.set_turn(unit, batch.id, [number], Turn.HAS_COME)
         declined = before is State.DECLINED
-        course = replace(course, over=course.over - declined, failed=course.failed - declined)
+        failed = course.failed - declined
+        course = replace(course, over=course.over - declined, failed=failed, forgiven=min(course.forgiven, failed))
     repository.set_course(unit, batch.id, course)
 
 
@@ -782,6 +808,10 @@ def may_send(unit: Unit, claimed: Claimed) -> bool:
     """
     request = claimed.request
     found = repository.schedule_of(unit, request.id)
+    if found is not None and found[0].schedule is None and request.state is State.APPROVED:
+        # Its batch was paused while it waited for something else, as for a dispute to end.
+        refunds.send_back(unit, claimed, HeldReason.STOPPED)
+        return False
     if found is None or found[0].state is BatchState.WITHDRAWN or found[0].schedule is None:
         return True
     batch, number, turn = found

@@ -78,6 +78,9 @@ def plan_file(
                 await desk.writer.aside(lambda: _write(desk, made, to))
             return made, batch
 
+    with suppress(AttributeError, OSError):
+        # It computes a lot, and nobody is paid by it: what pays on this machine goes first. There is no such thing on Windows.
+        os.nice(10)
     plan, batch = loop.run(make())
     if as_json:
         output.as_json(facts(plan, batch))

@@ -108,10 +108,11 @@ async def followed(work: Work, since: float) -> Followed:
         await catch_up.events_between(since, work.desk.clock.now())
         follower.wake()
     ends = work.desk.clock.boot_seconds() + PATIENCE_SECONDS
+    targets = {target.name for target in work.desk.targets}
     while (
         not work.interrupted
         and work.desk.clock.boot_seconds() < ends
-        and await work.read(lambda unit: _busy(unit, account))
+        and await work.read(lambda unit: _busy(unit, account, targets))
     ):
         await work.rest(REST_SECONDS)
 
@@ -126,10 +127,10 @@ async def followed(work: Work, since: float) -> Followed:
     return await work.read(count)
 
 
-def _busy(unit: Unit, account: str) -> bool:
-    return bool(
-        follow.backlog(unit, account).events_waiting or any(one.waiting for one in outbox.queues(unit).values())
-    )
+def _busy(unit: Unit, account: str, targets: set[str]) -> bool:
+    # An earlier demo may have had a target that this one has not.
+    waiting = any(queue.waiting for target, queue in outbox.queues(unit).items() if target in targets)
+    return bool(follow.backlog(unit, account).events_waiting) or waiting
 
 
 async def orders(work: Work) -> Orders:

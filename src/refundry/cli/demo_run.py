@@ -153,6 +153,8 @@ async def _shown(settings: Settings, simulator: Simulator, wanted: Wanted, folde
                 return _interrupted(told, as_json=as_json)
         (batch, totals), (second, refused) = done
         followed = await demo_follow.followed(at_work, began_at)
+        if at_work.interrupted:
+            return _interrupted(told, as_json=as_json)
         orders = await demo_follow.orders(at_work)
         books = await _compared(at_work, simulator)
         told |= {

@@ -113,8 +113,8 @@ def _followed(unit: Unit, account: Account, backlog: Backlog, settings: Settings
     mark = backlog.marks.get(Feed.EVENTS, backlog.marks.get(Feed.REFUNDS))
     if mark is None:
         return
-    # A key that may not read events is followed by lists of refunds: what was read last counts.
-    behind = backlog.at - max(backlog.marks.get(feed, mark) for feed in (Feed.EVENTS, Feed.REFUNDS))
+    # Disputes are told by events alone: lists of refunds do not make up for them.
+    behind = backlog.at - mark
     if behind <= rules.every(settings.follow.poll_seconds, going_on=False) * TURNS_MISSED:
         yield Finding(Area.WORK, "following", f"{account.id} was followed up to {output.lasting(max(behind, 0))} ago")
         return

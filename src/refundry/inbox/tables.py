@@ -29,6 +29,8 @@ inbox_events = sa.Table(
     # Last, so that SQLite reads a row without the pages that this overflows to.
     sa.Column("raw", sa.LargeBinary, nullable=False),
     sa.Index("ix_inbox_events_received", "received_at", "id"),
+    # When an event came last, in each way.
+    sa.Index("ix_inbox_events_last", "account", "source", "received_at"),
     sa.Index("ix_inbox_events_object", "object_id"),
     sa.Index("ix_inbox_events_charge", "charge"),
     # Every look for work reads these alone; a million applied events are not in the way.

@@ -44,6 +44,14 @@ IDLE_UNIT_SECONDS = 10
 # Postgres 17 on it ends that too, after this long: nearly all units take milliseconds.
 UNIT_SECONDS_MAX = 10
 TIMES_OUT_FROM = 170_000
+# A server that has gone without a word, as in a failover, is noticed; by default a statement waits for it for two hours.
+ALIVE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 # The codes of both (Postgres, appendix A).
 CUT_OFF = {"25P03", "25P04"}
 # More often than processes can be started in the moment that the first of them takes.
@@ -168,7 +176,7 @@ class Database:
             max_overflow=OVERFLOW_MAX,
             pool_pre_ping=True,
             isolation_level="READ COMMITTED",
-            connect_args={"options": f"-c idle_in_transaction_session_timeout={IDLE_UNIT_SECONDS}s"},
+            connect_args={"options": f"-c idle_in_transaction_session_timeout={IDLE_UNIT_SECONDS}s"} | ALIVE,
         )
 
     def _sqlite(self) -> sa.Engine:

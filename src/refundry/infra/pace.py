@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from refundry.infra.db import Unit, metadata
+from refundry.infra.db import Needs, Unit, metadata
 from refundry.infra.readings import Meter
 from refundry.infra.writer import Writer
 from refundry.kernel.clock import Clock
@@ -246,8 +246,10 @@ class Pacer:
                 lane = next(lane for lane in (Lane.DESK, Lane.BULK) if lanes[lane])
                 count = min(len(lanes[lane]), STEP[lane])
                 early = lanes[lane][0].early
+                # Named, so that all processes hold the budgets of several accounts in one order.
                 got = await self._writer.put(
-                    lambda unit, n=count, who=lane, by=early: self._reserve(unit, operation, n, who, by)  # type: ignore[misc]
+                    lambda unit, n=count, who=lane, by=early: self._reserve(unit, operation, n, who, by),  # type: ignore[misc]
+                    needs=Needs(request=f"pace/{self._account}/{operation}"),
                 )
                 turns = [lanes[lane].popleft() for _ in range(min(got.count, len(lanes[lane])))]
                 if turns:
@@ -365,7 +367,8 @@ class Pacer:
         if not self._account or not self._ceiling(scope):
             return
         age = self._clock.boot_seconds() - taken_at
-        await self._writer.put(lambda unit: self._cut(unit, operation, scope, age))
+        needs = Needs(request=f"pace/{self._account}/{operation}")
+        await self._writer.put(lambda unit: self._cut(unit, operation, scope, age), needs=needs)
 
     def _cut(self, unit: Unit, operation: str, scope: str, age: float) -> None:
         for row in self._rows(unit, operation):

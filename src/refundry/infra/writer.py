@@ -29,12 +29,15 @@ class Piece:
     work: Callable[[Unit], Any]
     future: asyncio.Future[Any]
     long: bool = False
+    alone: bool = False
 
 
 class Writer(Protocol):
     """Whoever saves."""
 
-    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING, long: bool = False) -> Result:
+    async def put(
+        self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING, long: bool = False, alone: bool = False
+    ) -> Result:
         """Run a piece of work inside a unit, and return what it returned once that unit is committed.
 
         Args:
@@ -43,6 +46,7 @@ class Writer(Protocol):
                 together, in the order of the charges, so that the units of two processes do not wait for each other.
             long: Whether it may take its time, as a file of a million rows does: it gets a unit of its own. All other units are
                 ended by Postgres after a few seconds, since a process that was stopped in the middle of one keeps others waiting.
+            alone: Whether it gets a unit of its own that is ended all the same: many such pieces together would take too long.
 
         Raises:
             Exception: What the work raised, or what the commit raised; then nothing of it was kept.
@@ -61,7 +65,14 @@ class InlineWriter:
         """Keep the database."""
         self._database = database
 
-    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING, long: bool = False) -> Result:
+    async def put(
+        self,
+        work: Callable[[Unit], Result],
+        *,
+        needs: Needs = NOTHING,
+        long: bool = False,
+        alone: bool = False,  # noqa: ARG002  # each is
+    ) -> Result:
         """Commit one piece of work."""
         with self._database.unit(short=not long) as unit:
             self._database.fetch(unit, [needs] if needs.charge else [])
@@ -86,6 +97,7 @@ class GroupWriter:
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self._others_were_first = False
 
     def start(self) -> None:
         """Begin to commit, in the running loop."""
@@ -99,7 +111,9 @@ class GroupWriter:
             # Never cancelled: a commit goes on in its thread, and whoever waits for it has to hear of it.
             await asyncio.shield(self._task)
 
-    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING, long: bool = False) -> Result:
+    async def put(
+        self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING, long: bool = False, alone: bool = False
+    ) -> Result:
         """Have a piece of work committed with its neighbours.
 
         Raises:
@@ -108,7 +122,7 @@ class GroupWriter:
         if self._stopping:
             raise InvariantViolated("something was to be saved after the writer had stopped: nothing of it was kept")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Piece(needs, work, future, long))
+        self._waiting.append(Piece(needs, work, future, long, alone))
         self._woken.set()
         result: Result = await future
         return result
@@ -120,12 +134,21 @@ class GroupWriter:
     async def _run(self) -> None:
         while self._waiting or not self._stopping:
             await self._woken.wait()
-            most = _next(self._waiting)
-            batch, self._waiting = self._waiting[:most], self._waiting[most:]
+            batch = self._next()
             if not self._waiting:
                 self._woken.clear()
             if batch:
                 await self._commit(batch)
+
+    def _next(self) -> list[Piece]:
+        """Take those that are committed together next. What takes its time is alone, and others go first, once each time."""
+        alone = next((piece for piece in self._waiting if piece.long or piece.alone), None)
+        quick = [piece for piece in self._waiting if not (piece.long or piece.alone)][:BATCH_MAX]
+        batch = [alone] if alone is not None and (self._others_were_first or not quick) else quick
+        self._others_were_first = alone is not None and batch is quick
+        taken = set(map(id, batch))
+        self._waiting = [piece for piece in self._waiting if id(piece) not in taken]
+        return batch
 
     async def _commit(self, batch: list[Piece], tries: int = BUSY_TRIES) -> None:
         batch.sort(key=lambda piece: piece.needs)
@@ -154,13 +177,6 @@ class GroupWriter:
             results = [piece.work(unit) for piece in batch[:others]]
             self._database.fetch(unit, [piece.needs for piece in batch[others:]])
             return results + [piece.work(unit) for piece in batch[others:]]
-
-
-def _next(waiting: list[Piece]) -> int:
-    """Tell how many of those that wait are committed together next: one that takes its time is alone."""
-    if waiting and waiting[0].long:
-        return 1
-    return next((at for at, piece in enumerate(waiting[:BATCH_MAX]) if piece.long), min(len(waiting), BATCH_MAX))
 
 
 def _tell(future: asyncio.Future[Any], error: Exception) -> None:

@@ -226,7 +226,9 @@ def forget(unit: Unit, before: float, after: int, most: int) -> tuple[int, int |
     old = [row.number for row in seen if row.created_at < before]
     if not old:
         return 0, None
-    still = sa.select(d.number).where(d.number.in_(old), sa.or_(d.state.in_(_OPEN), d.delivered_at >= before))
+    # When one was dropped stands in `due_at`.
+    dropped = sa.and_(d.state == DeliveryState.DROPPED.value, d.due_at >= before)
+    still = sa.select(d.number).where(d.number.in_(old), sa.or_(d.state.in_(_OPEN), d.delivered_at >= before, dropped))
     kept = set(unit.connection.execute(still).scalars())
     over = [number for number in old if number not in kept]
     # A person may have one sent again while this waits for its row: then that delivery stays, and the message with it.

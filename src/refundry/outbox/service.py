@@ -25,6 +25,8 @@ from refundry.outbox.model import (
 NAME = "outbox"
 # As many are re-sent or dropped by one command at most, so that no unit is open for long.
 STEERED_MAX = 1000
+# So many causes are composed together at most.
+CAUSES_MAX = 5000
 Composer = Callable[[Unit, list[Cause], Wants], list[Message]]
 
 
@@ -40,7 +42,9 @@ def attach(database: Database, wants: Wants, compose: Composer) -> None:
         return
 
     def flush(unit: Unit, causes: list[Cause]) -> None:
-        write(unit, compose(unit, causes, wants), wants)
+        # A statement takes 65,535 values at most, and those that are composed together are named in one, twice.
+        for at in range(0, len(causes), CAUSES_MAX):
+            write(unit, compose(unit, causes[at : at + CAUSES_MAX], wants), wants)
 
     database.at_commit(NAME, flush)
 

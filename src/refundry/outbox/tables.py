@@ -43,6 +43,8 @@ outbox_deliveries = sa.Table(
     sa.Index(
         "ix_outbox_deliveries_open", "target", "ordering_key", "number", sqlite_where=_open, postgresql_where=_open
     ),
+    # Deleting goes by number, over all targets.
+    sa.Index("ix_outbox_deliveries_number", "number"),
 )
 # A row for each ordering key: writers take turns on it, so that the numbers of its messages are in the order of their commits.
 outbox_keys = sa.Table(

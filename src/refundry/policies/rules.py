@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from refundry.accounts.model import Connect
 from refundry.charges.model import REQUEST_ID, TICKET_ID, Charge
@@ -188,25 +189,35 @@ def _beyond(facts: Facts, charge: Charge) -> Decision | None:
 
 def _repeat(facts: Facts, charge: Charge) -> Decision | None:
     """A refund that somebody else made may be the one that is asked for here; this request's own never is."""
-    if facts.allow_repeat:
+    told = [] if facts.allow_repeat else [
+        f"{refund.id} has already given back {Money(refund.amount_minor, charge.currency)} on {charge.id}, and {whose}"
+        for refund, whose in _repeats(facts, charge)
+    ]  # fmt: skip
+    if not told:
         return None
+    # All of them: what a person allows is what was named.
+    text = f"{'; '.join(told)}: allow it with --allow-repeat, or withdraw it"
+    return Decision(Verdict.HOLD, "possible_repeat", text, wait=Wait.POSSIBLE_REPEAT)
+
+
+def _repeats(facts: Facts, charge: Charge) -> Iterator[tuple[SeenRefund, str]]:
     for refund in charge.refunds:
         if refund.over or refund.metadata.get(REQUEST_ID) == facts.request:
             continue
-        if REQUEST_ID in refund.metadata:
-            same, whose = _same_ticket_by_another_key(facts, charge, refund), "it is for the same ticket"
-        else:
-            same, whose = _same(facts, charge, refund), "it was not made here"
-        if same:
-            what = Money(refund.amount_minor, charge.currency)
-            return Decision(
-                Verdict.HOLD,
-                "possible_repeat",
-                f"{refund.id} has already given back {what} on {charge.id}, and {whose}: allow it with "
-                "--allow-repeat, or withdraw it",
-                wait=Wait.POSSIBLE_REPEAT,
-            )
-    return None
+        if REQUEST_ID not in refund.metadata:
+            if _same(facts, charge, refund):
+                yield refund, "it was not made here"
+        elif _same_ticket_by_another_key(facts, charge, refund):
+            yield refund, "it is for the same ticket"
+
+
+def unread(facts: Facts, charge: Charge, told: str) -> bool:
+    """Tell whether a request seems to repeat something that a text does not name, by its refund or by its request."""
+    names = [{refund.id, refund.metadata.get(REQUEST_ID, refund.id)} for refund, _ in _repeats(facts, charge)]
+    if facts.twin is not None:
+        paid = {refund.id for refund in charge.refunds if refund.metadata.get(REQUEST_ID) == facts.twin}
+        names.append({facts.twin} | paid)
+    return any(not any(name in told for name in some) for some in names)
 
 
 def _same_ticket_by_another_key(facts: Facts, charge: Charge, refund: SeenRefund) -> bool:
@@ -239,7 +250,10 @@ def _same(facts: Facts, charge: Charge, refund: SeenRefund) -> bool:
 
 def repeated(facts: Facts, charge: Charge) -> Decision | None:
     """Tell what a request seems to repeat at this moment; `None`, if nothing."""
-    return _repeat(facts, charge) or _twin(facts, charge)
+    refund, twin = _repeat(facts, charge), _twin(facts, charge)
+    if refund is None or twin is None:
+        return refund or twin
+    return replace(refund, text=f"{refund.text}; and {twin.text}")
 
 
 def _reserved(facts: Facts, charge: Charge) -> Decision | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ t = refund_requests.c
 WORKABLE = (State.RECEIVED, State.APPROVED, State.SUBMITTING)
 ON_THE_WAY = (State.SUBMITTING, State.OUTCOME_UNKNOWN)
 UNDECIDED = (State.RECEIVED, State.AWAITING_APPROVAL)
+CHARGES_MAX = 1000
 OVER_UNPAID = (State.REJECTED, State.DECLINED, State.WITHDRAWN, State.FAILED, State.CANCELED)
 
 
@@ -488,6 +489,16 @@ def of_charge(unit: Unit, charge: str, *, hold: bool = False) -> list[RefundRequ
     """Read the requests of a charge, in the order they came; `hold` as in `find`."""
     found = unit.connection.execute(_OF_CHARGE_HELD if hold else _OF_CHARGE, {"the_charge": charge})
     return [_request(row) for row in found]
+
+
+def held_as_repeats(unit: Unit, charges: Sequence[str]) -> Iterator[RefundRequest]:
+    """Read and hold the requests of charges that are held as possible repeats."""
+    statement = sa.select(t.id).where(t.held_reason == HeldReason.POSSIBLE_REPEAT.value).order_by(t.sequence)
+    for at in range(0, len(charges), CHARGES_MAX):
+        some = statement.where(t.charge.in_(charges[at : at + CHARGES_MAX]))
+        ids = list(unit.connection.execute(some).scalars())
+        if ids:
+            yield from many(unit, ids, hold=True).values()
 
 
 def received_at(unit: Unit, ids: Iterable[str]) -> dict[str, float]:

@@ -24,7 +24,7 @@ from refundry.outbox import service as outbox
 from refundry.outbox.model import Cause, Kind, Message, OrderTold, Wants
 from refundry.outbox.rules import ordering_key
 from refundry.policies.model import REPEAT_FAILED, Decision, Facts, Verdict, Wait
-from refundry.policies.rules import decide, repeated
+from refundry.policies.rules import decide, repeated, unread
 from refundry.refunds import repository
 from refundry.refunds.model import (
     OF_STRIPE,
@@ -68,6 +68,8 @@ NEVER = 32_503_680_000.0
 IN_LINE = frozenset({HeldReason.SCHEDULE, HeldReason.LOW_BALANCE})
 # What a person may have to know of is collected under this name, for whoever has attached to it.
 CONCERNS = "concerns"
+# And under this one what has ended unpaid: another may be held as its repeat.
+OVER = "over"
 # The answers of a decision that an open dispute gives.
 DISPUTED = frozenset({"charge_disputed", "charge_under_inquiry", "changed_since_plan"})
 # Nothing goes on by itself from these, or in one of them a person may have been asked.
@@ -108,6 +110,7 @@ class Received:
 
 def attach(database: Database) -> None:
     """Let what pieces of work need be read and held together: each charge, its requests, and the one that is worked on."""
+    database.at_commit(OVER, _say_over)
     database.before_work(fetch)
 
 
@@ -517,6 +520,11 @@ def judge_again(unit: Unit, claimed: Claimed, attempt: Attempt, *, known: bool, 
     return None
 
 
+def close(unit: Unit, claimed: Claimed, attempt: Attempt, code: str, text: str) -> None:
+    """End a request whose last attempt is proven absent, and that is not to be sent again."""
+    _end(unit, claimed, Closed(attempt, code, text), facts={"attempt": attempt.number, "why": text})
+
+
 def _lowered(unit: Unit, claimed: Claimed, decision: Decision) -> Claimed | None:
     """Let the word `full` mean what is left by now: the attempt that asked for more is proven absent, and the next asks for less."""
     before, amount = claimed.request, decision.amount_minor
@@ -691,6 +699,25 @@ def _held_for_failed(request: RefundRequest) -> bool:
     return held and request.reason_code == REPEAT_FAILED
 
 
+def _say_over(unit: Unit, over: Sequence[RefundRequest]) -> None:
+    """Have the requests say so that are held as repeats of requests which were withdrawn, rejected or declined; for all of a unit together."""
+    by_charge: dict[str, list[RefundRequest]] = {}
+    for request in over:
+        by_charge.setdefault(request.content.charge, []).append(request)
+    for request in repository.held_as_repeats(unit, sorted(by_charge)):
+        gone = next((one for one in by_charge[request.content.charge] if one.id in request.reason_text), None)
+        charge = charges.find(unit, request.content.charge) if gone is not None else None
+        if gone is None or charge is None or gone.id == request.id or request.reason_code == REPEAT_FAILED:
+            continue
+        other = repeated(_facts(unit, request, charge), charge)
+        text = (
+            f"refund request {gone.id}, which this one seemed to repeat, is {gone.state}, and gives nothing back: see that it was not paid in "
+            "another way, then allow this one with --allow-repeat, or withdraw it"
+        )
+        said = Judged(Verdict.HOLD, REPEAT_FAILED, text, hold=Hold(HeldReason.POSSIBLE_REPEAT))
+        _by_itself(unit, request, said if other is None else _judged(other, unit.now), {"request": gone.id})
+
+
 def _say_failed(unit: Unit, refund: SeenRefund, charge: Charge) -> None:
     """Have the requests say so that are held as repeats of a refund which has failed or was canceled.
 
@@ -813,6 +840,8 @@ def _keep(unit: Unit, actor: Actor, before: RefundRequest, change: Change, facts
     told = {"from": before.state.value, "to": change.after.state.value, "code": change.after.reason_code}
     _record(unit, actor, change.event, change.after, {**told, **facts})
     _tell(unit, before, change.after)
+    if change.after.state is not before.state and change.after.state in REOPENABLE and OVER in unit.flushed:
+        unit.collect(OVER, change.after)
     failed = change.refund is not None and change.refund.over and change.after.state is not before.state
     charge = charges.find(unit, before.content.charge) if failed else None
     if charge is not None and change.refund is not None:
@@ -925,6 +954,11 @@ def allow_repeat(unit: Unit, request_id: str, actor: Actor) -> RefundRequest:
     if request.hold is None or request.hold.reason is not HeldReason.POSSIBLE_REPEAT:
         return request
     failed = _held_for_failed(request)
+    seen = charges.find(unit, charge)
+    if not failed and seen is not None and unread(facts := _facts(unit, request, seen), seen, request.reason_text):
+        # Another has come since, of which nobody has read: it is named, and may be allowed then.
+        now = repeated(facts, seen)
+        return request if now is None else _by_person(unit, request, _judged(now, unit.now), actor, {"why": now.text})
     if failed:
         charges.touch(unit, charge, unit.now)
     freed = replace(request, hold=None, allow_repeat=not failed, version=request.version + 1, due_at=unit.now)
@@ -949,7 +983,9 @@ def stop(unit: Unit, ids: Iterable[str], actor: Actor) -> int:
     A request on its way is not called back: its outcome is awaited.
     """
     count = 0
-    for request in repository.many(unit, ids, hold=True).values():
+    # Those on their way are not held: whoever has sent them would wait until this unit is over to write down what came of it.
+    waiting = [request.id for request in repository.many(unit, ids).values() if request.state in UNPAID]
+    for request in repository.many(unit, waiting, hold=True).values():
         if request.state in UNPAID and (request.hold is None or request.hold.until is not None):
             held = replace(request, hold=Hold(HeldReason.STOPPED), version=request.version + 1)
             repository.update(unit, request, held, None, keep_lease=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -22,7 +23,6 @@ from refundry.infra.pace import EARLY, Pacer, note_waits
 from refundry.infra.settings import PaySettings
 from refundry.infra.witness import SET_BACK, vouched_since
 from refundry.infra.writer import Writer
-from refundry.kernel.actor import SYSTEM
 from refundry.kernel.clock import Clock
 from refundry.kernel.errors import InvariantViolated
 from refundry.kernel.ids import Ids
@@ -44,6 +44,7 @@ LIMITED_WAIT = 0.5
 AGAIN_WAIT = 1.0
 # After a wait for a slot that was shorter than this the charge is not read again before the intent is written, in whose unit it is anyway.
 WAITED = 1.0
+TAKEN_BACK = "its batch was withdrawn while it was on its way, and it has given nothing back"
 # A fault of ours stops one request; it is looked at again after this long, and is loud until then.
 FAULT_WAIT = 300.0
 
@@ -124,8 +125,10 @@ class Executor:
         self.row_took: Callable[[float], None] = lambda _seconds: None
         # Traces each request; set by whoever has settings.
         self.trace: tracing.Tracing = tracing.OFF
-        # Whether somebody has stopped what a request belongs to; set by whoever knows batches, which are above this.
-        self.stopped: Callable[[Unit, str], bool] = lambda _unit, _request: False
+        # Hears that a request came back unpaid, and when it was sent; set by whoever knows batches, which are above this.
+        self.came_back: Callable[[Unit, str, float], None] = lambda _unit, _request, _sent_at: None
+        # Whether what a request belongs to was taken back after it was sent; set by the same.
+        self.taken_back: Callable[[Unit, str, float], bool] = lambda _unit, _request, _sent_at: False
         # Whether a request may be sent, or sent again, at this moment; if not, it is not ours any more. And what was not sent after
         # all, in minor units.
         self.may_send: Callable[[Unit, Claimed], bool] = lambda _unit, _claimed: True
@@ -184,7 +187,9 @@ class Executor:
     async def _renew(self, lease: str) -> None:
         while True:
             await self._clock.sleep(RENEW_SECONDS)
-            await self._writer.put(lambda unit: refunds.renew(unit, lease, LEASE_SECONDS))
+            with suppress(DatabaseUnusable):
+                # What stays broken ends the claims, and so the run; until then the leases are renewed the next time.
+                await self._writer.put(lambda unit: refunds.renew(unit, lease, LEASE_SECONDS))
 
     async def _timed(self, taken: Taken) -> None:
         """Work on one request, and tell how long that took."""
@@ -366,9 +371,8 @@ class Executor:
                 return left
             if refunds.need(unit, intent.attempt.request).state is State.APPROVED:
                 self.not_sent(unit, intent.claimed.request, intent.attempt.body.amount_minor)
-            if self.stopped(unit, intent.attempt.request):
-                # It was on its way when it was stopped, and came back unpaid: now it can be held.
-                refunds.stop(unit, [intent.attempt.request], SYSTEM)
+            # It was on its way, perhaps when it was stopped or taken back: now it can be held.
+            self.came_back(unit, intent.attempt.request, intent.attempt.sends[-1].database_at)
             return left
 
         saving = self._writer.put(work, needs=_needs(intent.claimed))
@@ -430,6 +434,9 @@ class Executor:
             held = refunds.resolve(unit, claimed, plan, age_max_days=self._pay.age_max_days)
             if held is None or plan.step is not rules.Step.NEXT_ATTEMPT:
                 return held
+            if self.taken_back(unit, claimed.request.id, plan.attempt.sends[-1].database_at):
+                refunds.close(unit, held, plan.attempt, "withdrawn", TAKEN_BACK)
+                return None
             return refunds.judge_again(unit, held, plan.attempt, known=True, age_max_days=self._pay.age_max_days)
 
         return await self.trace.of("decide", self._writer.put(work, needs=_needs(claimed)))

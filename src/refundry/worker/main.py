@@ -108,7 +108,7 @@ class Worker:
             pay=desk.settings.pay,
             order_key=order_key,
         )
-        executor.stopped = batches.paused
+        executor.came_back, executor.taken_back = batches.came_back, batches.taken_back
         executor.may_send, executor.not_sent = batches.may_send, batches.not_sent
         executor.stopping = self._stopping.is_set
         flight = Flight(seat.pacer, desk.clock, desk.settings.pay.flight_max)

@@ -229,7 +229,7 @@ class Planner:
                     unit, batch, gone, mode=self._mode, actor=SYSTEM, only=only, connect=self._connect, foreseen=by
                 )
 
-            await self._writer.put(slice_)
+            await self._writer.put(slice_, needs=Needs(request=f"batch/{batch.id}"), alone=True)
 
     def _foreseen(self, unit: Unit, batch: Batch, rows: Sequence[BatchRow]) -> Mapping[int, Foreseen] | None:
         """Tell what the plan that was applied says of rows; `None` without a plan."""

@@ -44,7 +44,8 @@ class Stagger:
         await self._read_balance(batch)
         rate = self._pacer.rate_of(REFUND)
         ahead = max(math.ceil(rate * AHEAD_SECONDS), 1) if rate else AHEAD_ROWS
-        await self._writer.put(lambda unit: batches.release(unit, batch.id, ahead))
+        # In a unit of its own: it may pause all of a large batch.
+        await self._writer.put(lambda unit: batches.release(unit, batch.id, ahead), long=True)
 
     async def _read_balance(self, batch: Batch) -> None:
         """Read the balance, if the batch needs it; where it cannot be read, the last one is believed for a while, and then none."""

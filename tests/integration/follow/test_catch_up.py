@@ -256,11 +256,13 @@ class DyingWriter(InlineWriter):
 
     left, after = 10**9, False
 
-    async def put(self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING, long: bool = False) -> Result:
+    async def put(
+        self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING, long: bool = False, alone: bool = False
+    ) -> Result:
         self.left -= 1
         if self.left < 0 and not self.after:
             raise Dies
-        result = await super().put(work, needs=needs, long=long)
+        result = await super().put(work, needs=needs, long=long, alone=alone)
         if self.left < 0:
             raise Dies
         return result

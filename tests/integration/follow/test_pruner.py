@@ -81,6 +81,17 @@ async def test_events_that_are_over_go_and_those_that_are_not_stay_however_old(
     assert len(entries(scene)) == 1
 
 
+async def test_what_was_dropped_is_kept_as_long_as_what_was_taken(scene: Scene) -> None:
+    write(scene.database, [message("o1", at=scene.clock.now())])
+    await scene.move(200 * DAY)
+    with scene.database.unit() as unit:
+        outbox.drop(unit, message("o1").id, ADA, "told by hand")
+    await scene.move(89 * DAY)
+    assert await prune(scene) == Pruned()
+    await scene.move(2 * DAY)
+    assert await prune(scene) == Pruned(messages=1)
+
+
 async def test_a_run_that_is_told_to_stop_ends_with_its_slice_and_says_what_it_has_done(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +103,7 @@ async def test_a_run_that_is_told_to_stop_ends_with_its_slice_and_says_what_it_h
     until = asyncio.Event()
 
     class Stops(InlineWriter):
-        async def put(self, work: Any, *, needs: Needs = NOTHING, long: bool = False) -> Any:
+        async def put(self, work: Any, *, needs: Needs = NOTHING, long: bool = False, alone: bool = False) -> Any:  # noqa: ARG002  # each is
             until.set()
             return await super().put(work, needs=needs, long=long)
 

@@ -96,6 +96,38 @@ async def test_slots_come_evenly_and_never_faster_than_the_rate(callers: Callers
     assert most_in(had, 1.0) == RATE
 
 
+async def test_sends_are_even_however_long_the_commits_before_them_take(callers: Callers, clock: HandClock) -> None:
+    pacer, sent = callers.pacer(), list[float]()
+    late, handed = itertools.cycle([0.0, 0.055, 0.01, 0.04, 0.0]), list[float]()
+
+    async def one() -> None:
+        slot = await pacer.take(REFUND, Lane.BULK, early=0.06)
+        handed.append(clock.boot_seconds())
+        await clock.sleep(next(late))
+        await pacer.moment(slot)
+        sent.append(clock.boot_seconds())
+
+    tasks = [asyncio.get_running_loop().create_task(one()) for _ in range(60)]
+    await clock.run(4.0)
+    await asyncio.gather(*tasks)
+    assert [later - earlier for earlier, later in itertools.pairwise(sent)] == pytest.approx([1 / RATE] * 59, abs=1e-5)
+    assert [slot - begin for begin, slot in zip(handed, sent, strict=True)] == pytest.approx([0.06] * 60, abs=1e-5)
+
+
+async def test_slots_told_early_and_others_share_one_budget(callers: Callers, clock: HandClock) -> None:
+    pacer, sent = callers.pacer(), list[float]()
+
+    async def early() -> None:
+        sent.append(await pacer.take(REFUND, Lane.BULK, early=0.06))
+
+    tasks = [asyncio.get_running_loop().create_task(early()) for _ in range(40)]
+    desk = callers.call(callers.pacer(), 10, Lane.DESK)
+    await clock.run(4.0)
+    await asyncio.gather(*tasks)
+    assert most_in([round(slot, 4) for slot in (*sent, *desk)], 1.0) <= RATE
+    assert len(sent) + len(desk) == 50
+
+
 async def test_slots_are_handed_out_in_the_order_they_were_asked_for(callers: Callers, clock: HandClock) -> None:
     pacer, order = callers.pacer(), []
 

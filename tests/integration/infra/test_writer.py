@@ -74,8 +74,26 @@ async def test_what_takes_its_time_has_a_unit_of_its_own(writer: GroupWriter) ->
     seen: list[tuple[int, Unit]] = []
     await asyncio.gather(*(writer.put(lambda unit, n=n: seen.append((n, unit)), long=n == 2) for n in range(5)))  # type: ignore[misc]
     units = [unit for _, unit in seen]
-    assert [number for number, _ in seen] == [0, 1, 2, 3, 4]
-    assert [units.index(unit) for unit in units] == [0, 0, 2, 3, 3]
+    assert [number for number, _ in seen] == [0, 1, 3, 4, 2]
+    assert [units.index(unit) for unit in units] == [0, 0, 0, 0, 4]
+
+
+async def test_those_that_are_alone_and_the_quick_ones_take_turns(writer: GroupWriter) -> None:
+    order: list[str] = []
+
+    def noting(name: str):  # noqa: ANN202  # a piece of work
+        return lambda _: order.append(name)
+
+    async def quick(name: str) -> None:
+        for at in range(3):
+            await writer.put(noting(f"{name}{at}"))
+
+    alone = [writer.put(noting(f"alone{at}"), alone=True) for at in range(3)]
+    await asyncio.gather(*alone, quick("a"), quick("b"))
+    assert [name for name in order if name.startswith("alone")] == ["alone0", "alone1", "alone2"]
+    # However many wait for units of their own, no quick one waits for two of them.
+    between = "".join("|" if name.startswith("alone") else "." for name in order)
+    assert between in {"..|..|..|", "..|..|.." + "|"}
 
 
 @pytest.mark.parametrize("make", [GroupWriter, InlineWriter])

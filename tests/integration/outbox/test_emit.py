@@ -103,6 +103,16 @@ def test_each_target_gets_the_kinds_that_it_wants(database: HandDatabase, clock:
         assert outbox.counts(unit) == {("http", "waiting"): 2, ("sql", "waiting"): 1}
 
 
+def test_all_of_a_large_unit_is_told_in_its_order(hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refundry.outbox.service.CAUSES_MAX", 2)
+    keys = [f"key:{at}" for at in range(5)]
+    hand.unit(lambda unit: refunds.receive(unit, [refund_request(key) for key in keys], ADA))
+    assert kinds(hand.database) == ["received"] * 5
+    assert [one.message.payload["request_id"] for one in written(hand.database)] == [
+        refund_request(key).id for key in keys
+    ]
+
+
 def test_a_hold_is_told_when_it_is_put_on(hand: Hand) -> None:
     request = hand.receive(refund_request())[0].request
     for _ in range(2):

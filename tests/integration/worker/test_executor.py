@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from refundry.gateways.stripe.client import StripeGateway
+from refundry.infra.db import Unit
 from refundry.infra.pace import NAMED, Limits, Pacer
 from refundry.infra.settings import PaySettings
 from refundry.infra.writer import InlineWriter
@@ -77,18 +78,44 @@ async def test_a_request_is_looked_at_decided_and_paid(bench: Bench) -> None:
     assert await bench.made() == 1
 
 
-async def test_what_comes_back_unpaid_while_its_batch_is_stopped_is_held(bench: Bench) -> None:
+async def test_what_comes_back_unpaid_while_its_batch_is_stopped_is_held(bench: Bench, clock: HandClock) -> None:
     request = await bench.requested(1200)
     await bench.sim.control(
         "POST /_sim/faults", {"rules": [{"kind": "rate_limit", "operation": "POST /v1/refunds", "times": 1}]}
     )
-    bench.executor.stopped = lambda _unit, request_id: request_id == request.id
+
+    def came_back(unit: Unit, request_id: str, sent_at: float) -> None:
+        assert sent_at == clock.now()
+        refunds.stop(unit, [request_id], SYSTEM)
+
+    bench.executor.came_back = came_back
     await bench.drain()
     after = bench.now(request)
     assert after.state is State.APPROVED
     assert after.hold is not None
     assert after.hold.reason is HeldReason.STOPPED
     assert await bench.made() == 0
+
+
+@pytest.mark.parametrize("taken_back", [False, True])
+async def test_what_is_proven_absent_is_not_sent_anew_once_its_batch_is_withdrawn(
+    bench: Bench, clock: HandClock, *, taken_back: bool
+) -> None:
+    request = await bench.requested(1200)
+    await bench.sim.control(
+        "POST /_sim/faults", {"rules": [{"kind": "error_stored", "operation": "POST /v1/refunds", "times": 1}]}
+    )
+    await bench.drain()
+    assert bench.now(request).state in {State.SUBMITTING, State.OUTCOME_UNKNOWN}
+    bench.executor.taken_back = lambda _unit, request_id, _sent_at: taken_back and request_id == request.id
+    # The key only gives the stored error: looks tell what became of it, and the next attempt has another.
+    for _ in range(50):
+        await bench.drain()
+        clock.move(120)
+        bench.sim.clock.move(by=120)
+    after = bench.now(request)
+    assert (after.state, after.reason_code) == ((State.DECLINED, "withdrawn") if taken_back else (State.SETTLED, ""))
+    assert await bench.made() == (not taken_back)
 
 
 async def test_a_look_that_was_overtaken_decides_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

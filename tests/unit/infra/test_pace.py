@@ -20,7 +20,7 @@ REFUND, SEARCH = "POST /v1/refunds", "GET /v1/charges/search"
 class NoWriter:
     """A writer that is never needed."""
 
-    async def put(self, work: object) -> object:
+    async def put(self, work: object, **_: object) -> object:
         raise AssertionError(work)
 
     async def aside(self, work: object) -> object:

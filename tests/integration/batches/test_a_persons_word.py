@@ -1,0 +1,99 @@
+"""What a person has said of a batch holds also for what is on its way, waits for something else, or comes anew."""
+
+from __future__ import annotations
+
+from refundry.batches import service as batches
+from refundry.charges import service as charges
+from refundry.kernel.outcome import NotTakenWhy
+from refundry.refunds import service as refunds
+from tests.integration.batches.conftest import Clerk
+from tests.integration.batches.test_schedule import intend, pay, request, rows, scheduled, turn
+from tests.support.builders import not_taken, seen_refund
+from tests.support.hand import ADA
+
+
+def test_a_charge_found_by_a_retry_gets_its_turn_though_the_batch_had_come_to_rest(clerk: Clerk) -> None:
+    head, body = rows(clerk, 3).split("\n", 1)
+    batch = scheduled(clerk, head + "\nch_99,1.00,T99\n" + body, max_per_day="1000")
+    for _ in range(4):
+        turn(clerk, batch)
+        pay(clerk)
+    assert clerk.batch(batch).course.resting
+    clerk.looked("ch_99")
+    clerk.unit(lambda unit: batches.retry(unit, clerk.batch(batch), ADA))
+    while clerk.plan(clerk.batch(batch)):
+        pass
+    assert pay(clerk) == []
+    turn(clerk, batch)
+    assert pay(clerk) == [100]
+    turn(clerk, batch)
+    turn(clerk, batch)
+    assert clerk.batch(batch).course.resting
+
+
+def test_what_comes_back_unpaid_after_its_batch_was_withdrawn_is_withdrawn_too_unless_a_person_wants_it(
+    clerk: Clerk,
+) -> None:
+    batch = clerk.planned(rows(clerk, 1))
+    (claimed,) = clerk.claim()
+    intent = intend(clerk, claimed)
+    clerk.unit(lambda unit: batches.withdraw(unit, batch, ADA, "wrong file"))
+    clerk.record(intent, not_taken(NotTakenWhy.RATE_LIMITED))
+    clerk.unit(lambda unit: batches.came_back(unit, intent.attempt.request, intent.attempt.sends[-1].database_at))
+    clerk.clock.move(5)
+    assert pay(clerk) == []
+    # A person wants it after all.
+    clerk.unit(lambda unit: refunds.reopen(unit, intent.attempt.request, ADA))
+    clerk.looked("ch_1")
+    (claimed,) = clerk.claim()
+    intent = intend(clerk, claimed)
+    clerk.record(intent, not_taken(NotTakenWhy.RATE_LIMITED))
+    clerk.unit(lambda unit: batches.came_back(unit, intent.attempt.request, intent.attempt.sends[-1].database_at))
+    clerk.clock.move(5)
+    assert pay(clerk) == [1000]
+
+
+def test_a_paused_batch_stays_so_when_a_dispute_ends(clerk: Clerk) -> None:
+    batch = clerk.planned(rows(clerk, 1))
+    clerk.unit(
+        lambda unit: refunds.hold_disputed(
+            unit, charges.find(unit, "ch_1"), unit.now + 10, "disputed", full_settles=False
+        )
+    )
+    clerk.unit(lambda unit: batches.pause(unit, batch, ADA))
+    clerk.unit(lambda unit: refunds.lift_disputed(unit, charges.find(unit, "ch_1")))
+    clerk.looked("ch_1")
+    assert pay(clerk) == []
+    assert clerk.told(batch) == [("waiting", "stopped")]
+    clerk.unit(lambda unit: batches.resume(unit, batch, ADA))
+    assert pay(clerk) == [1000]
+
+
+def test_a_repeat_that_nobody_has_read_of_is_named_before_it_may_pass(clerk: Clerk) -> None:
+    clerk.looked("ch_1", refunds=(seen_refund("re_x", amount_minor=1000),))
+    batch = clerk.planned("charge_id,amount,ticket_id\nch_1,10.00,T1\n")
+    for claimed in clerk.claim():
+        clerk.judge(claimed)
+    clerk.looked("ch_1", refunds=(seen_refund("re_x", amount_minor=1000), seen_refund("re_y", amount_minor=1000)))
+    clerk.unit(lambda unit: batches.allow_repeat(unit, batch, 1, ADA))
+    assert pay(clerk) == []
+    assert "re_x" in clerk.lines(batch)[0].text
+    assert "re_y" in clerk.lines(batch)[0].text
+    clerk.unit(lambda unit: batches.allow_repeat(unit, batch, 1, ADA))
+    assert pay(clerk) == [1000]
+
+
+def test_what_is_held_as_a_twin_says_what_became_of_it(clerk: Clerk) -> None:
+    clerk.looked("ch_1", metadata={"order_id": "o1"})
+    batch = clerk.planned("charge_id,order_id,amount,ticket_id\nch_1,,10.00,T1\n,o1,10.00,T1\n")
+    first = request(clerk, batch, 1).id
+    (a,) = clerk.claim(most=1)
+    clerk.judge(a)
+    clerk.unit(lambda unit: refunds.stop(unit, [first], ADA))
+    (b,) = clerk.claim(most=1)
+    clerk.judge(b)
+    assert first in clerk.lines(batch)[1].text
+    clerk.unit(lambda unit: refunds.withdraw(unit, first, ADA, "no"))
+    assert clerk.told(batch)[1] == ("waiting", "possible_repeat"), clerk.told(batch)
+    assert "is withdrawn" in clerk.lines(batch)[1].text
+    assert clerk.audit_is_sound()
