@@ -1,8 +1,11 @@
 """Where figures are kept: one JSON file for each measurement, with the machine and the commit that they come from."""
 
+import hashlib
 import json
 import platform
+import statistics
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent / "results"
+STEADY_SECONDS, STEADY_HASHES, STEADY_BODY, SLOW = 3.0, 600, b"x" * 1500, 1.5
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,23 @@ def machine() -> dict[str, Any]:
     return {"cpu": cpu, "cores": cores, "system": platform.platform(terse=True), "python": platform.python_version()}
 
 
+def steadiness() -> dict[str, float]:
+    """Tell how steadily the machine computes when nothing else does: a virtual one may be held up, and all that is timed on it with it.
+
+    The same piece of work, of about a millisecond, again and again for some seconds: the share of the time that went to pieces which
+    took half as long again as the middle one, and how many times as long the longest took.
+    """
+    took: list[float] = []
+    ends = time.perf_counter() + STEADY_SECONDS
+    while (began := time.perf_counter()) < ends:
+        for _ in range(STEADY_HASHES):
+            hashlib.sha256(STEADY_BODY).digest()
+        took.append(time.perf_counter() - began)
+    middle = statistics.median(took)
+    slow = sum(seconds for seconds in took if seconds > SLOW * middle)
+    return {"held_up_share": round(slow / sum(took), 3), "longest_of_middle": round(max(took) / middle, 1)}
+
+
 def commit() -> str:
     """Tell the commit, with a plus when the tree differs from it."""
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
@@ -90,7 +111,7 @@ def write(name: str, figures: dict[str, Any]) -> Path:
     told = {
         "measured": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": commit(),
-        "machine": machine(),
+        "machine": machine() | {"steadiness": steadiness()},
         "figures": figures,
     }
     path.write_text(json.dumps(told, indent=2) + "\n")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refundry.batches.model import Schedule
 from refundry.cli.account_option import AccountOption
 from refundry.cli.file_options import FileName, with_file_options
 from refundry.cli.output import AsJson
 from refundry.cli.schedule_options import with_schedule_options
 from refundry.connectors.base import ReadOptions
+
+if TYPE_CHECKING:
+    from refundry.batches.model import Schedule
 
 app = typer.Typer(help="Files of refunds.", no_args_is_help=True)
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refundry.batches.model import Batch, Schedule
-from refundry.batches.rules.asked import Asked, check
-from refundry.kernel.actor import Actor
-
 if TYPE_CHECKING:
-    from refundry.infra.db import Unit  # imports the database, which takes longer than most commands
+    # What is imported here and in functions takes longer than `--help` may: it is read by all commands.
+    from refundry.batches.model import Batch, Schedule
+    from refundry.infra.db import Unit
+    from refundry.kernel.actor import Actor
 
 StartAt = Annotated[
     str | None,
@@ -67,10 +66,13 @@ def with_schedule_options(command: Callable[..., int]) -> Callable[..., int]:
 
     @wraps(command)
     def called(*args: Any, **given: Any) -> int:  # noqa: ANN401  # whatever the command takes
+        from refundry.batches.rules.asked import Asked
+
         said = {name: given.pop(name) for name in NAMED}
         return command(*args, **given, schedule=Asked(**said).schedule())
 
-    signature = inspect.signature(command, eval_str=True)
+    # The type of the argument that the command gets is nothing to typer.
+    signature = inspect.signature(command, eval_str=True, locals={"Schedule": object})
     kept = [parameter for name, parameter in signature.parameters.items() if name != "schedule"]
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
@@ -88,7 +90,8 @@ def scheduled(unit: Unit, batch: Batch, schedule: Schedule | None, actor: Actor)
     Raises:
         ScheduleInvalid: `canary_too_large`, `start_in_the_past`; the unit must be given up.
     """
-    from refundry.batches import service as batches  # imports the database, which takes longer than most commands
+    from refundry.batches import service as batches
+    from refundry.batches.rules.asked import check
 
     if schedule is None:
         return batch
