@@ -533,6 +533,7 @@ def retry(unit: Unit, batch: Batch, actor: Actor) -> int:
                 _in_line_again(unit, request.id, request.state, actor)
                 count += 1
     again = repository.unplan(unit, batch.id)
+    repository.lock(unit, batch.id)
     current = repository.find(unit, batch.id)
     if again and current is not None and current.schedule is not None:
         # Their turns are still to come, wherever they stand in the file, also if the batch has come to rest.
@@ -576,7 +577,7 @@ def _in_line_again(unit: Unit, request: str, before: State, actor: Actor) -> Non
         return
     batch, number, turn = found
     refunds.make_wait(unit, [request], actor)
-    course = replace(batch.course, resting=False)
+    course = replace(_held_course(unit, batch), resting=False)
     if turn is Turn.OVER:
         # The next turn finds it in line.
         repository.set_turn(unit, batch.id, [number], Turn.HAS_COME)
@@ -853,7 +854,13 @@ def _back(unit: Unit, claimed: Claimed, batch: Batch, number: int, turn: Turn, r
         # It was over, and a person had it decided anew.
         repository.set_turn(unit, batch.id, [number], Turn.HAS_COME)
     if turn is Turn.OVER or batch.course.resting:
-        repository.set_course(unit, batch.id, replace(batch.course, resting=False))
+        repository.set_course(unit, batch.id, replace(_held_course(unit, batch), resting=False))
+
+
+def _held_course(unit: Unit, batch: Batch) -> Course:
+    """Read the course anew, and hold it until the unit is over: whoever lets rows go may have counted since the batch was read."""
+    repository.lock(unit, batch.id)
+    return need(unit, batch.id).course
 
 
 def not_sent(unit: Unit, request: RefundRequest, amount_minor: int) -> None:
