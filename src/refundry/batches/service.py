@@ -415,6 +415,16 @@ def _applied(batch: Batch) -> None:
         )
 
 
+def hold_up(unit: Unit, batch: Batch, actor: Actor) -> None:
+    """Let nothing more of a batch be sent from this commit on.
+
+    For who is about to pause or withdraw it, which goes through all of its rows and takes the longer the more they are.
+    """
+    if batch.state in {BatchState.ACCEPTED, BatchState.RUNNING}:
+        repository.set_state(unit, batch.id, BatchState.PAUSED)
+        audit.record(unit, actor, "batch.held_up", batch.id, {})
+
+
 def pause(unit: Unit, batch: Batch, actor: Actor, why: str = "") -> int:
     """Stop a batch: nothing more of it is sent; what is on its way is awaited. Tells how many rows were stopped.
 

@@ -1,4 +1,4 @@
-"""Steering a batch that another process may be paying: every verb is one commit, and the paying process sees it at once."""
+"""Steering a batch that another process may be paying: its first commit is seen by that process at once, however many rows there are."""
 
 from __future__ import annotations
 
@@ -68,6 +68,8 @@ def withdraw(prefix: str, why: str, *, as_json: bool) -> int:
 
 def _steered(prefix: str, verb: Callable[[Unit, Batch], int], words: str, *, as_json: bool) -> int:
     with session.local() as local:
+        with local.database.unit() as unit:
+            batches.hold_up(unit, batches.need(unit, prefix), session.person())
         with local.database.unit() as unit:
             count = verb(unit, batches.need(unit, prefix))
         output.say(words.format(output.counted(count, "row")))

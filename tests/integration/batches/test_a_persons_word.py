@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from refundry.batches import service as batches
+from refundry.batches.model import BatchState
 from refundry.charges import service as charges
 from refundry.kernel.outcome import NotTakenWhy
 from refundry.refunds import service as refunds
@@ -97,3 +98,22 @@ def test_what_is_held_as_a_twin_says_what_became_of_it(clerk: Clerk) -> None:
     assert clerk.told(batch)[1] == ("waiting", "possible_repeat"), clerk.told(batch)
     assert "is withdrawn" in clerk.lines(batch)[1].text
     assert clerk.audit_is_sound()
+
+
+def test_a_batch_that_is_held_up_sends_nothing_before_all_of_its_rows_are_stopped(clerk: Clerk) -> None:
+    batch = clerk.planned(rows(clerk, 3))
+    claimed = clerk.claim(most=1)
+    clerk.unit(lambda unit: batches.hold_up(unit, batch, ADA))
+    clerk.unit(lambda unit: [batches.may_send(unit, one) for one in claimed])
+    assert pay(clerk) == []
+    assert clerk.batch(batch).state is BatchState.PAUSED
+    clerk.unit(lambda unit: batches.pause(unit, clerk.batch(batch), ADA))
+    clerk.unit(lambda unit: batches.resume(unit, clerk.batch(batch), ADA))
+    assert len(pay(clerk)) == 3
+
+
+def test_what_is_withdrawn_or_was_never_applied_is_not_held_up(clerk: Clerk) -> None:
+    batch = clerk.planned(rows(clerk, 2))
+    clerk.unit(lambda unit: batches.withdraw(unit, batch, ADA, "wrong file"))
+    clerk.unit(lambda unit: batches.hold_up(unit, clerk.batch(batch), ADA))
+    assert clerk.batch(batch).state is BatchState.WITHDRAWN
