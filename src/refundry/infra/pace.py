@@ -27,8 +27,10 @@ EVERYTHING = "*"
 # How far ahead of the present a lane may reserve, in seconds: a person waits at most for what bulk has reserved.
 HORIZON = {Lane.BULK: 0.10, Lane.DESK: 2.0}
 # How long before its slot a lane's send is handed out: its intent is committed in this time, and then it waits for the very moment. A
-# commit takes now 5 and now 50 ms, and sends that were handed out evenly would come in twos and threes after it.
+# commit takes now 5 and now 50 ms, and sends that were handed out evenly would come in twos and threes after it. At a high rate a few more
+# or less do not matter, and waiting would: no more than so many slots.
 EARLY = {Lane.BULK: 0.06, Lane.DESK: 0.0}
+EARLY_SLOTS = 1.5
 # Slots that are reserved in one step: more would come in bursts when another process shares the budget.
 STEP = {Lane.BULK: 3, Lane.DESK: 1}
 CUT = 0.75
@@ -202,6 +204,11 @@ class Pacer:
     def rate_of(self, operation: str) -> float:
         """Tell how many calls of an operation this account may make per second; zero means any number."""
         return min((rate for rate in (self._ceiling(operation), self._ceiling(EVERYTHING)) if rate), default=0.0)
+
+    def early(self, operation: str, lane: Lane) -> float:
+        """Tell how many seconds before its slot a send is handed out, so that its intent is committed by then."""
+        rate = self.rate_of(operation)
+        return min(EARLY[lane], EARLY_SLOTS / rate) if rate else 0.0
 
     async def take(self, operation: str, lane: Lane, *, early: float = 0.0) -> float:
         """Wait for a slot.

@@ -19,7 +19,7 @@ from refundry.gateways.base import GatewayError, Look, PaymentGateway, Trouble
 from refundry.infra import tracing
 from refundry.infra.db import Database, DatabaseUnusable, Needs, Unit
 from refundry.infra.logs import logger
-from refundry.infra.pace import EARLY, Pacer, note_waits
+from refundry.infra.pace import Pacer, note_waits
 from refundry.infra.settings import PaySettings
 from refundry.infra.witness import SET_BACK, vouched_since
 from refundry.infra.writer import Writer
@@ -324,7 +324,9 @@ class Executor:
     async def _slot(self, claimed: Claimed) -> float:
         """Wait for the turn to write the intent; tells when the slot is in which to send."""
         lane = claimed.request.lane
-        return await self.trace.of("wait_for_slot", self._pacer.take(REFUND, lane, early=EARLY[lane]))
+        return await self.trace.of(
+            "wait_for_slot", self._pacer.take(REFUND, lane, early=self._pacer.early(REFUND, lane))
+        )
 
     async def _send(self, claimed: Claimed, slot: float) -> None:
         """Write the intent, wait for the moment of the slot, send, record."""

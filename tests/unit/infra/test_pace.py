@@ -97,3 +97,20 @@ async def test_a_writer_that_fails_is_heard_by_whoever_waits() -> None:
 
 def test_a_person_may_reserve_further_ahead_than_a_bulk_run() -> None:
     assert pace.HORIZON[Lane.DESK] > pace.HORIZON[Lane.BULK]
+
+
+@pytest.mark.parametrize(
+    ("limits", "lane", "early"),
+    [
+        (Limits(100, 25), Lane.BULK, 0.06),
+        (Limits(0, 1000), Lane.BULK, 0.0016667),
+        (Limits(0, 5), Lane.BULK, 0.06),
+        (Limits(100, 25), Lane.DESK, 0.0),
+        (Limits(0, 0), Lane.BULK, 0.0),
+    ],
+)
+def test_a_send_is_handed_out_as_early_as_its_commit_may_take_and_no_earlier_than_its_slots_are_apart(
+    limits: Limits, lane: Lane, early: float
+) -> None:
+    made = pacer(limits, headroom=0.1)
+    assert made.early("POST /v1/refunds", lane) == pytest.approx(early, rel=1e-3)
