@@ -361,29 +361,27 @@ def on_their_way(house_: House) -> set[str]:
         engine.dispose()
 
 
-def _those_are_over(house_: House, process: subprocess.Popen[str], doubtful: set[str]) -> None:
-    """Wait for what is on its way now, but for what a kill has left in doubt.
-
-    On a machine that is busy with other things one of fifty may be much later than the rest.
-    """
-    these = on_their_way(house_) - doubtful
+def _those_are_over(house_: House, process: subprocess.Popen[str]) -> None:
+    """Wait for what is on its way now: on a machine that is busy with other things one of fifty may be much later than the rest."""
+    these = on_their_way(house_)
     wait_until("the end of what was on its way", lambda: not these & on_their_way(house_) or process.poll() is not None)
 
 
 def jump_the_clock(shop_: Shop, house_: House, seed: int, seconds: float, times: int = 1) -> None:
     """Set the wall clock of a running process wrong in the middle, and right again, and so on; each time it is right after both ways, another goes on."""
     assert house_.clock_file is not None
-    process, doubtful = house_.run(), set[str]()
+    process = house_.run()
     for number, moment in enumerate(moments(shop_, times, seed)):
         kill = number % 4 == 3
         _jump(shop_, house_, process, moment, seconds, number, RIGHT_BEFORE_KILL if kill else JUMP_LASTS)
         if kill:
             # While the clock is right: what is on its way when it is wrong can for a day neither be sent again nor proven absent.
-            _those_are_over(house_, process, doubtful)
+            _those_are_over(house_, process)
             process.kill()
             process.wait()
-            doubtful = on_their_way(house_)
             process = house_.run()
+            # What the kill has left in doubt is looked at by the right time too: by a wrong one it waits for an hour.
+            _those_are_over(house_, process)
     house_.finish(process)
     shop_.judge()
 
@@ -396,7 +394,7 @@ def jump_the_clock_of_one_of_two(shop_: Shop, house_: House, seed: int, seconds:
     for number, moment in enumerate(moments(shop_, times, seed)):
         last = number == times - 1
         _jump(shop_, house_, wrong, moment, 0.0 if last else seconds, number, RIGHT_BEFORE_KILL if last else JUMP_LASTS)
-    _those_are_over(house_, wrong, set())
+    _those_are_over(house_, wrong)
     wrong.kill()
     wrong.wait()
     house_.finish(other)
