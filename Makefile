@@ -3,6 +3,9 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 UV := .venv/bin/uv
 LOCK := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
+# Compiled once, not at every start, whatever the caller's shell says.
+unexport PYTHONDONTWRITEBYTECODE
+INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(PY)
 
 .PHONY: help setup run test check fix lock sim soak bench
 .DEFAULT_GOAL := help
@@ -48,10 +51,10 @@ bench: .venv/dev.stamp  ## measure (ARGS=engine), figures go to bench/results/
 	touch $@
 
 .venv/run.stamp: .venv/uv.stamp requirements/run.txt pyproject.toml
-	$(UV) pip install --quiet --python $(PY) --require-hashes -r requirements/run.txt
-	$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation -e .
+	$(INSTALL) --require-hashes -r requirements/run.txt
+	$(INSTALL) --no-deps --no-build-isolation -e .
 	touch $@
 
 .venv/dev.stamp: .venv/run.stamp requirements/dev.txt
-	$(UV) pip install --quiet --python $(PY) --require-hashes -r requirements/dev.txt
+	$(INSTALL) --require-hashes -r requirements/dev.txt
 	touch $@

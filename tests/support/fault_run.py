@@ -59,7 +59,7 @@ class Scene:
         server: Where further databases are made; `None` for SQLite.
         houses: The installations that pay; the last run's.
         owed: What has to be paid in the end, by ticket.
-        barred: The tickets that must not be paid, with the code that their rows end with.
+        barred: The tickets that must not be paid, with the codes that their rows may end with.
         by_hand: The refunds that others made.
         charges: Ids by order.
     """
@@ -70,7 +70,7 @@ class Scene:
     settings: Mapping[str, str]
     houses: list[House] = field(default_factory=list)
     owed: dict[str, dict[str, Any]] = field(default_factory=dict)
-    barred: dict[str, str] = field(default_factory=dict)
+    barred: dict[str, tuple[str, ...]] = field(default_factory=dict)
     by_hand: set[str] = field(default_factory=set)
     hand_obligations: list[dict[str, Any]] = field(default_factory=list)
     charges: dict[str, str] = field(default_factory=dict)
@@ -115,10 +115,10 @@ class Scene:
         """Note what a row has to be paid in the end."""
         self.owed[ticket] = {"charge": order, "amount": amount, "ticket": ticket, "name": ticket}
 
-    def bar(self, ticket: str, code: str) -> None:
-        """Note that a row must not be paid, and with which code it has to end."""
+    def bar(self, ticket: str, *codes: str) -> None:
+        """Note that a row must not be paid, and with which code it has to end; one of several, where it depends on how far it has come."""
         self.owed.pop(ticket, None)
-        self.barred[ticket] = code
+        self.barred[ticket] = codes
 
     def refund_by_hand(self, order: str, amount: int, **metadata: str) -> None:
         """Refund in Stripe's Dashboard."""
@@ -295,7 +295,7 @@ def judge_books(audit: dict[str, Any], *, last: bool) -> None:
 
 def judge_rows(
     owed: Mapping[str, Any],
-    barred: Mapping[str, str],
+    barred: Mapping[str, tuple[str, ...]],
     rows: Mapping[str, dict[str, Any]],
     audit: dict[str, Any],
     *,
@@ -312,9 +312,10 @@ def judge_rows(
         paid = rows[ticket]["outcome"] == "paid"
         assert not (paid and ticket in unpaid), f"told as paid, and Stripe has not paid it: {rows[ticket]}"
         assert paid or not last, f"could be paid, and is not: {rows[ticket]}"
-    for ticket, code in barred.items():
+    for ticket, codes in barred.items():
         row = rows[ticket]
-        assert (row["outcome"] == "paid", row["code"]) == (False, code), f"should end as {code}: {row}"
+        assert row["outcome"] != "paid", f"must not be paid: {row}"
+        assert row["code"] in codes, f"should end as {codes}: {row}"
 
 
 def judge_report(
@@ -511,7 +512,8 @@ def between_look_and_pay(scene: Scene) -> None:
             scene.refund_by_hand(order, 1500)
         elif order.startswith("dispute"):
             scene.shop.server.control("POST /_sim/disputes", {"charge": charge, "reason": "fraudulent"})
-            scene.bar(order, "charge_disputed")
+            # Sent already, it is refused by Stripe; not decided yet, it waits until the dispute has ended.
+            scene.bar(order, "charge_disputed", "dispute")
 
 
 def allow_the_first(scene: Scene) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from refundry.inbox.model import TRIES_MAX, Event, Key, Search, Source, State
 from refundry.inbox.tables import inbox_events
-from refundry.infra.db import Unit
+from refundry.infra.db import Hot, Unit
 
 t = inbox_events.c
 _b = sa.bindparam
@@ -21,12 +20,13 @@ BARE = tuple(column for column in inbox_events.c if column.name != "raw")
 IDS_MAX = 1000
 
 
-@cache
-def _insert(*, postgres: bool, told: bool) -> sa.Executable:
+def _insert(*, postgres: bool) -> Any:  # noqa: ANN401  # each database has a class of its own
     make: Any = postgresql.insert(inbox_events) if postgres else sqlite.insert(inbox_events)
-    statement = make.on_conflict_do_nothing(index_elements=["account", "id"])
-    made: sa.Executable = statement.returning(t.id) if told else statement
-    return made
+    return make.on_conflict_do_nothing(index_elements=["account", "id"])
+
+
+_ADD = {postgres: Hot(_insert(postgres=postgres)) for postgres in (False, True)}
+_TOLD = {postgres: _insert(postgres=postgres).returning(t.id) for postgres in (False, True)}
 
 
 def _values(events: Iterable[Event]) -> list[dict[str, Any]]:
@@ -36,13 +36,13 @@ def _values(events: Iterable[Event]) -> list[dict[str, Any]]:
 
 def add(unit: Unit, events: Iterable[Event]) -> None:
     """Add events; those that are there already are left as they are."""
-    unit.connection.execute(_insert(postgres=unit.postgres, told=False), _values(events))
+    _ADD[unit.postgres].many(unit.connection, _values(events))
 
 
 def insert(unit: Unit, events: Iterable[Event]) -> int:
     """Add events as `add` does, and tell how many are new, which costs the database a little more."""
     values = _values(events)
-    return len(unit.connection.execute(_insert(postgres=unit.postgres, told=True), values).all()) if values else 0
+    return len(unit.connection.execute(_TOLD[unit.postgres], values).all()) if values else 0
 
 
 def _event(row: sa.Row[Any]) -> Event:
