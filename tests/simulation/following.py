@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from starlette.requests import Request
-
 from refundry.follow import service as follow
 from refundry.follow.model import Feed
 from refundry.inbox import service as inbox
@@ -82,7 +80,7 @@ class Following:
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body, "more_body": False}
 
-        return (await self._intake.take(Request(scope, receive))).status_code
+        return (await self._intake.take(scope, receive)).status_code
 
     async def _follows(self) -> None:
         while True:

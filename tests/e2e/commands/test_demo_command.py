@@ -49,7 +49,7 @@ def test_the_whole_sample_is_paid_once_and_the_books_agree_to_the_penny(tmp_path
     installed = Installation(tmp_path / "state", None, real)
     done = installed.run("demo", "--once", "--json")
     told = done.json
-    assert done.code == 0, done.err
+    assert done.code == 0, done.out + done.err
     assert (told["rows"], told["paid"], told["waiting"]) == (1719, 1719, 0)
     assert told["amounts"] == {"gbp": {"requested": 17_233_609, "paid": 17_233_609}}
     assert told["simulator"] is True
