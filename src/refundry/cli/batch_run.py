@@ -277,7 +277,13 @@ async def paid(work: Work, batch: Batch, allow_repeat: frozenset[int], patience:
                 if not allow_repeat or not await _allowed(work, batch, allow_repeat):
                     break
                 allow_repeat = frozenset()
-            elif not seen.planning and not seen.totals.in_line and await _sleeps(work, patience):
+            elif (
+                not seen.planning
+                and not seen.totals.in_line
+                and await _sleeps(work, patience)
+                # What was on its way may have arrived between the two looks, and then nothing sleeps: the batch is over.
+                and (await _glance(work, batch)).totals.moving
+            ):
                 break
             took = clock.boot_seconds() - began
             await work.rest(rest_after(took))
