@@ -42,6 +42,8 @@ OUTCOMES = {
     "failed": "failed",
     "canceled": "failed",
 }
+# Where a fifth of all calls is turned away, whatever the pace, it settles at five to ten rows a second.
+ROW_SECONDS = 0.25
 # In these states nobody knows, and the report must not say that it does.
 IN_DOUBT = {"submitting", "outcome_unknown"}
 OVER = {"failed", "canceled"}
@@ -222,7 +224,10 @@ def _run(scene: Scene, run: Run, rows: int, seed: int, *, last: bool) -> None:
         crash_run.wait_until("a send that is turned away", lambda: _turned_away(scene.shop) or _over(started))
         run.meanwhile(scene)
         scene.shop.server.control("DELETE /_sim/faults")
-    told = [(house, [house.finish(process, run.code) for process in processes]) for house, processes in running]
+    patience = max(crash_run.DEADLINE_SECONDS, rows * ROW_SECONDS)
+    told = [
+        (house, [house.finish(process, run.code, patience) for process in processes]) for house, processes in running
+    ]
     scene.shop.server.control("DELETE /_sim/faults")
     for house in scene.houses if run.says else []:
         said = max(house.folder.glob("*.log")).read_text().count(run.says)
