@@ -328,7 +328,7 @@ class Hot:
     SQLAlchemy looks up how a statement is written, and turns its values, each time anew, which costs more than either database needs.
 
     Args:
-        statement: Every value is a text, a number, a truth or nothing, which both drivers take as they are.
+        statement: Every value is a text, bytes, a number, a truth or nothing, which both drivers take as they are.
     """
 
     def __init__(self, statement: sa.Executable) -> None:
