@@ -331,6 +331,16 @@ async def test_who_hangs_up_in_the_middle_stores_nothing(desk: Desk) -> None:
     await writer.wait_closed()
     assert await desk.post(written(body_of("evt_2"))) == (200, "")
     assert [event.id for event in desk.stored()] == ["evt_2"]
+    assert desk.intake.refused == {"body_broken_off": 1}
+
+
+async def test_of_several_signatures_the_first_line_counts(desk: Desk) -> None:
+    wrong, length = f"Stripe-Signature: t=1,v1={'0' * 64}", f"Content-Length: {len(BODY)}"
+    # The right one stands first in what `head` writes, and is added behind the wrong one here.
+    behind = head(desk, length).replace(b"Stripe-Signature", wrong.encode() + b"\r\nStripe-Signature", 1)
+    assert b" 400 " in await raw(desk, behind.replace(b"Host", b"Connection: close\r\nHost", 1) + BODY)
+    assert desk.stored() == []
+    assert b" 200 " in await raw(desk, head(desk, wrong, length, "Connection: close") + BODY)
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
