@@ -20,12 +20,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from bench import databases, results
+from bench.witness import Seen, watching
 from refundry.infra.db import sqlite_url
 from tests.support.database import PostgresServer
 
@@ -82,13 +84,13 @@ class Line:
         await self.reader.readexactly(int(length[1]))
 
 
-async def storm(port: int, bodies: list[bytes], rate: float | None) -> tuple[float, list[float]]:
-    """Send them all, as fast as they are taken or at a steady rate; tells the events per second and each answer's milliseconds.
+async def storm(port: int, bodies: list[bytes], rate: float | None) -> tuple[float, list[tuple[float, float]]]:
+    """Send them all, as fast as they are taken or at a steady rate; tells the events per second, and of each when it was due and its milliseconds.
 
     At a steady rate the time counts from when a call was due, also where no line was free for it.
     """
     calls = [request(body) for body in bodies]
-    took: list[float] = []
+    took: list[tuple[float, float]] = []
     waiting = iter(enumerate(calls))
     lines = [Line(*await asyncio.open_connection("127.0.0.1", port)) for _ in range(IN_FLIGHT)]
     began = time.perf_counter()
@@ -98,7 +100,7 @@ async def storm(port: int, bodies: list[bytes], rate: float | None) -> tuple[flo
             due = time.perf_counter() if rate is None else began + at / rate
             await asyncio.sleep(max(due - time.perf_counter(), 0))
             await line.call(call)
-            took.append((time.perf_counter() - due) * 1000)
+            took.append((due, (time.perf_counter() - due) * 1000))
 
     await asyncio.gather(*(pump(line) for line in lines))
     seconds = time.perf_counter() - began
@@ -107,7 +109,7 @@ async def storm(port: int, bodies: list[bytes], rate: float | None) -> tuple[flo
     return len(bodies) / seconds, took
 
 
-def send(port: int, name: str, count: int, rate: float | None) -> tuple[float, list[float]]:
+def send(port: int, name: str, count: int, rate: float | None) -> tuple[float, list[tuple[float, float]]]:
     """Send from a process of its own."""
     bodies = [event(number, name) for number in range(count)]
     return uvloop.run(storm(port, bodies, rate))
@@ -127,40 +129,61 @@ def served(kind: str, url: str) -> Iterator[int]:
         process.stdout.close()
 
 
-def measure(kind: str, url: str, pool: Any) -> tuple[float, list[float]]:
-    """Measure a server: its events per second at full load, and each answer's milliseconds at half of them."""
-    with served(kind, url) as port:
-        pool.apply(send, (port, "warm", 500, None))
-        full, _ = pool.apply(send, (port, "full", EVENTS, None))
-        _, took = pool.apply(send, (port, "half", int(full / 2 * HALF_SECONDS), full / 2))
-    return full, took
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the rounds of one kind came to.
+
+    Args:
+        rates: Events per second at full load, of each round.
+        rounds: The answers at half of that, of each round: when each was due, and its milliseconds.
+        seen: What the machine did meanwhile.
+    """
+
+    rates: list[float] = field(default_factory=list)
+    rounds: list[list[tuple[float, float]]] = field(default_factory=list)
+    seen: Seen = field(default_factory=Seen)
+
+    def measure(self, kind: str, url: str, pool: Any) -> None:  # a pool of processes
+        """Measure a server once more."""
+        with served(kind, url) as port:
+            pool.apply(send, (port, "warm", 500, None))
+            full, _ = pool.apply(send, (port, "full", EVENTS, None))
+            with watching(self.seen):
+                _, took = pool.apply(send, (port, "half", int(full / 2 * HALF_SECONDS), full / 2))
+        self.rates.append(full)
+        self.rounds.append(took)
+
+    def told(self) -> dict[str, Any]:
+        """Tell its figures; what is said of steady moments leaves out the events that were due while the machine was slow, however they fared."""
+        took = [milliseconds for answers in self.rounds for _, milliseconds in answers]
+        steady = [
+            milliseconds for answers in self.rounds for due, milliseconds in answers if not self.seen.touched(due)
+        ]
+        return {
+            "events_per_second": round(statistics.median(self.rates)),
+            "p50_ms": round(statistics.median(took), 1),
+            "p99_ms": p99(took),
+            "p99_ms_in_steady_moments": p99(steady),
+            "machine_slow_percent": round(self.seen.share * 100, 1),
+            "rounds": [round(rate) for rate in self.rates],
+            "rounds_p99_ms": [p99([milliseconds for _, milliseconds in answers]) for answers in self.rounds],
+        }
 
 
 def p99(took: list[float]) -> float:
-    """Tell how long the slowest hundredth waits at least."""
-    return statistics.quantiles(took, n=100)[98]
+    """Tell how long the slowest hundredth waits at least, in milliseconds."""
+    return round(statistics.quantiles(took, n=100)[98], 1)
 
 
 def compared(server: PostgresServer | None, pool: Any) -> dict[str, dict[str, Any]]:
     """Measure both kinds in turn, each time from nothing; of the rounds the middle one counts, since a machine that is held up halves any one of them."""
-    full: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    took: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    measured = {kind: Measured() for kind in KINDS}
     for kind in KINDS * ROUNDS:
         with tempfile.TemporaryDirectory() as folder:
             made = server.made() if server else nullcontext(sqlite_url(Path(folder) / "b.db"))
             with made as url:
-                rate, times = measure(kind, url, pool)
-        full[kind].append(rate)
-        took[kind] += times
-    return {
-        kind: {
-            "events_per_second": round(statistics.median(full[kind])),
-            "p50_ms": round(statistics.median(took[kind]), 1),
-            "p99_ms": round(p99(took[kind]), 1),
-            "rounds": [round(rate) for rate in full[kind]],
-        }
-        for kind in KINDS
-    }
+                measured[kind].measure(kind, url, pool)
+    return {kind: measured[kind].told() for kind in KINDS}
 
 
 def main() -> None:
@@ -170,12 +193,12 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool, databases.postgres() as server:
         for database in ("sqlite", "postgres") if server else ("sqlite",):
             told = compared(server if database == "postgres" else None, pool)
-            rows += [(f"{database}, {kind}", *list(one.values())[:3]) for kind, one in told.items()]
+            rows += [(f"{database}, {kind}", *list(one.values())[:5]) for kind, one in told.items()]
             share = round(told["product"]["events_per_second"] / told["bare"]["events_per_second"], 2)
             figures[database] = {**told, "share": share}
             aims += [
                 results.Aim(f"{database}: share of the bare route", share, least=LEAST),
                 results.Aim(f"{database}: p99 at half load, ms", told["product"]["p99_ms"], most=P99_MOST),
             ]
-    results.table(("", "events/s", "p50 ms", "p99 ms"), rows)
+    results.table(("", "events/s", "p50 ms", "p99 ms", "p99 when steady", "slow %"), rows)
     results.write("intake", {**figures, "aims": results.show(aims)})
