@@ -93,17 +93,17 @@ async def storm(port: int, bodies: list[bytes], rate: float | None) -> tuple[flo
     took: list[tuple[float, float]] = []
     waiting = iter(enumerate(calls))
     lines = [Line(*await asyncio.open_connection("127.0.0.1", port)) for _ in range(IN_FLIGHT)]
-    began = time.perf_counter()
+    began = time.monotonic()
 
     async def pump(line: Line) -> None:
         for at, call in waiting:
-            due = time.perf_counter() if rate is None else began + at / rate
-            await asyncio.sleep(max(due - time.perf_counter(), 0))
+            due = time.monotonic() if rate is None else began + at / rate
+            await asyncio.sleep(max(due - time.monotonic(), 0))
             await line.call(call)
-            took.append((due, (time.perf_counter() - due) * 1000))
+            took.append((due, (time.monotonic() - due) * 1000))
 
     await asyncio.gather(*(pump(line) for line in lines))
-    seconds = time.perf_counter() - began
+    seconds = time.monotonic() - began
     for line in lines:
         line.writer.close()
     return len(bodies) / seconds, took

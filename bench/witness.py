@@ -23,8 +23,7 @@ class Seen:
     """What was seen.
 
     Args:
-        moments: The slow ones, from the piece before to the end of the last slow piece, in seconds of `time.perf_counter`, which all
-            processes share.
+        moments: The slow ones, from the piece before to the end of the last slow piece, in seconds of this machine's monotonic clock.
         seconds: How long was watched.
     """
 
@@ -40,6 +39,10 @@ class Seen:
         """Tell whether a moment was slow, or so soon after a slow one that half a load has not made up for it yet."""
         return any(start <= moment <= end + (end - start) for start, end in self.moments)
 
+    def overlapped(self, begin: float, finish: float) -> bool:
+        """Tell whether any of a time was slow."""
+        return any(start <= finish and begin <= end for start, end in self.moments)
+
 
 def _piece() -> float:
     began = time.thread_time()
@@ -51,10 +54,10 @@ def _piece() -> float:
 
 def _watch(pipe: Any) -> None:  # one end of a pipe
     pieces: list[tuple[float, float, float]] = []
-    last = time.perf_counter()
+    last = time.monotonic()
     while not pipe.poll(EVERY_SECONDS):
         took = _piece()
-        now = time.perf_counter()
+        now = time.monotonic()
         pieces.append((last, now, took))
         last = now
     pipe.send(pieces)
