@@ -60,7 +60,7 @@ SQLITE_MIN = (3, 35)
 
 
 class DatabaseUnusable(RefundryError):  # noqa: N818  # read in a sentence
-    """The database cannot be opened or written: `database_unreachable`, `database_full`, `database_read_only`."""
+    """The database cannot be opened or written: `database_unreachable`, `database_full`, `database_read_only`, `database_cut_off`, …"""
 
     code = "database_unreachable"
 
@@ -232,7 +232,7 @@ class Database:
         except sa.exc.OperationalError as error:
             raise unusable(error, self.engine.url.render_as_string()) from error
         except sa.exc.DBAPIError as error:
-            if self.postgres and _cut_off(error):
+            if self.postgres and (error.connection_invalidated or _cut_off(error)):
                 raise unusable(error, self.engine.url.render_as_string()) from error
             if "not a database" not in str(error.orig) and "malformed" not in str(error.orig):
                 raise
@@ -240,6 +240,12 @@ class Database:
                 f"{self.engine.url.render_as_string()} is no SQLite database, or is damaged ({error.orig}): restore it from a "
                 "backup, or set REFUNDRY_STATE_DIR to another place",
                 code="database_damaged",
+            ) from error
+        except sa.exc.TimeoutError as error:
+            raise DatabaseUnusable(
+                f"all connections of this process to {self.engine.url.render_as_string()} were taken for too long ({error}): "
+                "nothing of this step was kept, try again",
+                code="database_busy",
             ) from error
         finally:
             unit_open.reset(token)
@@ -262,7 +268,7 @@ def _cut_off(error: sa.exc.DBAPIError) -> bool:
 
     The driver says so by its class of internal errors, as it says that a unit goes on after a failed statement, which is a fault of ours.
     """
-    return getattr(error.orig, "sqlstate", None) in CUT_OFF or error.connection_invalidated
+    return getattr(error.orig, "sqlstate", None) in CUT_OFF
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:  # noqa: ANN401  # the driver's own
@@ -300,6 +306,12 @@ def unusable(error: sa.exc.DBAPIError, url: str) -> DatabaseUnusable:
     """Say what is wrong with the database, and what to do."""
     text = str(error.orig)
     where = url.partition("?")[0]
+    if _cut_off(error):
+        return DatabaseUnusable(
+            f"the database {where} has ended a unit that stood still or took too long ({text.strip()}): this process was stopped in "
+            "the middle of it, or the machine does too much; nothing of it was kept, and it will be done again",
+            code="database_cut_off",
+        )
     for sign, code, advice in (
         ("full", "database_full", "free some space; nothing of the last step was kept, and it will be done again"),
         (

@@ -371,6 +371,28 @@ def test_what_is_tried_again_or_allowed_waits_for_its_turn(clerk: Clerk) -> None
     assert pay(clerk) == [1000] * 3
 
 
+def test_a_row_that_is_let_go_keeps_what_another_process_counts_in_that_moment(clerk: Clerk) -> None:
+    text = rows(clerk, 2)
+    clerk.looked("ch_1", refunds=(seen_refund("re_x", amount_minor=1000),))
+    batch = scheduled(clerk, text, max_per_day="1000")
+    turn(clerk, batch)
+    assert [clerk.judge(claimed) is None for claimed in clerk.claim()] == [True, False]
+    held = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+    with ThreadPoolExecutor(1) as pool:
+        with clerk.database.unit() as counting:
+            repository.lock(counting, batch.id)
+            counted = replace(batches.need(counting, batch.id).course, released=2, over=2, failed=1)
+            repository.set_course(counting, batch.id, counted)
+            going = pool.submit(clerk.unit, lambda unit: batches.allow_repeat(unit, batch, 1, ADA))
+            # On SQLite it has not even begun to read.
+            while counting.postgres and not counting.connection.exec_driver_sql(held).scalar_one():
+                counting.connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
+        assert going.result(20)
+    course = clerk.batch(batch).course
+    assert (course.released, course.over, course.failed) == (2, 2, 1)
+
+
 def test_what_a_person_at_the_desk_has_decided_anew_keeps_to_the_schedule(clerk: Clerk) -> None:
     batch = scheduled(clerk, rows(clerk, 1), window=AFTERNOON)
     turn(clerk, batch)

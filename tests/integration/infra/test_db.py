@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -231,10 +233,24 @@ def test_a_unit_that_postgres_has_cut_off_is_a_lost_database_and_the_next_one_wo
 
     with pytest.raises(DatabaseUnusable) as lost:
         stopped_for_too_long()
-    assert lost.value.code == "database_unreachable"
+    assert lost.value.code == "database_cut_off"
+    assert "nothing of it was kept" in lost.value.message
     with database.unit() as unit:
         assert unit.connection.execute(mine).scalar_one()
     database.close()
+
+
+def test_a_process_whose_connections_are_all_taken_says_so(database: Database) -> None:
+    pool: Any = database.engine.pool
+    pool._timeout = 0.01
+    with ExitStack() as taken, pytest.raises(DatabaseUnusable) as refused:
+        # More than any pool has: each reading holds one, and reading waits for no writer.
+        for _ in range(100):
+            taken.enter_context(database.reading())
+    assert refused.value.code == "database_busy"
+    assert "taken for too long" in refused.value.message
+    with database.unit() as unit:
+        assert unit.now
 
 
 def test_a_process_that_is_stopped_while_it_hands_statements_over_holds_nobody_up(
