@@ -60,7 +60,7 @@ SQLITE_MIN = (3, 35)
 
 
 class DatabaseUnusable(RefundryError):  # noqa: N818  # read in a sentence
-    """The database cannot be opened or written: `database_unreachable`, `database_full`, `database_read_only`, `database_cut_off`, …"""
+    """The database cannot be opened or written: `database_unreachable`, `database_full`, `database_read_only`, `database_cut_off` and others."""
 
     code = "database_unreachable"
 

@@ -243,9 +243,12 @@ def test_a_unit_that_postgres_has_cut_off_is_a_lost_database_and_the_next_one_wo
 def test_a_process_whose_connections_are_all_taken_says_so(database: Database) -> None:
     pool: Any = database.engine.pool
     pool._timeout = 0.01
-    with ExitStack() as taken, pytest.raises(DatabaseUnusable) as refused:
-        # More than any pool has: each reading holds one, and reading waits for no writer.
-        for _ in range(100):
+    most = pool.size() + pool._max_overflow
+    with ExitStack() as taken:
+        # Each reading holds one, and waits for no writer.
+        for _ in range(most):
+            taken.enter_context(database.reading())
+        with pytest.raises(DatabaseUnusable) as refused:
             taken.enter_context(database.reading())
     assert refused.value.code == "database_busy"
     assert "taken for too long" in refused.value.message
