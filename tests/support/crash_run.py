@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,20 +24,21 @@ from typing import Any
 import sqlalchemy as sa
 
 from refundry.infra.db import sqlite_url
+from refundry.infra.settings import PaySettings
 from tests.support.server import Server
 
 # A generous bound for anything that is waited for: a stuck run fails with a message, and not with a test's time-out.
 DEADLINE_SECONDS = 240.0
 POLL_SECONDS = 0.02
-# What the task allows until another worker has gone on.
+# By then another worker has to have gone on.
 TAKE_OVER_SECONDS = 30.0
 HOUR = 3600.0
 # What a run may take that is paced, or stopped again and again.
 PACED_SECONDS = 1200.0
 # Calls that a killed process had under way may still arrive: only what comes after them is the other's.
-IN_FLIGHT = 50
-# A clock stays wrong for at least so many refunds; and before a kill, right for so many that those which were on their way are over.
-JUMP_LASTS, RIGHT_BEFORE_KILL = 10, 2 * IN_FLIGHT
+IN_FLIGHT = PaySettings().flight_max
+# A clock stays wrong for at least so many refunds; and before a kill, right for so many that each intent dated by the wrong one is written.
+JUMP_LASTS, RIGHT_BEFORE_KILL = 10, IN_FLIGHT
 
 
 def die_with_the_parent() -> None:
@@ -361,10 +362,14 @@ def on_their_way(house_: House) -> set[str]:
         engine.dispose()
 
 
-def _those_are_over(house_: House, process: subprocess.Popen[str]) -> None:
-    """Wait for what is on its way now: on a machine that is busy with other things one of fifty may be much later than the rest."""
+def those_are_over(house_: House, crew: Sequence[subprocess.Popen[str]]) -> None:
+    """Wait for what is on its way now: on a machine that is busy with other things one of a hundred may be much later than the rest."""
     these = on_their_way(house_)
-    wait_until("the end of what was on its way", lambda: not these & on_their_way(house_) or process.poll() is not None)
+
+    def over() -> bool:
+        return not these & on_their_way(house_) or all(process.poll() is not None for process in crew)
+
+    wait_until("the end of what was on its way", over)
 
 
 def jump_the_clock(shop_: Shop, house_: House, seed: int, seconds: float, times: int = 1) -> None:
@@ -376,12 +381,12 @@ def jump_the_clock(shop_: Shop, house_: House, seed: int, seconds: float, times:
         _jump(shop_, house_, process, moment, seconds, number, RIGHT_BEFORE_KILL if kill else JUMP_LASTS)
         if kill:
             # While the clock is right: what is on its way when it is wrong can for a day neither be sent again nor proven absent.
-            _those_are_over(house_, process)
+            those_are_over(house_, [process])
             process.kill()
             process.wait()
             process = house_.run()
             # What the kill has left in doubt is looked at by the right time too: by a wrong one it waits for an hour.
-            _those_are_over(house_, process)
+            those_are_over(house_, [process])
     house_.finish(process)
     shop_.judge()
 
@@ -394,7 +399,7 @@ def jump_the_clock_of_one_of_two(shop_: Shop, house_: House, seed: int, seconds:
     for number, moment in enumerate(moments(shop_, times, seed)):
         last = number == times - 1
         _jump(shop_, house_, wrong, moment, 0.0 if last else seconds, number, RIGHT_BEFORE_KILL if last else JUMP_LASTS)
-    _those_are_over(house_, wrong)
+    those_are_over(house_, [wrong])
     wrong.kill()
     wrong.wait()
     house_.finish(other)

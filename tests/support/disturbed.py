@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tests.support.crash_run import HOUR, RIGHT_BEFORE_KILL, House, Shop, wait_until
+from tests.support.crash_run import HOUR, RIGHT_BEFORE_KILL, House, Shop, those_are_over, wait_until
 
 JUMP_SECONDS = 25 * HOUR
 # Looks at the counts of the simulator cost it something, and it has calls to answer.
@@ -35,15 +35,12 @@ class Trouble:
         stops: SIGSTOP for a while, then SIGCONT.
         jumps: A wall clock that is wrong by 25 hours for a while, ahead and behind by turns, on machines whose database is right.
         stop_seconds: How long a stop lasts.
-        right_after: After a jump nothing else is done for so many calls: what is on its way while the clock is wrong can for a day neither
-            be sent again nor be proven absent, if its process is killed.
     """
 
     kills: int = 0
     stops: int = 0
     jumps: int = 0
     stop_seconds: float = 1.0
-    right_after: int = RIGHT_BEFORE_KILL
 
     def drawn(self, chance: random.Random) -> list[Kind]:
         """Put all of it in some order."""
@@ -103,7 +100,9 @@ def disturb(
             set_clock(house, moved, wrong_by=(-1) ** number * JUMP_SECONDS)
             _reached(progress() + max((within[1] - within[0]) // 50, 1), crew, progress)
             set_clock(house, moved)
-            _reached(progress() + trouble.right_after, crew, progress)
+            # What is on its way while the clock is wrong can for a day neither be sent again nor be proven absent, if its process is killed.
+            _reached(progress() + RIGHT_BEFORE_KILL, crew, progress)
+            those_are_over(house, crew)
 
 
 def kill(process: Process) -> None:
