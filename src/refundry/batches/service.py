@@ -47,7 +47,7 @@ from refundry.kernel import ids
 from refundry.kernel.actor import SYSTEM, Actor
 from refundry.kernel.errors import AmountInvalid, CurrencyUnknown
 from refundry.kernel.lane import Lane
-from refundry.kernel.money import Money
+from refundry.kernel.money import Money, exponent
 from refundry.policies.rules import connect_of, undecided
 from refundry.refunds import service as refunds
 from refundry.refunds.model import AT_STRIPE, IN_FLIGHT, UNPAID, Content, HeldReason, RefundRequest, State
@@ -309,6 +309,8 @@ def resolve(
         return Verdict("no_charge_named", "the row names no charge")
     currency = wanted.currency or found.currency
     try:
+        # Also where all of it is asked for: nobody here could tell how much that is.
+        exponent(currency)
         money = amount_asked(wanted.amounts, currency)
     except (AmountInvalid, CurrencyUnknown) as error:
         return Verdict(error.code, error.message, currency=currency)
@@ -832,7 +834,9 @@ def may_send(unit: Unit, claimed: Claimed) -> bool:
         if limited:
             _today(unit, batch, schedule, request.content.currency)
         return True
-    if batch.state is BatchState.PAUSED or rules.too_early(schedule, unit.now) is not None:
+    before_its_stage = bool(schedule.canary) and turn is Turn.WAITS
+    if batch.state is BatchState.PAUSED or before_its_stage or rules.too_early(schedule, unit.now) is not None:
+        # Before its stage: a dispute has ended that it was held for meanwhile, or a person has let it go as a single request.
         _back(unit, claimed, batch, number, turn, HeldReason.SCHEDULE)
         return False
     if limited:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from refundry.kernel.errors import RefundryError
-from refundry.kernel.money import Money
+from refundry.kernel.money import shown
 
 DONE, FAILED, USAGE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -85,7 +85,7 @@ def counted(count: int, noun: str) -> str:
 
 def money(minor_units: int, currency: str) -> str:
     """Write an amount: `172,336.09 GBP`."""
-    text = str(Money(minor_units, currency))
+    text = shown(minor_units, currency)
     whole, point, rest = text.partition(".") if "." in text else (text.partition(" ")[0], "", text.partition(" ")[2])
     return f"{int(whole):,}{point}{rest}" if point else f"{int(whole):,} {rest}"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from refundry.charges.model import Charge
 from refundry.disputes.model import TAKEN, Dispute, Loss, Phase
 from refundry.gateways.base import SeenDispute
-from refundry.kernel.money import Money
+from refundry.kernel.money import shown
 
 PHASES = {
     "warning_needs_response": Phase.INQUIRY,
@@ -47,7 +47,7 @@ def loss(charge: Charge, disputes: Sequence[Dispute]) -> Loss:
 def told(charge: str, dispute: Dispute) -> str:
     """Say why requests wait."""
     what = (
-        f"{charge} has a dispute ({dispute.id}, {dispute.status}) over {Money(dispute.amount_minor, dispute.currency)}"
+        f"{charge} has a dispute ({dispute.id}, {dispute.status}) over {shown(dispute.amount_minor, dispute.currency)}"
     )
     if dispute.phase is Phase.INQUIRY:
         return f"{what}, an inquiry: only a full refund settles it, asked for with --allow-inquiry; this one waits until it has ended"

@@ -43,19 +43,28 @@ def needed(unit: Unit, events: Sequence[Event]) -> Needed:
     wanted = [target.id for target in reads if target.about is About.REFUND]
     created = {event.refund: event.created_at for event in events if event.refund and event.type == "refund.created"}
     created |= {refund: one.refund.created_at for refund, one in known.items()}
-    seen = {event.refund for event in told if event.type == "refund.created" and told[event] in stand}
+    standing = {event.refund for event in told if event.refund and told[event] in stand}
+    created_here = {event.refund for event in told if event.type == "refund.created"}
     return Needed(
         tuple(settled),
         reads,
         {refund: created[refund] for refund in wanted if refund in created},
         {event.refund: claim for event in told if event.refund and (claim := rules.claim_of(event)) is not None},
-        tuple(known[refund].refund for refund in sorted(r for r in seen if r) if _by_others(known[refund].refund)),
+        tuple(
+            known[refund].refund
+            for refund in sorted(standing)
+            if _says_something(known[refund].refund, created=refund in created_here)
+        ),
         frozenset(one.charge for one in disputes.of_charges(unit, {e.charge for e in events if e.charge})),
     )
 
 
-def _by_others(refund: SeenRefund) -> bool:
-    return REQUEST_ID not in refund.metadata and not refund.over
+def _says_something(refund: SeenRefund, *, created: bool) -> bool:
+    """Tell whether a refund by others that stands here already concerns requests that wait: a new one, and one that has failed.
+
+    Whoever looked at the charge first has mirrored it, and held nobody, nor told who was held for it.
+    """
+    return REQUEST_ID not in refund.metadata and (created or refund.over)
 
 
 def _disputes(event: Event) -> bool:

@@ -97,6 +97,13 @@ def decimal(minor_units: int, currency: str) -> str:
     return sign + (f"{digits[:-places]}.{digits[-places:]}" if places else digits)
 
 
+def shown(minor_units: int, currency: str) -> str:
+    """Write an amount that Stripe tells, for people: as `Money` does, and for a currency newer than our table `2500 minor units of XCG`."""
+    if currency in CURRENCIES:
+        return str(Money(minor_units, currency))
+    return f"{minor_units} minor units of {currency.upper()}"
+
+
 def from_major(text: str, currency: str) -> Money:
     """Read a decimal in major units: `12.34`, `500`.
 

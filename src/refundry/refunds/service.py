@@ -18,7 +18,7 @@ from refundry.infra.db import Database, Needs, Unit
 from refundry.kernel.actor import SYSTEM, Actor
 from refundry.kernel.errors import InvariantViolated, RefundryError
 from refundry.kernel.lane import Lane
-from refundry.kernel.money import Money
+from refundry.kernel.money import shown
 from refundry.kernel.outcome import Accepted, Declined, NotTaken, Outcome, SeenRefund, Unknown
 from refundry.outbox import service as outbox
 from refundry.outbox.model import Cause, Kind, Message, OrderTold, Wants
@@ -70,6 +70,8 @@ IN_LINE = frozenset({HeldReason.SCHEDULE, HeldReason.LOW_BALANCE})
 CONCERNS = "concerns"
 # And under this one what has ended unpaid: another may be held as its repeat.
 OVER = "over"
+# What waits for a person, or for its dispute already, is not held anew for a dispute: when that has ended, it would go on by itself.
+KEPT_IN_DISPUTE = frozenset({HeldReason.DISPUTE, HeldReason.STOPPED, HeldReason.POSSIBLE_REPEAT})
 # The answers of a decision that an open dispute gives.
 DISPUTED = frozenset({"charge_disputed", "charge_under_inquiry", "changed_since_plan"})
 # Nothing goes on by itself from these, or in one of them a person may have been asked.
@@ -676,7 +678,7 @@ def suspect(unit: Unit, refund: SeenRefund) -> int:
     if charge is None or refund.over or REQUEST_ID in refund.metadata:
         return 0
     text = (
-        f"{refund.id} has given back {Money(refund.amount_minor, refund.currency)} on {charge.id}, and it was not made here: allow it "
+        f"{refund.id} has given back {shown(refund.amount_minor, refund.currency)} on {charge.id}, and it was not made here: allow it "
         "with --allow-repeat, or withdraw it"
     )
     fact = Judged(Verdict.HOLD, "possible_repeat", text, hold=Hold(HeldReason.POSSIBLE_REPEAT))
@@ -749,6 +751,9 @@ def _say_failed(unit: Unit, refund: SeenRefund, charge: Charge) -> None:
 def hold_disputed(unit: Unit, charge: Charge, opened_at: float, text: str, *, full_settles: bool) -> int:
     """Hold every unpaid request of a charge that came before its dispute; tells how many.
 
+    One that waits for a person goes on waiting for a person, also when the dispute has ended: let go, it is decided anew, and that sees
+    the dispute.
+
     Args:
         unit: The open unit, which holds the charge.
         charge: The charge.
@@ -763,7 +768,7 @@ def hold_disputed(unit: Unit, charge: Charge, opened_at: float, text: str, *, fu
     for request in waiting:
         full = request.content.asked_minor in {None, charge.unrefunded_minor}
         spared = full_settles and request.allow_inquiry and full
-        held = request.hold is not None and request.hold.reason in {HeldReason.DISPUTE, HeldReason.STOPPED}
+        held = request.hold is not None and request.hold.reason in KEPT_IN_DISPUTE
         if not held and not spared and received[request.id] < opened_at + STRIPE_SECOND:
             _by_itself(unit, request, fact, {})
             count += 1

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from refundry.disputes.model import Dispute, Loss
-from refundry.kernel.money import Money
+from refundry.kernel.money import shown
 from refundry.kernel.outcome import SeenRefund
 from refundry.refunds.model import Concern, RefundRequest, State
 from refundry.tasks.model import PATIENCE, Kind, Task, task_id
@@ -65,7 +65,7 @@ def _task(kind: Kind, concern: Concern, refund: SeenRefund | None, text: str, no
 
 
 def _failed(before: RefundRequest, after: RefundRequest) -> str:
-    money = Money(after.amount_minor, after.content.currency)
+    money = shown(after.amount_minor, after.content.currency)
     told = WHY.get(
         after.reason_code, f"Stripe says {after.reason_code}" if after.reason_code else "Stripe does not say why"
     )
@@ -81,7 +81,7 @@ def _word(state: State) -> str:
 
 
 def _action(concern: Concern, refund: SeenRefund, now: float) -> Task:
-    money = Money(refund.amount_minor, refund.currency)
+    money = shown(refund.amount_minor, refund.currency)
     until = f" until {_moment(refund.action_until)}" if refund.action_until else ""
     text = (
         f"{refund.id} over {money} of {refund.charge} waits for the customer, whom Stripe has asked by e-mail where to send the money"
@@ -101,7 +101,7 @@ def _unknown(concern: Concern, now: float) -> Task | None:
     if refund is None:
         return None
     text = (
-        f"{refund.id} over {Money(refund.amount_minor, refund.currency)} of {refund.charge} was made by a Refundry, and not by this one: by "
+        f"{refund.id} over {shown(refund.amount_minor, refund.currency)} of {refund.charge} was made by a Refundry, and not by this one: by "
         "another installation on the same account, or before a database was lost. See that no second installation pays the same files, "
         "and note what it was"
     )
@@ -111,9 +111,9 @@ def _unknown(concern: Concern, now: float) -> Task | None:
 def double_loss(account: str, charge: str, loss: Loss, currency: str, disputes: list[Dispute], now: float) -> Task:
     """Write the task about what has left twice for a charge."""
     ids = ", ".join(dispute.id for dispute in disputes)
-    refunded, taken = Money(loss.refunded_minor, currency), Money(loss.taken_minor, currency)
+    refunded, taken = shown(loss.refunded_minor, currency), shown(loss.taken_minor, currency)
     text = (
-        f"{charge} has given back {refunded} by refunds, and chargebacks ({ids}) have taken {taken}: {Money(loss.amount_minor, currency)} "
+        f"{charge} has given back {refunded} by refunds, and chargebacks ({ids}) have taken {taken}: {shown(loss.amount_minor, currency)} "
         "more than was paid. Nothing more is refunded; contest the dispute with the refund as evidence, and note what came of it"
     )
     return Task(

@@ -7,7 +7,7 @@ what an event that was never made cannot; and what may still change by itself is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -251,12 +251,25 @@ class CatchUp:
         stand = await self._read(lambda unit: refunds.standing_here(unit, told))
         fresh = [refund for key, refund in told.items() if key not in stand]
         mirrors = await self._read(lambda unit: charges.many(unit, {refund.charge for refund in fresh}))
-        await asyncio.gather(*(self._take(refund, began_at) for refund in fresh if refund.charge in mirrors))
+        await asyncio.gather(
+            *(self._alone(self._take(refund, began_at), refund.id) for refund in fresh if refund.charge in mirrors)
+        )
         # Nobody here has asked for these charges yet: whose orders they are, and what is left of them, only a look at them tells.
         for charge in dict.fromkeys(refund.charge for refund in fresh if refund.charge not in mirrors):
-            await self._take_look(await self._gateway.look(charge, Lane.BULK))
-            self.done.moved += 1
+            look = await self._gateway.look(charge, Lane.BULK)
+            self.done.moved += await self._alone(self._take_look(look), charge)
             await self._paid_for(Feed.REFUNDS, 1)
+
+    async def _alone(self, work: Awaitable[None], what: str) -> bool:
+        """Do something about one object; what goes wrong concerns that alone, and the list goes on. Tells whether it was done."""
+        try:
+            await work
+        except (DatabaseUnusable, GatewayError):
+            raise
+        except Exception:  # noqa: BLE001  # a fault of ours, or something new at Stripe
+            self._log.exception("catch_up.not_applied", object=what)
+            return False
+        return True
 
     async def _take(self, refund: SeenRefund, began_at: float) -> None:
         taken = await self._writer.put(
@@ -273,14 +286,14 @@ class CatchUp:
         for known in still:
             began_at = self._now()
             refund = await self._gateway.refund(known.refund.id, Lane.BULK)
-            await self._take(refund, began_at)
+            await self._alone(self._take(refund, began_at), refund.id)
             await self._paid_for(Feed.REFUNDS, 1)
         disputed = await self._read(
             lambda unit: disputes.unseen(unit, self.account, now - DISPUTE_UNSEEN_SECONDS, REREAD_MAX)
         )
         for charge in dict.fromkeys(one.charge for one in disputed):
             look = await self._gateway.look(charge, Lane.BULK)
-            await self._take_look(look)
+            await self._alone(self._take_look(look), charge)
             await self._paid_for(Feed.REFUNDS, 2)
 
     async def charges_between(self, since: float, until: float) -> None:
@@ -290,7 +303,7 @@ class CatchUp:
         for begin, end in rules.windows(since, until, DAY):
             async for page in self._gateway.charges(begin, _open(end, until)):
                 self.done.charges += len(page)
-                await asyncio.gather(*(self._take_look(look) for look in page))
+                await asyncio.gather(*(self._alone(self._take_look(look), look.charge.id) for look in page))
                 await self._paid_for(Feed.CHARGES, 1 + sum(bool(look.disputes) for look in page))
             await self._moved(Feed.CHARGES, begin, end)
 

@@ -10,6 +10,7 @@ import pytest
 from refundry.batches import repository
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState, Schedule, Window
+from refundry.charges import service as charges
 from refundry.kernel.outcome import NotTakenWhy
 from refundry.refunds import service as refunds
 from refundry.refunds.model import HeldReason, RefundRequest, State
@@ -330,6 +331,32 @@ def fail_one(clerk: Clerk) -> None:
     from refundry.refunds.rules import Plan, Step
 
     clerk.resolve(left, Plan(Step.CLOSE, replace(attempt, absent=True)))
+
+
+def test_no_row_of_a_later_stage_goes_before_since_its_dispute_is_over_or_a_person_wants_it(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 6), canary=(1, 2))
+    turn(clerk, batch)
+    (first,) = clerk.claim()
+    fifth, sixth = (request(clerk, batch, row).id for row in (5, 6))
+    (charge,) = clerk.unit(lambda unit: charges.many(unit, ["ch_5"])).values()
+    clerk.unit(lambda unit: refunds.hold_disputed(unit, charge, unit.now + 10, "disputed", full_settles=True))
+    assert clerk.unit(lambda unit: refunds.lift_disputed(unit, charge)) == 1
+    clerk.unit(lambda unit: refunds.suspect(unit, seen_refund("re_x", charge="ch_6", amount_minor=1000)))
+    clerk.unit(lambda unit: refunds.allow_repeat(unit, sixth, ADA))
+    turn(clerk, batch)
+    assert pay(clerk) == []
+    assert clerk.told(batch)[4:] == [("waiting", "schedule")] * 2
+    # The stages go on, and with the last of them these two.
+    intent = intend(clerk, first)
+    assert intent is not None
+    clerk.record(intent, accepted(intent.claimed.request, refund_id="re_first"))
+    amounts = []
+    for _ in range(6):
+        turn(clerk, batch)
+        amounts.append(pay(clerk))
+    assert [len(some) for some in amounts if some] == [2, 3]
+    with clerk.database.reading() as unit:
+        assert {refunds.need(unit, one).state for one in (fifth, sixth)} == {State.SETTLED}
 
 
 # Steering

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 
 from refundry.disputes import service as disputes
 from refundry.gateways.base import RefundBody
@@ -11,6 +12,9 @@ from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Outcome, SeenRefund
 from refundry.refunds import service as refunds
 from refundry.refunds.model import State
+from stripesim import control as stripesim_control
+from stripesim.money import SUPPORTED
+from stripesim.resources import charges as stripesim_charges
 from tests.support.builders import ACCOUNT
 from tests.support.following import Scene
 
@@ -161,3 +165,40 @@ async def test_an_early_fraud_warning_is_kept_and_shown(scene: Scene) -> None:
     await scene.follow()
     with scene.database.reading() as unit:
         assert [one.actionable for one in disputes.warnings(unit, ACCOUNT, 10)] == [False]
+
+
+async def test_an_object_in_a_currency_newer_than_this_program_is_followed_like_any_other(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (stripesim_charges, stripesim_control):
+        monkeypatch.setattr(module, "SUPPORTED", [*SUPPORTED, "xcg"])
+    await scene.listen()
+    charge = await scene.sim.charge(5000, currency="xcg")
+    # Its amounts are known in minor units only.
+    made = await scene.by_hand(charge, 100)
+    await scene.follow()
+    assert scene.origin(made) == "external"
+    assert set(scene.events()) == {EventState.APPLIED}
+
+
+async def test_what_cannot_be_applied_keeps_nothing_else_from_being_followed(scene: Scene) -> None:
+    await scene.listen()
+    broken, sound = await scene.sim.charge(5000), await scene.sim.charge(5000)
+    for charge in (broken, sound):
+        await scene.paid(charge, 100)
+    request = await scene.requested(broken, 1200)
+    await scene.follow()
+    with scene.database.unit() as unit:
+        unit.connection.execute(
+            sa.text("UPDATE refund_requests SET metadata = '{' WHERE id = :id").bindparams(id=request.id)
+        )
+    await scene.by_hand(broken, 1200)
+    made = await scene.by_hand(sound, 1200)
+    await scene.follow()
+    assert scene.origin(made) == "external"
+    assert scene.events()[EventState.WAITING] >= 1
+    await scene.move(60)
+    # Also where no event tells: the list of refunds goes on behind it.
+    after = await scene.by_hand(sound, 1300)
+    await scene.catch_up.refunds_between(scene.clock.now() - 3600, scene.clock.now())
+    assert scene.origin(after) == "external"

@@ -149,3 +149,45 @@ async def test_what_replaces_a_failed_refund_of_a_ticket_is_no_repeat_of_it(scen
             request = tasks.replace_failed(unit, task.id, seen, scene.clock.now(), ADA)
         await scene.pay_due()
         assert scene.now(request).refund is not None, scene.now(request).reason_text
+
+
+async def test_a_dispute_that_comes_and_goes_does_not_pay_what_waits_for_a_person(scene: Scene) -> None:
+    charge, request, made = await held(scene)
+    await fails(scene, made)
+    await scene.control(f"POST /_sim/charges/{charge}/behaviour", {"refund": "succeeds"})
+    dispute = await scene.disputed(charge, inquiry=True)
+    await scene.follow()
+    await scene.control(f"POST /_sim/disputes/{dispute}/close_inquiry")
+    await scene.follow()
+    await scene.pay_due()
+    assert (scene.state(request), *told(scene, request)) == (State.RECEIVED, "possible_repeat", "repeat_failed")
+
+
+async def test_what_fails_while_there_is_a_dispute_is_told_and_still_waits_for_a_person(scene: Scene) -> None:
+    charge, request, made = await held(scene)
+    dispute = await scene.disputed(charge, inquiry=True)
+    await scene.follow()
+    await fails(scene, made)
+    assert told(scene, request) == ("possible_repeat", "repeat_failed")
+    await scene.control(f"POST /_sim/charges/{charge}/behaviour", {"refund": "succeeds"})
+    # A person lets it go: then it is the dispute that it waits for.
+    allow(scene, request)
+    await scene.pay_due()
+    assert told(scene, request) == ("dispute", "charge_under_inquiry")
+    await scene.control(f"POST /_sim/disputes/{dispute}/close_inquiry")
+    await scene.follow()
+    await scene.pay_due()
+    assert scene.state(request) is State.SETTLED
+
+
+async def test_a_failure_that_a_sibling_has_seen_first_is_told_all_the_same(scene: Scene) -> None:
+    charge, request, made = await held(scene)
+    await scene.control(f"POST /_sim/refunds/{made}/fail")
+    await scene.control(f"POST /_sim/charges/{charge}/behaviour", {"refund": "succeeds"})
+    # Long enough for the next payment to look at the charge itself: that look mirrors the failure.
+    await scene.move(4000)
+    other = await scene.requested(charge, 300)
+    await scene.pay_due()
+    assert scene.state(other) is State.SETTLED
+    await scene.follow()
+    assert told(scene, request) == ("possible_repeat", "repeat_failed")
