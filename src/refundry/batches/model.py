@@ -321,6 +321,7 @@ class BatchRow:
         raw: Its cells as they stand in the file.
         wanted: What it asks for; `None` if it cannot be read.
         verdict: `None` until its charge was looked up.
+        anew: A person had it looked up anew: what its plan said does not count any more.
     """
 
     number: int
@@ -328,6 +329,7 @@ class BatchRow:
     raw: Mapping[str, str]
     wanted: Wanted | None
     verdict: Verdict | None = None
+    anew: bool = False
 
 
 @dataclass(slots=True)

@@ -31,6 +31,8 @@ from refundry.infra.db import Unit
 
 r = batch_rows.c
 PAGE = 1000
+# What stands as the code of a row that a person had looked up anew, until it was.
+ANEW = "anew"
 # A row as it is accepted: number, line, cells, what it asks for, code, text.
 PackedRow = tuple[int, int, str, str | None, str, str]
 _ADD_ROWS_SQLITE = (
@@ -163,10 +165,10 @@ def plan(unit: Unit, batch: str, verdicts: dict[int, Verdict]) -> None:
 
 
 def unplan(unit: Unit, batch: str) -> int:
-    """Put those readable rows back that led to no charge, or to more than one; tells how many."""
+    """Put those readable rows back that led to no charge, or to more than one, to be looked up without a plan; tells how many."""
     led_nowhere = (r.planned.is_(True), r.wanted.is_not(None), r.request.is_(None), r.code != "withdrawn")
     statement = sa.update(batch_rows).where(r.batch == batch, *led_nowhere)
-    return unit.connection.execute(statement.values(planned=False, code="", text="")).rowcount
+    return unit.connection.execute(statement.values(planned=False, code=ANEW, text="")).rowcount
 
 
 def first_row_of(unit: Unit, request: str) -> tuple[str, str, int] | None:
@@ -393,4 +395,5 @@ def _batch(row: Any) -> Batch:  # noqa: ANN401  # a row
 def _row(row: Any) -> BatchRow:  # noqa: ANN401  # a row
     wanted = unpacked(json.loads(row.wanted)) if row.wanted else None
     verdict = Verdict(row.code, row.text, row.request, row.currency, row.asked_minor) if row.planned else None
-    return BatchRow(row.number, row.line, json.loads(row.raw), wanted, verdict)
+    anew = not row.planned and row.code == ANEW
+    return BatchRow(row.number, row.line, json.loads(row.raw), wanted, verdict, anew)

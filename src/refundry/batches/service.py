@@ -226,7 +226,7 @@ def plan_slice(
         if row.wanted is None:
             continue
         judged = resolve(unit, batch.account, row.wanted, missing, mode, connect)
-        if foreseen is not None:
+        if foreseen is not None and not row.anew:
             judged = _as_planned(judged, foreseen.get(row.number))
         if isinstance(judged, Verdict):
             verdicts[row.number] = judged
@@ -621,11 +621,27 @@ def set_schedule(unit: Unit, batch: Batch, schedule: Schedule, actor: Actor) -> 
     if current.schedule == schedule:
         return current
     repository.set_schedule(unit, batch.id, schedule)
+    if schedule.max_per_day is not None:
+        _count_today(unit, batch.id, schedule)
     repository.set_course(unit, batch.id, replace(current.course, anchor=None, rows=0, next_row=1, resting=False))
     for page in repository.requests(unit, batch.id):
         refunds.make_wait(unit, page, actor)
     audit.record(unit, actor, "batch.scheduled", batch.id, {"schedule": asdict(schedule)})
     return need(unit, batch.id)
+
+
+def _count_today(unit: Unit, batch: str, schedule: Schedule) -> None:
+    """Count what was sent today before there was a maximum, or when today was another day, by another time zone."""
+    day = calendar.day_of(schedule.zone, unit.now)
+    sent: Counter[str] = Counter()
+    for page in repository.requests(unit, batch):
+        for at, currency, amount in refunds.sent(unit, page):
+            if calendar.day_of(schedule.zone, at) >= day:
+                sent[currency] += amount
+    for currency, amount in sorted(sent.items()):
+        kept = repository.budget(unit, batch, currency)
+        counted = max(amount, kept.sent_minor) if kept.day == day else amount
+        repository.save_budget(unit, batch, replace(kept, day=day, sent_minor=counted))
 
 
 @dataclass(slots=True)
@@ -670,7 +686,7 @@ def _look_at(seen: _HavingTurn, number: int, request: RefundRequest) -> None:
         if goes_on and (request.hold is None or request.hold.until is not None):
             seen.moving += 1
             seen.unsent[request.id] = number
-            seen.promised[currency] += amount or request.content.asked_minor or 0
+            seen.promised[currency] += amount or request.asks_minor or 0
     elif request.state in IN_FLIGHT:
         seen.flying[currency] += amount
         seen.moving += request.state is State.SUBMITTING

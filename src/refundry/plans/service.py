@@ -244,7 +244,9 @@ def foreseen(unit: Unit, plan: str, numbers: Collection[int]) -> Mapping[int, Fo
     out = {}
     for number, row in repository.some(unit, plan, numbers).items():
         payable = row.expected is not None and not row.code
-        planned = Planned(row.expected, held.look_max_age) if payable and row.expected is not None else None
+        planned = (
+            Planned(row.expected, held.look_max_age, row.amount_minor) if payable and row.expected is not None else None
+        )
         out[number] = Foreseen(row.code, row.text, row.request, row.fingerprint, row.allow_repeat, planned)
     return out
 

@@ -40,13 +40,14 @@ class Facts:
     Args:
         charge: Our mirror, fresh; `None` if Stripe has no such charge.
         request: The request's own id: refunds that carry ids of ours are never taken for somebody else's.
-        asked_minor: The amount asked for; `None` says the word `full`.
+        asked_minor: The amount asked for, or planned; `None` says the word `full`.
         currency: As asked.
         ticket_id: The ticket that it is for.
         reserved_minor: What other requests claim of the charge and Stripe does not know yet.
-        twin: Another living request of ours for the same ticket, charge and amount, by another key; `None`, if there is none.
+        twin: Another living request of ours for the same ticket and charge, by another key; `None`, if there is none.
         keyed: Whether the request has a key of its own, which tells it from another refund for the same ticket.
         expected: What the charge was like when this refund was planned; `None` without a plan.
+        planned_full: Whether the amount is a plan's, which had the word `full` to read.
         allow_repeat: A person, or a flag, said that it is no repeat.
         allow_inquiry: A person, or a flag, said to refund while an inquiry is open.
         now: When it is decided.
@@ -67,6 +68,7 @@ class Facts:
     twin: str | None = None
     keyed: bool = False
     expected: Expected | None = None
+    planned_full: bool = False
     connect: Connect = Connect()  # noqa: RUF009  # frozen: nothing is set
 
 

@@ -184,6 +184,10 @@ def _beyond(facts: Facts, charge: Charge) -> Decision | None:
     if facts.asked_minor is None or facts.asked_minor <= charge.unrefunded_minor:
         return None
     asked, left = Money(facts.asked_minor, charge.currency), Money(charge.unrefunded_minor, charge.currency)
+    if facts.planned_full:
+        return _refuse(
+            "changed_since_plan", f"{asked} was left on {charge.id} when it was planned, and {left} is: plan it again"
+        )
     return _refuse("amount_exceeds_refundable", f"asked for {asked}, {left} is left on {charge.id}: lower the amount")
 
 
@@ -207,7 +211,7 @@ def _repeats(facts: Facts, charge: Charge) -> Iterator[tuple[SeenRefund, str]]:
         if REQUEST_ID not in refund.metadata:
             if _same(facts, charge, refund):
                 yield refund, "it was not made here"
-        elif _same_ticket_by_another_key(facts, charge, refund):
+        elif _same_ticket_by_another_key(facts, refund):
             yield refund, "it is for the same ticket"
 
 
@@ -220,11 +224,12 @@ def unread(facts: Facts, charge: Charge, told: str) -> bool:
     return any(not any(name in told for name in some) for some in names)
 
 
-def _same_ticket_by_another_key(facts: Facts, charge: Charge, refund: SeenRefund) -> bool:
-    """One ticket may name one charge in two ways, and so have two keys: the other may have been paid by another installation."""
-    if facts.keyed or facts.ticket_id is None or refund.metadata.get(TICKET_ID) != facts.ticket_id:
-        return False
-    return refund.amount_minor == (charge.unrefunded_minor if facts.asked_minor is None else facts.asked_minor)
+def _same_ticket_by_another_key(facts: Facts, refund: SeenRefund) -> bool:
+    """One ticket may name one charge in two ways, and so have two keys: the other may have been paid by another installation.
+
+    Whatever its amount: by one name, a second amount would be refused for having the same key.
+    """
+    return not facts.keyed and facts.ticket_id is not None and refund.metadata.get(TICKET_ID) == facts.ticket_id
 
 
 def _twin(facts: Facts, charge: Charge) -> Decision | None:
@@ -234,7 +239,7 @@ def _twin(facts: Facts, charge: Charge) -> Decision | None:
     return Decision(
         Verdict.HOLD,
         "possible_repeat",
-        f"request {facts.twin} gives back the same amount of {charge.id} for the same ticket: allow it with --allow-repeat, or "
+        f"request {facts.twin} is for the same ticket and gives back some of {charge.id} too: allow it with --allow-repeat, or "
         "withdraw it",
         wait=Wait.POSSIBLE_REPEAT,
     )

@@ -202,10 +202,12 @@ class Planned:
     Args:
         expected: What its charge was like.
         look_max_age: How old a look may be when it is paid, in seconds, where the plan allows more than the setting.
+        amount_minor: What the plan pays; `None` for one that was applied by an older program.
     """
 
     expected: Expected
     look_max_age: float = 0.0
+    amount_minor: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +249,13 @@ class RefundRequest:
     allow_inquiry: bool = False
     replaces: str | None = None
     planned: Planned | None = None
+
+    @property
+    def asks_minor(self) -> int | None:
+        """Tell what is asked for: for the word `full` what its plan says, and `None` without one."""
+        if self.content.asked_minor is None and self.planned is not None:
+            return self.planned.amount_minor
+        return self.content.asked_minor
 
 
 def body_of(request: RefundRequest) -> RefundBody:

@@ -134,7 +134,6 @@ class Sibling(NamedTuple):
 
     sequence: int
     ticket_id: str | None
-    asked_minor: int | None
     state: State
     reserved_minor: int
 
@@ -197,7 +196,7 @@ class Desk:
 
 def _sibling(sequence: int, request: RefundRequest) -> Sibling:
     content = request.content
-    return Sibling(sequence, content.ticket_id, content.asked_minor, request.state, request.reserved_minor)
+    return Sibling(sequence, content.ticket_id, request.state, request.reserved_minor)
 
 
 def fetch(unit: Unit, ids: Iterable[str]) -> Desk:
@@ -211,7 +210,7 @@ def fetch(unit: Unit, ids: Iterable[str]) -> Desk:
 
 
 _SIBLINGS = sa.select(
-    t.id, t.charge, t.sequence, t.ticket_id, t.asked_minor, t.state, t.reserved_minor
+    t.id, t.charge, t.sequence, t.ticket_id, t.state, t.reserved_minor
 ).where(t.charge.in_(_b("charges", expanding=True)), t.state.not_in(_literals(OVER_UNPAID)))  # fmt: skip
 
 
@@ -225,7 +224,7 @@ def fetch_siblings(unit: Unit, charges: Iterable[str]) -> Desk:
             return fetch_siblings(unit, charges)
         shelf.siblings |= {charge: {} for charge in wanted}
         for row in unit.direct.execute(_SIBLINGS, {"charges": wanted}):
-            told = Sibling(row.sequence, row.ticket_id, row.asked_minor, State(row.state), row.reserved_minor)
+            told = Sibling(row.sequence, row.ticket_id, State(row.state), row.reserved_minor)
             shelf.siblings[row.charge][row.id] = told
     return shelf
 
@@ -302,14 +301,17 @@ def reserved_of(unit: Unit, charges: Iterable[str]) -> dict[str, int]:
 
 
 def twin(unit: Unit, request: RefundRequest) -> str | None:
-    """Find another request, not over unpaid, for the same ticket, charge and asked amount; tells its id."""
+    """Find another request, not over unpaid, for the same ticket and charge; tells its id.
+
+    Whatever its amount: it names the charge in another way, and else would have the same key, which a second amount is refused for.
+    """
     content = request.content
     if content.ticket_id is None:
         return None
     siblings = fetch_siblings(unit, [content.charge]).siblings[content.charge]
     mine = siblings.get(request.id)
     for id_, one in sorted(siblings.items(), key=lambda pair: pair[1].sequence):
-        if id_ == request.id or (one.ticket_id, one.asked_minor) != (content.ticket_id, content.asked_minor):
+        if id_ == request.id or one.ticket_id != content.ticket_id:
             continue
         # Of two that wait, the later one is the repeat.
         if one.state not in UNDECIDED or (mine is not None and one.sequence < mine.sequence):
@@ -574,7 +576,7 @@ def _planned(text: str) -> Planned:
     kept = json.loads(text)
     expected = kept["expected"]
     disputes = tuple((dispute, status) for dispute, status in expected.pop("disputes"))
-    return Planned(Expected(**expected, disputes=disputes), kept["look_max_age"])
+    return Planned(Expected(**expected, disputes=disputes), kept["look_max_age"], kept.get("amount_minor"))
 
 
 # Attempts
@@ -608,6 +610,16 @@ def attempts(unit: Unit, request: str) -> list[Attempt]:
     """Read a request's attempts, in order."""
     statement = sa.select(refund_attempts).where(refund_attempts.c.request == request)
     return [_attempt(row) for row in unit.connection.execute(statement.order_by(refund_attempts.c.number))]
+
+
+def sent_at(unit: Unit, requests: Sequence[str]) -> dict[str, float]:
+    """Tell when requests were sent last, by the database's clock; those that never were are left out."""
+    statement = sa.select(refund_attempts).where(refund_attempts.c.request.in_(requests))
+    moments: dict[str, float] = {}
+    for row in unit.connection.execute(statement.order_by(refund_attempts.c.number)):
+        for send in _attempt(row).sends:
+            moments[row.request] = max(send.database_at, moments.get(row.request, 0.0))
+    return moments
 
 
 _ATTEMPT = sa.select(refund_attempts).where(

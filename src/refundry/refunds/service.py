@@ -5,7 +5,7 @@ Nothing here talks to Stripe. The executor (`worker/executor.py`) sends, and tel
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
@@ -27,6 +27,8 @@ from refundry.policies.model import REPEAT_FAILED, Decision, Facts, Verdict, Wai
 from refundry.policies.rules import decide, repeated, unread
 from refundry.refunds import repository
 from refundry.refunds.model import (
+    AT_STRIPE,
+    IN_FLIGHT,
     OF_STRIPE,
     REOPENABLE,
     UNPAID,
@@ -257,7 +259,7 @@ def _decided(
 ) -> Decision:
     facts = _facts(unit, request, charge, age_max_days=age_max_days, first=first, more_reserved=more_reserved)
     decision = decide(facts)
-    if request.content.asked_minor is None and request.amount_minor and decision.verdict is Verdict.APPROVE:
+    if request.asks_minor is None and request.amount_minor and decision.verdict is Verdict.APPROVE:
         # `full` was resolved once: more that is left now is not paid, less is.
         decision = replace(decision, amount_minor=min(decision.amount_minor, request.amount_minor))
     return decision
@@ -277,7 +279,7 @@ def _facts(
     return Facts(
         charge=charge,
         request=request.id,
-        asked_minor=content.asked_minor,
+        asked_minor=request.asks_minor,
         currency=content.currency,
         ticket_id=content.ticket_id,
         reserved_minor=0 if first else more_reserved + repository.reserved(unit, content.charge, but=request.id),
@@ -289,6 +291,7 @@ def _facts(
         keyed=keyed,
         connect=Connect(content.reverse_transfer, content.refund_application_fee),
         expected=request.planned.expected if request.planned else None,
+        planned_full=request.planned is not None and content.asked_minor is None,
     )
 
 
@@ -491,7 +494,7 @@ def resolve(unit: Unit, claimed: Claimed, plan: Plan, *, age_max_days: int = 0) 
 def _less_by_now(unit: Unit, claimed: Claimed, attempt: Attempt, refusal: Send, age_max_days: int) -> Claimed | None:
     """Pay what is left where `full` was refused as too much: somebody else's refund came between the look and the send."""
     request = claimed.request
-    if request.content.asked_minor is not None or refusal.code != "amount_exceeds_refundable":
+    if request.asks_minor is not None or refusal.code != "amount_exceeds_refundable":
         return None
     decision = _decided(unit, request, _still(unit, request), age_max_days=age_max_days, first=True)
     if decision.verdict is not Verdict.APPROVE or decision.amount_minor >= request.reserved_minor:
@@ -515,7 +518,7 @@ def judge_again(unit: Unit, claimed: Claimed, attempt: Attempt, *, known: bool, 
     approved = decision.verdict is Verdict.APPROVE
     if approved and decision.amount_minor >= request.reserved_minor:
         return claimed
-    if approved and request.content.asked_minor is None:
+    if approved and request.asks_minor is None:
         return _lowered(unit, claimed, decision)
     code = "amount_exceeds_refundable" if approved else decision.code
     _end(unit, claimed, Closed(attempt, code, decision.text), facts=_told(decision))
@@ -745,6 +748,14 @@ def _say_failed(unit: Unit, refund: SeenRefund, charge: Charge) -> None:
         _by_itself(unit, request, fact, {"refund": refund.id})
 
 
+def sent(unit: Unit, ids: Sequence[str]) -> Iterator[tuple[float, str, int]]:
+    """Tell of those requests that were sent, and did not come back unpaid, when that was last, by the database's clock, in what currency and how much."""
+    at = repository.sent_at(unit, ids)
+    for request in repository.many(unit, ids).values():
+        if request.id in at and request.state in IN_FLIGHT | AT_STRIPE:
+            yield at[request.id], request.content.currency, request.amount_minor
+
+
 # What disputes do
 
 
@@ -766,7 +777,7 @@ def hold_disputed(unit: Unit, charge: Charge, opened_at: float, text: str, *, fu
     fact = Judged(Verdict.HOLD, "charge_disputed", text, hold=Hold(HeldReason.DISPUTE))
     count = 0
     for request in waiting:
-        full = request.content.asked_minor in {None, charge.unrefunded_minor}
+        full = request.asks_minor in {None, charge.unrefunded_minor}
         spared = full_settles and request.allow_inquiry and full
         held = request.hold is not None and request.hold.reason in KEPT_IN_DISPUTE
         if not held and not spared and received[request.id] < opened_at + STRIPE_SECOND:

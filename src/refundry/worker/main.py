@@ -291,7 +291,12 @@ class Worker:
         if self._turns:
             await asyncio.wait(self._turns.values(), timeout=TURN_SECONDS)
         for batch_id in [batch_id for batch_id, task in self._turns.items() if task.done()]:
-            self._turns.pop(batch_id).result()
+            try:
+                self._turns.pop(batch_id).result()
+            except DatabaseUnusable:
+                raise
+            except Exception:  # noqa: BLE001  # what is wrong with one batch keeps no other from its turn
+                self._log.exception("turn.interrupted", batch=batch_id)
 
     def _scheduled(self) -> list[Batch]:
         with self._desk.database.reading() as unit:

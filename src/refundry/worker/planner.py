@@ -216,7 +216,9 @@ class Planner:
                 return
             foreseen = await self._read(lambda unit, some=rows: self._foreseen(unit, batch, some))  # type: ignore[misc]
             # In the order of the file, so that a run can be repeated from its seed. What is not to be paid is not looked up.
-            wanted = [row.wanted for row in rows if row.wanted and not (foreseen and foreseen[row.number].code)]
+            wanted = [
+                row.wanted for row in rows if row.wanted and (row.anew or not (foreseen and foreseen[row.number].code))
+            ]
             missing = await self._look_up(dict.fromkeys(r for one in wanted for r in one.references), batch.row_count)
 
             def slice_(

@@ -206,6 +206,42 @@ def test_a_day_that_is_used_up_says_when_it_goes_on(clerk: Clerk) -> None:
     )
 
 
+@pytest.mark.parametrize("spread", [False, True])
+def test_a_maximum_that_is_set_during_the_day_counts_what_was_sent_today(clerk: Clerk, *, spread: bool) -> None:
+    text = rows(clerk, 10)
+    batch = scheduled(clerk, text, spread_seconds=10.0) if spread else clerk.planned(text)
+    sent = []
+    while len(sent) < 4:
+        turn(clerk, batch)
+        sent += pay(clerk, most=1)
+        clerk.clock.move(1)
+    clerk.unit(lambda unit: batches.set_schedule(unit, batch, Schedule(max_per_day="60.00"), ADA))
+    more = []
+    for _ in range(4):
+        turn(clerk, batch)
+        more += pay(clerk)
+    assert more == [1000] * 2
+    # Another maximum, and today is still counted.
+    clerk.unit(lambda unit: batches.set_schedule(unit, batch, Schedule(max_per_day="70.00"), ADA))
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
+    clerk.clock.move(DAY)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000] * 3
+
+
+def test_today_in_another_time_zone_counts_what_was_sent_on_that_day(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 8), max_per_day="30.00")
+    turn(clerk, batch)
+    assert pay(clerk) == [1000] * 3
+    # There it is the next day since two hours.
+    clerk.unit(
+        lambda unit: batches.set_schedule(unit, batch, Schedule(max_per_day="30.00", zone="Pacific/Auckland"), ADA)
+    )
+    turn(clerk, batch)
+    assert pay(clerk) == []
+
+
 def test_two_workers_together_keep_to_the_maximum(clerk: Clerk) -> None:
     batch = scheduled(clerk, rows(clerk, 12), max_per_day="55.00")
     # As if one process had let all go before another one changed its mind.

@@ -14,11 +14,12 @@ from refundry.plans import service as plans
 from refundry.plans.model import Plan, PlanRefused, PlanRow, PlanUnknown
 from refundry.plans.tables import plan_rows
 from refundry.plans.tables import plans as plan_table
+from refundry.refunds import service as refunds
 from refundry.refunds.model import State
 from tests.integration.batches.conftest import Clerk, clerk
 from tests.support.builders import ACCOUNT, seen_refund
 from tests.support.clock import START
-from tests.support.hand import ADA
+from tests.support.hand import ADA, ORDER_KEY
 
 __all__ = ["clerk"]
 pytestmark = pytest.mark.integration
@@ -239,3 +240,95 @@ def test_a_plan_may_let_looks_be_an_hour_old_and_no_older(clerk: Clerk) -> None:
     assert claimed.request.planned is not None
     assert claimed.request.planned.look_max_age == 3600.0
     assert replace(claimed.request, planned=None) != claimed.request
+
+
+# The word `full`
+
+
+def paid(clerk: Clerk) -> list[tuple[int, str]]:
+    return [(request.amount_minor, request.state.value) for request in clerk.pay_what_is_due()]
+
+
+def test_full_is_what_was_planned_also_when_a_sibling_is_withdrawn(clerk: Clerk) -> None:
+    plan = made(clerk, waiting(clerk, HEAD + "ch_1,60.00,a,\nch_1,full,b,\n"))
+    assert [row.amount_minor for row in rows(clerk, plan)] == [6000, 4000]
+    batch = applied(clerk, plan)
+    first = clerk.lines(batch)[0].request
+    assert first is not None
+    clerk.unit(lambda unit: refunds.withdraw(unit, first.id, ADA, "the customer keeps it"))
+    assert paid(clerk) == [(4000, "settled")]
+
+
+def test_full_is_what_was_planned_also_when_an_own_refund_fails_meanwhile(clerk: Clerk) -> None:
+    clerk.planned(HEAD + "ch_2,30.00,x,\n", "other.csv")
+    (before,) = clerk.pay_what_is_due()
+    plan = made(clerk, waiting(clerk, HEAD + "ch_2,full,,\n"))
+    assert [row.amount_minor for row in rows(clerk, plan)] == [7000]
+    failed = seen_refund(before.refund or "", of=before, charge="ch_2", amount_minor=3000, status="failed")
+    clerk.looked("ch_2", refunds=(failed,))
+    applied(clerk, plan)
+    assert paid(clerk) == [(7000, "settled")]
+
+
+def test_full_is_not_paid_where_less_is_left_than_was_planned_and_says_so(clerk: Clerk) -> None:
+    plan = made(clerk, waiting(clerk, HEAD + "ch_2,full,,\n"))
+    clerk.planned(HEAD + "ch_2,30.00,x,\n", "other.csv")
+    assert paid(clerk) == [(3000, "settled")]
+    batch = applied(clerk, plan)
+    assert paid(clerk) == []
+    assert clerk.told(batch) == [("refused", "changed_since_plan")]
+    (line,) = clerk.lines(batch)
+    assert line.request is not None
+    assert (
+        line.request.reason_text == "100.00 GBP was left on ch_2 when it was planned, and 70.00 GBP is: plan it again"
+    )
+
+
+def test_what_a_person_has_decided_anew_after_a_plan_is_full_by_what_is_left(clerk: Clerk) -> None:
+    plan = made(clerk, waiting(clerk, HEAD + "ch_2,full,,\n"))
+    clerk.planned(HEAD + "ch_2,30.00,x,\n", "other.csv")
+    assert paid(clerk) == [(3000, "settled")]
+    batch = applied(clerk, plan)
+    assert paid(clerk) == []
+    (line,) = clerk.lines(batch)
+    assert line.request is not None
+    request = line.request.id
+    clerk.unit(lambda unit: refunds.reopen(unit, request, ADA))
+    assert paid(clerk) == [(7000, "settled")]
+
+
+# Without the plan, by a person's word
+
+
+def retried(clerk: Clerk, batch: Batch) -> Batch:
+    """Have refused rows decided anew, and turn them into requests as the worker does."""
+    clerk.unit(lambda unit: batches.retry(unit, clerk.batch(batch), ADA))
+    while numbers := [row.number for row in clerk.unit(lambda unit: batches.next_unplanned(unit, batch.id))]:
+        plan = clerk.batch(batch).plan or ""
+        clerk.unit(
+            lambda unit, some=numbers, its=plan: batches.plan_slice(  # type: ignore[misc]
+                unit, clerk.batch(batch), {}, mode="test", actor=SYSTEM, foreseen=plans.foreseen(unit, its, some)
+            )
+        )
+    return clerk.batch(batch)
+
+
+def test_a_row_whose_charge_was_not_found_when_it_was_planned_is_paid_by_a_retry(clerk: Clerk) -> None:
+    plan = made(clerk, waiting(clerk, HEAD + "ch_1,1.00,a,\nch_9,1.00,b,\n"))
+    batch = applied(clerk, plan)
+    assert paid(clerk) == [(100, "settled")]
+    clerk.looked("ch_9")
+    retried(clerk, batch)
+    assert paid(clerk) == [(100, "settled")]
+    assert [outcome for outcome, _ in clerk.told(batch)] == ["paid", "paid"]
+
+
+def test_a_row_that_leads_to_another_charge_by_now_is_paid_by_a_retry(clerk: Clerk) -> None:
+    plan = made(clerk, waiting(clerk, "order_id,amount,ticket_id\nA1,1.00,a\n"))
+    clerk.looked("ch_1", metadata={ORDER_KEY: "old"})
+    clerk.looked("ch_5", metadata={ORDER_KEY: "A1"})
+    batch = applied(clerk, plan)
+    assert paid(clerk) == []
+    assert clerk.told(batch) == [("refused", "changed_since_plan")]
+    retried(clerk, batch)
+    assert paid(clerk) == [(100, "settled")]

@@ -137,6 +137,23 @@ def test_a_start_in_the_past_is_said_of_a_new_batch_and_means_nothing_to_one_tha
     check(Schedule(start_at=NOON - 5), 50, NOON, new=True)
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_a_start_that_never_comes_is_refused(*, new: bool) -> None:
+    never = Asked(start_at="9999-12-31T23:59:59-05:00").schedule()
+    assert never is not None
+    with pytest.raises(ScheduleInvalid) as refused:
+        check(never, 50, NOON, new=new)
+    assert refused.value.code == "start_too_far"
+    assert "batch pause" in refused.value.message
+
+
+@pytest.mark.parametrize("text", ["0001-01-01 00:00 Europe/Berlin", "9999-12-31 23:59 America/New_York"])
+def test_a_moment_at_the_end_of_the_calendar_is_refused(text: str) -> None:
+    with pytest.raises(ScheduleInvalid) as refused:
+        Asked(start_at=text).schedule()
+    assert refused.value.code == "schedule_invalid"
+
+
 def test_a_schedule_is_written_back() -> None:
     schedule = Asked(
         start_at="2026-11-28 09:00 Europe/Berlin", spread="1d6h30m", between="22:00-6:00 Europe/Berlin",

@@ -22,6 +22,8 @@ SPREAD_MAX = 366 * DAY_SECONDS
 DECIMALS_MAX = 3
 # A start that is past by less than this is now.
 PAST_SECONDS = 60.0
+# The year 2500. A start after it is a slip of the pen, or means never, and the calendar ends before some of them.
+START_MAX = 16_725_225_600.0
 
 
 class ScheduleInvalid(UsageError):  # noqa: N818
@@ -82,7 +84,7 @@ def check(schedule: Schedule, rows: int, now: float, *, new: bool) -> None:
         new: Whether the batch is new; one that goes on may have begun long ago.
 
     Raises:
-        ScheduleInvalid: `canary_too_large`, `start_in_the_past`.
+        ScheduleInvalid: `canary_too_large`, `start_in_the_past`, `start_too_far`.
     """
     if sum(schedule.canary) > rows:
         raise ScheduleInvalid(
@@ -90,6 +92,12 @@ def check(schedule: Schedule, rows: int, now: float, *, new: bool) -> None:
             f"{rows:,}: make the stages smaller, or leave them out",
             code="canary_too_large",
             option="--canary",
+        )
+    if schedule.start_at is not None and schedule.start_at >= START_MAX:
+        raise ScheduleInvalid(
+            "--start-at is after the year 2500: correct it; a batch that is not to begin yet can be held with `refundry batch pause`",
+            code="start_too_far",
+            option="--start-at",
         )
     if new and schedule.start_at is not None and schedule.start_at < now - PAST_SECONDS:
         raise ScheduleInvalid(
@@ -163,7 +171,11 @@ def _moment(text: str) -> tuple[float, str]:
         raise _unreadable_moment(text) from None
     if zone and at.tzinfo is None:
         there = at.replace(tzinfo=_zone(zone, "--start-at"))
-        back = datetime.fromtimestamp(there.timestamp(), there.tzinfo).replace(tzinfo=None)
+        try:
+            back = datetime.fromtimestamp(there.timestamp(), there.tzinfo).replace(tzinfo=None)
+        except (OverflowError, ValueError):
+            # At the very beginning or end of the calendar.
+            raise _unreadable_moment(text) from None
         if back != at:
             raise ScheduleInvalid(
                 f"--start-at {text}: that time does not exist, the clocks are set forward then: take {back:%H:%M}",
