@@ -34,6 +34,9 @@ def target_of(event: Event) -> Target | None:
     """Tell what an event asks to be read; `None`, if nothing that is there would say more."""
     if event.type.startswith("radar."):
         return Target(About.WARNINGS, event.charge) if event.charge else None
+    if event.type.startswith("refund.") and event.charge is None:
+        # Of a cash balance: it gives nothing of a charge back.
+        return None
     if event.refund is not None and not event.type.startswith("charge.dispute."):
         return Target(About.REFUND, event.refund)
     # A credit note without its refund tells what the refund's own event tells.

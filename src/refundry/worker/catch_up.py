@@ -108,7 +108,7 @@ class CatchUp:
         self.stepped: Callable[[Caught], None] = lambda _: None
         # Told that events were stored.
         self.stored: Callable[[], None] = lambda: None
-        # How many calls it may make in all; a command sets it.
+        # After how many calls it stops, once a window of time is read to its end; a command sets it.
         self.reads_max: int | None = None
         self._gateway = gateway
         self._database = database
@@ -117,6 +117,8 @@ class CatchUp:
         self._order_key = order_key
         self._settings = settings
         self._without_events = False
+        # Whether a window was read to its end: a limit that ends each attempt in the middle of the first one would never get on.
+        self._got_on = False
         self._log = logger().bind(account=account)
 
     # Always, at a low rate
@@ -213,9 +215,14 @@ class CatchUp:
                 # Where it begins is kept at once: what a list that cannot be read leaves out is asked for next time.
                 follow.move(unit, self.account, feed, since)
             told_at = inbox.last_received(unit, self.account, Source.WEBHOOK)
-            return unit.now, since - OVERLAP_SECONDS, told_at
+            return unit.now, since - OVERLAP_SECONDS - self._ahead(unit.now), told_at
 
         return await self._writer.put(work)
+
+    def _ahead(self, now: float) -> float:
+        """Tell by how many seconds our time is ahead of Stripe's: so much that was made before a watermark was not in the list yet."""
+        stripe = self._gateway.stripe_now()
+        return CLOCKS_APART if stripe is None else min(max(now - stripe, 0.0), CLOCKS_APART)
 
     # What commands do too
 
@@ -322,6 +329,7 @@ class CatchUp:
                 follow.move(unit, self.account, feed, end)
 
         await self._writer.put(work)
+        self._got_on = self._got_on or begin < end
         self.done.until = end
         self.stepped(self.done)
 
@@ -329,7 +337,7 @@ class CatchUp:
         self.done.reads += reads
         await self._writer.put(lambda unit: follow.spend(unit, self.account, feed, reads))
         self.stepped(self.done)
-        if self.reads_max is not None and self.done.reads >= self.reads_max:
+        if self.reads_max is not None and self.done.reads >= self.reads_max and self._got_on:
             raise OutOfReads
 
     def _now(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -231,13 +232,16 @@ async def test_charges_are_mirrored_by_lists_from_the_watermark_on(scene: Scene)
     charges = [await scene.sim.charge(5000) for _ in range(3)]
     made = await scene.by_hand(charges[0], 300)
     await scene.disputed(charges[1])
-    start = scene.clock.now() - 3600
+    start = scene.clock.now() - 3 * 86_400
     await scene.move(10)
     scene.catch_up.reads_max = 1
     with pytest.raises(OutOfReads):
         await scene.catch_up.charges_between(start, scene.clock.now())
     with scene.database.reading() as unit:
-        assert follow.mark(unit, ACCOUNT, Feed.CHARGES).mark == start
+        mark = follow.mark(unit, ACCOUNT, Feed.CHARGES).mark
+    # The first day is read to its end, however few calls there may be: else the next attempt would begin with it again.
+    assert mark == start + 86_400
+    assert scene.catch_up.done.reads == 2
     scene.catch_up.reads_max = None
     await scene.catch_up.charges_between(start, scene.clock.now())
     assert scene.origin(made) == "external"
@@ -245,6 +249,37 @@ async def test_charges_are_mirrored_by_lists_from_the_watermark_on(scene: Scene)
     assert [one.phase for one in scene.disputes(charges[1])] == ["chargeback"]
     with scene.database.reading() as unit:
         assert follow.mark(unit, ACCOUNT, Feed.CHARGES).mark == scene.clock.now()
+
+
+async def test_few_calls_at_a_time_get_on_also_where_much_has_happened(scene: Scene) -> None:
+    charge = await scene.sim.charge(500_000)
+    made = [await scene.by_hand(charge, 100 + number) for number in range(210)]
+    await scene.move(10)
+    # All of it in one window, which takes more calls than there may be.
+    since = scene.clock.now() - 3600
+    scene.catch_up.reads_max = 2
+    with suppress(OutOfReads):
+        await scene.catch_up.events_between(since, scene.clock.now())
+    await scene.follow()
+    assert {scene.origin(refund) for refund in made} == {"external"}
+
+
+@pytest.mark.parametrize("ahead", [115, 290])
+async def test_what_is_made_while_our_clock_is_ahead_is_found(scene: Scene, ahead: int) -> None:
+    charge = await scene.sim.charge(5000)
+    await scene.paid(charge, 100)
+    await scene.poll()
+    scene.clock.move(ahead)
+    await scene.poll()
+    made = []
+    for _ in range(20):
+        await scene.move(61)
+        await scene.poll()
+        made.append(await scene.by_hand(charge, 11))
+    for _ in range(20):
+        await scene.move(61)
+        await scene.poll()
+    assert {scene.origin(refund) for refund in made} == {"external"}
 
 
 class Dies(Exception):  # noqa: N818  # it does

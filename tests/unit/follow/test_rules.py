@@ -30,6 +30,7 @@ BARE = Event(
         ("radar.early_fraud_warning.created", "ch_1", None, Target(About.WARNINGS, "ch_1")),
         ("credit_note.created", None, "re_1", Target(About.REFUND, "re_1")),
         ("credit_note.created", None, None, None),
+        ("refund.created", None, "re_1", None),
         ("charge.updated", None, None, None),
         ("radar.early_fraud_warning.created", None, None, None),
     ],
