@@ -260,6 +260,8 @@ async def test_few_calls_at_a_time_get_on_also_where_much_has_happened(scene: Sc
     scene.catch_up.reads_max = 2
     with suppress(OutOfReads):
         await scene.catch_up.events_between(since, scene.clock.now())
+    with scene.database.reading() as unit:
+        assert follow.mark(unit, ACCOUNT, Feed.EVENTS).mark == scene.clock.now()
     await scene.follow()
     assert {scene.origin(refund) for refund in made} == {"external"}
 
