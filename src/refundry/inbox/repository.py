@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from refundry.inbox.model import TRIES_MAX, Event, Key, Search, Source, State
+from refundry.inbox.rules import STRANGE
 from refundry.inbox.tables import inbox_events
 from refundry.infra.db import Hot, Unit
 
@@ -27,6 +28,29 @@ def _insert(*, postgres: bool) -> Any:  # noqa: ANN401  # each database has a cl
 
 _ADD = {postgres: Hot(_insert(postgres=postgres)) for postgres in (False, True)}
 _TOLD = {postgres: _insert(postgres=postgres).returning(t.id) for postgres in (False, True)}
+_PUT_IN = "new_"
+
+
+def _begins(column: sa.ColumnElement[str], begin: str) -> sa.ColumnElement[bool]:
+    # Written out, since what goes to the driver as it is has no values but those of its rows.
+    first: sa.ColumnElement[int] = sa.literal_column("1")
+    length: sa.ColumnElement[int] = sa.literal_column(str(len(begin)))
+    return sa.func.substr(column, first, length) == sa.literal_column(f"'{begin}'", sa.Text)
+
+
+# Ignored because it was of nobody who is served where it came in, and not by a person: what a person ignores is due at the moment of that.
+_STRANGE = sa.and_(
+    t.state == sa.literal_column(f"'{State.IGNORED}'", sa.Text),
+    t.due_at == t.received_at,
+    sa.or_(*(_begins(t.why, begin) for begin in STRANGE)),
+)
+# Not by the insert's own ON CONFLICT DO UPDATE: on Postgres that would lock every event that comes again, in another order than whoever
+# applies them.
+_TAKE_IN = Hot(
+    sa.update(inbox_events)
+    .where(t.account == _b(f"{_PUT_IN}account"), t.id == _b(f"{_PUT_IN}id"), _STRANGE)
+    .values({name: _b(f"{_PUT_IN}{name}", type_=t[name].type) for name in NAMES if name not in {"account", "id"}})
+)
 
 
 def _values(events: Iterable[Event]) -> list[dict[str, Any]]:
@@ -34,15 +58,31 @@ def _values(events: Iterable[Event]) -> list[dict[str, Any]]:
     return [{name: getattr(event, name) for name in NAMES} for event in sorted(events, key=lambda event: event.key)]
 
 
+def _take_in(unit: Unit, values: Iterable[dict[str, Any]]) -> int:
+    """Put events that are followed in the place of those that were a stranger's before; tells how many."""
+    followed = [
+        {f"{_PUT_IN}{name}": value for name, value in row.items()}
+        for row in values
+        if row["state"] is not State.IGNORED
+    ]
+    return _TAKE_IN.many(unit.connection, followed) if followed else 0
+
+
 def add(unit: Unit, events: Iterable[Event]) -> None:
-    """Add events; those that are there already are left as they are."""
-    _ADD[unit.postgres].many(unit.connection, _values(events))
+    """Add events; those that are there already are left as they are, unless they were a stranger's and are not now."""
+    values = _values(events)
+    # All are new nearly always, and then this is one statement.
+    if _ADD[unit.postgres].many(unit.connection, values) != len(values):
+        _take_in(unit, values)
 
 
 def insert(unit: Unit, events: Iterable[Event]) -> int:
-    """Add events as `add` does, and tell how many are new, which costs the database a little more."""
+    """Add events as `add` does, and tell how many are new to those that are followed, which costs the database a little more."""
     values = _values(events)
-    return len(unit.connection.execute(_TOLD[unit.postgres], values).all()) if values else 0
+    if not values:
+        return 0
+    new = len(unit.connection.execute(_TOLD[unit.postgres], values).all())
+    return new if new == len(values) else new + _take_in(unit, values)
 
 
 def _event(row: sa.Row[Any]) -> Event:

@@ -21,7 +21,7 @@ def attach(database: Database) -> None:
 
 
 def collect(unit: Unit, account: str, seen: SeenEvent, source: Source, *, stranger: str = "") -> None:
-    """Store an event with its neighbours of the same commit; one that is there already stays as it is.
+    """Store an event with its neighbours of the same commit; one that is there already stays as it is, unless it was a stranger's and is not now.
 
     Args:
         unit: The open unit.
@@ -34,7 +34,7 @@ def collect(unit: Unit, account: str, seen: SeenEvent, source: Source, *, strang
 
 
 def store(unit: Unit, account: str, seen: Iterable[SeenEvent], source: Source) -> int:
-    """Store many events of an account at once, by one statement; tells how many are new."""
+    """Store many events of an account at once, as `collect` does; tells how many are new, or were a stranger's."""
     return repository.insert(unit, [_made(unit, account, each, source, "") for each in seen])
 
 

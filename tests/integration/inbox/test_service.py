@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from refundry.accounts import service as accounts
 from refundry.accounts.model import Account
 from refundry.audit import service as audit
 from refundry.inbox import service as inbox
-from refundry.inbox.model import TRIES_MAX, Event, EventStays, NoSuchEvent, Search, Source, State
+from refundry.inbox.model import TRIES_MAX, Door, Event, EventStays, NoSuchEvent, Search, Source, State
+from refundry.inbox.rules import whose
 from refundry.infra.db import Database
 from refundry.kernel.actor import SYSTEM
 from tests.support.clock import HandClock
@@ -81,6 +84,68 @@ def test_the_same_id_of_two_accounts_is_two_events(database: Database) -> None:
             inbox.find(unit, "evt_1")
         assert inbox.find(unit, "evt_1", THEM).account == THEM
     assert refused.value.code == "event_ambiguous"
+
+
+NOBODYS = [
+    whose(Door(door, (), frozenset(), ""), replace(seen(), account="acct_1"))[1]
+    for door in ("acct_2|test", "acct_1|live")
+]
+
+
+def came(database: Database, way: str, *, why: str = "", source: Source = Source.WEBHOOK) -> None:
+    """Let an event come in, one of a stranger if `why` says so, with its neighbours or by itself."""
+    with database.unit() as unit:
+        if way == "together":
+            for event in ("evt_0", "evt_1", "evt_2"):
+                inbox.collect(unit, US, seen(event, charge="ch_2" if why else "ch_1"), source, stranger=why)
+        else:
+            assert inbox.store(unit, US, [seen(event) for event in ("evt_1", "evt_3", "evt_1")], source) == 2
+
+
+@pytest.mark.parametrize("way", ["together", "polled"])
+@pytest.mark.parametrize("why", NOBODYS)
+def test_an_event_that_came_by_a_strangers_door_first_is_applied_once_it_comes_by_its_own(
+    database: Database, clock: HandClock, way: str, why: str
+) -> None:
+    came(database, "together", why=why)
+    assert waiting(database) == []
+    clock.move(60)
+    came(database, way, source=Source.POLL)
+    event = the(database, "evt_1")
+    assert (event.state, event.why, event.source, event.charge) == (State.WAITING, "", Source.POLL, "ch_1")
+    assert event.received_at == event.due_at == clock.now()
+    assert "evt_1" in waiting(database)
+    with database.unit() as unit:
+        assert inbox.applied(unit, [(US, "evt_1")]) == 1
+    came(database, "together", why=why)
+    came(database, "together")
+    assert the(database, "evt_1").state is State.APPLIED
+
+
+@pytest.mark.parametrize("way", ["together", "polled"])
+@pytest.mark.parametrize("why", ["noise", *NOBODYS])
+def test_what_a_person_has_ignored_stays_so_however_it_comes_again(
+    database: Database, clock: HandClock, way: str, why: str
+) -> None:
+    store(database, "evt_1")
+    clock.move(1)
+    with database.unit() as unit:
+        inbox.ignore(unit, SYSTEM, inbox.find(unit, "evt_1"), why)
+    clock.move(60)
+    with database.unit() as unit:
+        if way == "together":
+            inbox.collect(unit, US, seen("evt_1"), Source.WEBHOOK)
+        else:
+            assert inbox.store(unit, US, [seen("evt_1")], Source.POLL) == 0
+    assert (the(database, "evt_1").state, the(database, "evt_1").why) == (State.IGNORED, why)
+
+
+def test_an_event_that_comes_by_both_doors_in_one_commit_is_applied(database: Database) -> None:
+    for event, whys in (("evt_1", ("", NOBODYS[0])), ("evt_2", (NOBODYS[0], ""))):
+        with database.unit() as unit:
+            for why in whys:
+                inbox.collect(unit, US, seen(event), Source.WEBHOOK, stranger=why)
+    assert waiting(database) == ["evt_1", "evt_2"]
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,20 @@ async def test_a_secret_vouches_for_no_account_that_its_key_does_not_reach(desk:
     assert desk.woken == []
 
 
+async def test_an_event_that_came_by_another_accounts_door_first_is_followed_once_it_comes_by_its_own(
+    database: Database, clock: HandClock
+) -> None:
+    async with opened(database, clock) as desk:
+        assert await desk.post(written(body_of(account="acct_3"))) == (200, "")
+        own = written(body_of())
+        clock.move(1)
+        assert await desk.post(own, signed(own, "whsec_further", at=clock.now()), path="/acct_3") == (200, "")
+        assert [(event.account, event.state) for event in desk.stored()] == [("acct_3|test", State.WAITING)]
+        assert desk.woken == ["acct_3|test"]
+        with database.reading() as unit:
+            assert inbox.find(unit, "evt_1").raw == own
+
+
 BODY = written(body_of())
 
 
