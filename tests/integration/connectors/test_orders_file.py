@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import resource
 from pathlib import Path
@@ -36,6 +37,16 @@ async def test_a_dash_is_standard_output(capsys: pytest.CaptureFixture[str]) -> 
     await target.deliver(outgoing(message()))
     await target.close()
     assert json.loads(capsys.readouterr().out)["id"] == message().id
+
+
+async def test_standard_output_gets_utf_8_whatever_it_is_set_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    out.write("before\n")
+    assert await FileTarget("-").deliver(outgoing(message("注文-1"))) == Delivered()
+    before, line = out.buffer.getvalue().decode().splitlines()  # type: ignore[attr-defined]
+    assert before == "before"
+    assert json.loads(line) == envelope(message("注文-1"))
 
 
 async def test_a_file_that_cannot_be_written_stops_the_start_and_later_keeps_messages_waiting(tmp_path: Path) -> None:

@@ -68,8 +68,10 @@ class FileTarget:
 
     def _append(self, line: bytes) -> None:
         if self._path == STDOUT:
-            sys.stdout.write(line.decode())
+            # Messages are UTF-8, whatever standard output is set to; what was written as text before stands before them.
             sys.stdout.flush()
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
             return
         with Path(self._path).open("a+b", buffering=0) as file:
             with self._alone:
