@@ -285,6 +285,24 @@ async def test_ten_megabytes_are_refused_before_they_are_here(desk: Desk) -> Non
     assert b" 413 " in await raw(desk, head(desk, "Content-Length: 10000000"))
 
 
+@pytest.mark.parametrize(
+    "header", ["", "Stripe-Signature: ", "Stripe-Signature: t=1,v0=a", "Stripe-Signature: t=,v1=a"]
+)
+async def test_without_a_signature_no_body_is_waited_for(desk: Desk, header: str) -> None:
+    lines = [
+        "POST /webhooks/stripe HTTP/1.1",
+        "Host: here",
+        "Content-Type: application/json",
+        "Content-Length: 1000000",
+        header,
+    ]
+    answer = await raw(desk, "\r\n".join([*filter(None, lines), "", ""]).encode())
+    assert b" 400 " in answer
+    assert b"connection: close" in answer
+    assert answer.endswith(desk.intake._refusals["signature_wrong"].body)
+    assert desk.intake.refused == {"signature_wrong": 1}
+
+
 async def test_a_body_in_chunks_is_measured_as_it_comes(desk: Desk) -> None:
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
     assert b" 413 " in await raw(desk, head(desk, "Transfer-Encoding: chunked"), *[chunk] * 20)
