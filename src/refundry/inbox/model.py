@@ -24,7 +24,7 @@ HANDLED = frozenset(
         "credit_note.created",
     }
 )  # fmt: skip
-# With waits that double from seconds to an hour, this is the better part of a day: whatever is wrong by then needs a person.
+# With waits that double from seconds to an hour, these are nine hours: whatever is wrong by then needs a person.
 TRIES_MAX = 20
 NOT_HANDLED = "its type changes nothing here"
 # An event's key: the account's name in our tables, and Stripe's `evt_…`.
