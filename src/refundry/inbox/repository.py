@@ -126,6 +126,11 @@ def _slices(keys: Iterable[Key]) -> Iterable[tuple[str, list[str]]]:
 _OF = (t.account == _b("the_account"), t.id.in_(_b("ids", expanding=True)))
 _TO = sa.update(inbox_events).where(*_OF, t.state.in_(_b("before", expanding=True)))
 _MOVE = _TO.values(state=_b("after"), tries=0, due_at=_b("the_due"), why=_b("the_why"))
+_PARK = (
+    sa.update(inbox_events)
+    .where(*_OF, t.state == _WAITING)
+    .values(state=_PARKED, why=sa.case((t.why == "", _b("the_why", type_=sa.Text)), else_=t.why))
+)
 _APPLY = _TO.values(state=_b("after"), why="")
 _PUT_OFF = (
     sa.update(inbox_events)
@@ -152,6 +157,12 @@ def put_off(unit: Unit, keys: Iterable[Key], due_at: float, why: str) -> None:
     """Let waiting events wait longer, or park those that have waited often enough."""
     for account, ids in _slices(keys):
         unit.connection.execute(_PUT_OFF, {"the_account": account, "ids": ids, "the_due": due_at, "the_why": why})
+
+
+def park(unit: Unit, keys: Iterable[Key], why: str) -> None:
+    """Park waiting events, for the reason that stands there already, or else for this one."""
+    for account, ids in _slices(keys):
+        unit.connection.execute(_PARK, {"the_account": account, "ids": ids, "the_why": why})
 
 
 def move(unit: Unit, keys: Iterable[Key], before: Sequence[State], after: State, why: str) -> int:

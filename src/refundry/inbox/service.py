@@ -8,7 +8,7 @@ from refundry.accounts import service as accounts
 from refundry.audit import service as audit
 from refundry.gateways.base import SeenEvent
 from refundry.inbox import repository
-from refundry.inbox.model import HANDLED, Event, EventStays, Key, NoSuchEvent, Search, Source, State, begun
+from refundry.inbox.model import HANDLED, SILENT, Event, EventStays, Key, NoSuchEvent, Search, Source, State, begun
 from refundry.infra.db import Database, Unit
 from refundry.kernel.actor import Actor
 
@@ -79,6 +79,11 @@ def put_off(unit: Unit, keys: Iterable[Key], due_at: float, why: str) -> None:
     repository.put_off(unit, keys, due_at, why)
 
 
+def park(unit: Unit, keys: Iterable[Key]) -> None:
+    """Park waiting events that do not say what they are about, for the reason that they were parked for before."""
+    repository.park(unit, keys, SILENT)
+
+
 def forget(unit: Unit, before: float, most: int) -> int:
     """Forget events that were applied or ignored and came before then, the oldest first; tells how many.
 
@@ -141,7 +146,7 @@ def last_received(unit: Unit, account: str, source: Source | None = None) -> flo
 
 
 def replay(unit: Unit, actor: Actor, event: Event) -> None:
-    """Have an event applied again, whatever became of it.
+    """Have an event applied again, whatever became of it; one that does not say what it is about will be parked again.
 
     Raises:
         EventStays: `event_not_handled`, `event_of_other_account`: nothing would follow it.
@@ -157,7 +162,9 @@ def replay(unit: Unit, actor: Actor, event: Event) -> None:
             code="event_of_other_account",
             event=event.id,
         )
-    repository.move(unit, [event.key], tuple(State), State.WAITING, "")
+    # One that says nothing is parked again, and then for the same reason.
+    kept = event.why if event.says_nothing and event.state is State.PARKED else ""
+    repository.move(unit, [event.key], tuple(State), State.WAITING, kept)
     audit.record(unit, actor, "event.replayed", event.id, {"account": event.account, "from": event.state.value})
 
 
