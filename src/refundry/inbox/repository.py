@@ -198,8 +198,8 @@ def page(unit: Unit, search: Search, most: int, after: Event | None) -> list[Eve
     statement = sa.select(*BARE).where(*(column == value for column, value in wanted if value is not None))
     if search.type is not None:
         begins, star, _ = search.type.partition("*")
-        # Every type is ASCII: those that begin alike stand before the beginning with a last sign that none has.
-        of_type = sa.and_(t.type >= begins, t.type < begins + "\x7f") if star else t.type == begins
+        # By its letters, not by where it sorts: that is up to the collation of a database.
+        of_type = sa.func.substr(t.type, 1, len(begins)) == begins if star else t.type == begins
         statement = statement.where(of_type)
     if after is not None:
         later = sa.and_(t.received_at == after.received_at, t.id < after.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from refundry.audit import service as audit
 from refundry.inbox import service as inbox
 from refundry.inbox.model import TRIES_MAX, Door, Event, EventStays, NoSuchEvent, Search, Source, State
 from refundry.inbox.rules import whose
-from refundry.infra.db import Database
+from refundry.infra.db import Database, Unit
 from refundry.kernel.actor import SYSTEM
 from tests.support.clock import HandClock
 from tests.support.events import seen
@@ -282,6 +283,47 @@ def test_events_are_found_by_what_they_are_about(database: Database, clock: Hand
         assert inbox.last_received(unit, US, Source.POLL) is None
         with pytest.raises(NoSuchEvent):
             inbox.find(unit, "evt_404")
+
+
+class UndoneError(Exception):
+    """Ends a unit of which nothing is kept."""
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [("charge.dispute.*", 2), ("charge.*", 3), ("*", 4), ("charge.dispute", 0), ("charge_dispute.*", 0), ("%*", 0), ("CHARGE.*", 0)],
+)  # fmt: skip
+def test_types_that_begin_alike_are_found_however_the_database_sorts(
+    database: Database, pattern: str, found: int
+) -> None:
+    for at, kind in enumerate(("charge.dispute.created", "charge.dispute.closed", "charge.refunded", "refund.updated")):
+        store(database, f"evt_{at}", kind=kind)
+    # How types are sorted is undone with the rest of the unit.
+    with suppress(UndoneError), database.unit() as unit:
+        sort_as_words(unit)
+        assert len(inbox.page(unit, Search(type=pattern), 10)) == found
+        raise UndoneError
+
+
+def sort_as_words(unit: Unit) -> None:
+    """Have types sorted as a language sorts words, which passes dots over; on Postgres only where it knows a language."""
+    connection = unit.connection
+    if unit.postgres:
+        known = "SELECT collname FROM pg_collation WHERE collname IN ('und-x-icu', 'en_US.utf8') LIMIT 1"
+        if (name := connection.exec_driver_sql(known).scalar()) is not None:
+            connection.exec_driver_sql(f'ALTER TABLE inbox_events ALTER COLUMN type TYPE text COLLATE "{name}"')
+        return
+
+    def letters(text: str) -> str:
+        return "".join(sign for sign in text if sign.isalpha())
+
+    def compare(one: str, other: str) -> int:
+        return (letters(one) > letters(other)) - (letters(one) < letters(other))
+
+    connection.connection.dbapi_connection.create_collation("words", compare)  # type: ignore[union-attr]
+    for statement in ("RENAME COLUMN type TO kept", "ADD COLUMN type TEXT COLLATE words"):
+        connection.exec_driver_sql(f"ALTER TABLE inbox_events {statement}")
+    connection.exec_driver_sql("UPDATE inbox_events SET type = kept")
 
 
 def test_more_events_than_one_statement_takes_are_applied_together(database: Database) -> None:
