@@ -176,9 +176,9 @@ BUGS: dict[str, Bug] = {
             Cut(
                 Teller,
                 "_delivered",
-                "outcome = await line.target.deliver(",
+                "outcome = await self._sent(",
                 "await self._writer.put(lambda unit: outbox.delivered(unit, name, delivery.number, 'sent'))\n"
-                "    outcome = await line.target.deliver(",
+                "    outcome = await self._sent(",
             ),
         )
     ),

@@ -25,7 +25,7 @@ def show_all(
     order: Annotated[str | None, typer.Option(metavar="ID", help="Only those of an order.")] = None,
     target: Target = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 50,
-    after: Annotated[int, typer.Option(min=0, help="Go on from here: the `next` of the page before.")] = 0,
+    after: Annotated[str | None, typer.Option(help="Go on from here: the `next` of the page before.")] = None,
     account: AccountOption = None,
     as_json: AsJson = False,
 ) -> int:

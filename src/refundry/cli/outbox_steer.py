@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from refundry.cli import output, session
 from refundry.kernel.errors import UsageError
 from refundry.outbox import service as outbox
-from refundry.outbox.model import Delivery, DeliveryState
+from refundry.outbox.model import Delivery, DeliveryState, Place
 from refundry.outbox.rules import envelope, moment
 
 TARGETS = ("http", "sql", "file")
@@ -21,13 +22,13 @@ def show_all(
     order: str | None,
     target: str | None,
     limit: int,
-    after: int,
+    after: str | None,
     as_json: bool,
 ) -> int:
     """Show a page of deliveries.
 
     Raises:
-        UsageError: `state_unknown`, `target_unknown`.
+        UsageError: `state_unknown`, `target_unknown`, `place_unknown`.
     """
     known = {state.value for state in DeliveryState}
     for state in states:
@@ -37,11 +38,12 @@ def show_all(
             )
     _check_target(target)
     wanted = [DeliveryState(state) for state in states]
+    begin = None if after is None else _place(after)
     with session.local(account) as local, local.database.reading() as unit:
         name = local.name
-        found = outbox.page(unit, name, wanted, target=target, order=order, before=after, most=limit)
+        found = outbox.page(unit, name, wanted, target=target, order=order, after=begin, most=limit)
         counts = outbox.counts(unit)
-    more = found[-1].number if len(found) == limit else None
+    more = f"{found[-1].number}:{found[-1].target}" if len(found) == limit else None
     if as_json:
         open_: dict[str, dict[str, int]] = {}
         for (where, state_), count in sorted(counts.items()):
@@ -115,6 +117,18 @@ def drop(message_id: str, why: str, *, target: str | None, as_json: bool) -> int
     with session.local() as local, local.database.unit() as unit:
         found = outbox.drop(unit, message_id, session.person(), why, target=target)
     return _told(found, "dropped", as_json=as_json)
+
+
+def _place(text: str) -> Place:
+    number, _, target = text.partition(":")
+    # A number has at most eighteen digits, so that both databases can hold it.
+    if not re.fullmatch(r"[0-9]{1,18}", number) or target not in TARGETS:
+        raise UsageError(
+            f"--after {text:.40} is no place in the list: take the `next` of the page before, as 17:http",
+            code="place_unknown",
+            option="--after",
+        )
+    return int(number), target
 
 
 def _check_target(target: str | None) -> None:

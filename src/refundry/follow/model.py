@@ -60,6 +60,7 @@ class Needed:
         claims: Refunds without a mark that were made under an idempotency key of ours: the request of that key.
         external: Refunds by others that stand here already, and may repeat what waits.
         disputed: Charges with a dispute, on which something has happened.
+        silent: Events that do not say what they are about: there is nothing to apply, and a person should look.
     """
 
     settled: tuple[Key, ...]
@@ -68,6 +69,7 @@ class Needed:
     claims: Mapping[str, str]
     external: tuple[SeenRefund, ...]
     disputed: frozenset[str]
+    silent: tuple[Key, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,11 @@ def needed(unit: Unit, events: Sequence[Event]) -> Needed:
     disputed = disputes.stand_here(unit, [(e.object_id or "", e.status) for e in events if _disputes(e)])
     open_events: dict[Target, list[Event]] = {}
     settled: list[Key] = []
+    silent: list[Key] = []
     for event, target in targets.items():
-        if target is None or _stands(event, target, told, stand, mirrors, disputed):
+        if target is None and event.says_nothing:
+            silent.append(event.key)
+        elif target is None or _stands(event, target, told, stand, mirrors, disputed):
             settled.append(event.key)
         else:
             open_events.setdefault(_whole(target, event, mirrors), []).append(event)
@@ -56,6 +59,7 @@ def needed(unit: Unit, events: Sequence[Event]) -> Needed:
             if _says_something(known[refund].refund, created=refund in created_here)
         ),
         frozenset(one.charge for one in disputes.of_charges(unit, {e.charge for e in events if e.charge})),
+        tuple(silent),
     )
 
 
@@ -169,12 +173,14 @@ def take_warnings(unit: Unit, account: str, found: Sequence[SeenWarning]) -> Non
 
 
 def take_known(unit: Unit, account: str, found: Needed) -> None:
-    """Do what follows from events that say nothing new of themselves: hold what they repeat, weigh what was lost twice."""
+    """Do what follows from events that say nothing new of themselves: hold what they repeat, weigh what was lost twice, park what says nothing at all."""
     for refund in found.external:
         charges.hold_still(unit, refund.charge)
         refunds.suspect(unit, refund)
     for charge in sorted(found.disputed):
         tasks.weigh(unit, account, charge)
+    # Those that a person had tried again; by themselves they never wait.
+    inbox.park(unit, found.silent)
 
 
 # Watermarks

@@ -24,9 +24,10 @@ HANDLED = frozenset(
         "credit_note.created",
     }
 )  # fmt: skip
-# With waits that double from seconds to an hour, this is the better part of a day: whatever is wrong by then needs a person.
+# With waits that double from seconds to an hour, these are nine hours: whatever is wrong by then needs a person.
 TRIES_MAX = 20
 NOT_HANDLED = "its type changes nothing here"
+SILENT = "it does not say what it is about"
 # An event's key: the account's name in our tables, and Stripe's `evt_…`.
 Key = tuple[str, str]
 
@@ -111,6 +112,11 @@ class Event:
     def key(self) -> Key:
         """Tell what it goes by in our tables."""
         return self.account, self.id
+
+    @property
+    def says_nothing(self) -> bool:
+        """Tell whether it does not say what it is about: it is parked as it comes in."""
+        return self.object_id is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from refundry.inbox.model import TRIES_MAX, Event, Key, Search, Source, State
+from refundry.inbox.rules import STRANGE
 from refundry.inbox.tables import inbox_events
 from refundry.infra.db import Hot, Unit
 
@@ -27,6 +28,29 @@ def _insert(*, postgres: bool) -> Any:  # noqa: ANN401  # each database has a cl
 
 _ADD = {postgres: Hot(_insert(postgres=postgres)) for postgres in (False, True)}
 _TOLD = {postgres: _insert(postgres=postgres).returning(t.id) for postgres in (False, True)}
+_PUT_IN = "new_"
+
+
+def _begins(column: sa.ColumnElement[str], begin: str) -> sa.ColumnElement[bool]:
+    # Written out, since what goes to the driver as it is has no values but those of its rows.
+    first: sa.ColumnElement[int] = sa.literal_column("1")
+    length: sa.ColumnElement[int] = sa.literal_column(str(len(begin)))
+    return sa.func.substr(column, first, length) == sa.literal_column(f"'{begin}'", sa.Text)
+
+
+# Ignored because it was of nobody who is served where it came in, and not by a person: what a person ignores is due at the moment of that.
+_STRANGE = sa.and_(
+    t.state == sa.literal_column(f"'{State.IGNORED}'", sa.Text),
+    t.due_at == t.received_at,
+    sa.or_(*(_begins(t.why, begin) for begin in STRANGE)),
+)
+# Not by the insert's own ON CONFLICT DO UPDATE: on Postgres that would lock every event that comes again, in another order than whoever
+# applies them.
+_TAKE_IN = Hot(
+    sa.update(inbox_events)
+    .where(t.account == _b(f"{_PUT_IN}account"), t.id == _b(f"{_PUT_IN}id"), _STRANGE)
+    .values({name: _b(f"{_PUT_IN}{name}", type_=t[name].type) for name in NAMES if name not in {"account", "id"}})
+)
 
 
 def _values(events: Iterable[Event]) -> list[dict[str, Any]]:
@@ -34,15 +58,31 @@ def _values(events: Iterable[Event]) -> list[dict[str, Any]]:
     return [{name: getattr(event, name) for name in NAMES} for event in sorted(events, key=lambda event: event.key)]
 
 
+def _take_in(unit: Unit, values: Iterable[dict[str, Any]]) -> int:
+    """Put events that are followed in the place of those that were a stranger's before; tells how many."""
+    followed = [
+        {f"{_PUT_IN}{name}": value for name, value in row.items()}
+        for row in values
+        if row["state"] is not State.IGNORED
+    ]
+    return _TAKE_IN.many(unit.connection, followed) if followed else 0
+
+
 def add(unit: Unit, events: Iterable[Event]) -> None:
-    """Add events; those that are there already are left as they are."""
-    _ADD[unit.postgres].many(unit.connection, _values(events))
+    """Add events; those that are there already are left as they are, unless they were a stranger's and are not now."""
+    values = _values(events)
+    # All are new nearly always, and then this is one statement.
+    if _ADD[unit.postgres].many(unit.connection, values) != len(values):
+        _take_in(unit, values)
 
 
 def insert(unit: Unit, events: Iterable[Event]) -> int:
-    """Add events as `add` does, and tell how many are new, which costs the database a little more."""
+    """Add events as `add` does, and tell how many are new to those that are followed, which costs the database a little more."""
     values = _values(events)
-    return len(unit.connection.execute(_TOLD[unit.postgres], values).all()) if values else 0
+    if not values:
+        return 0
+    new = len(unit.connection.execute(_TOLD[unit.postgres], values).all())
+    return new if new == len(values) else new + _take_in(unit, values)
 
 
 def _event(row: sa.Row[Any]) -> Event:
@@ -86,6 +126,11 @@ def _slices(keys: Iterable[Key]) -> Iterable[tuple[str, list[str]]]:
 _OF = (t.account == _b("the_account"), t.id.in_(_b("ids", expanding=True)))
 _TO = sa.update(inbox_events).where(*_OF, t.state.in_(_b("before", expanding=True)))
 _MOVE = _TO.values(state=_b("after"), tries=0, due_at=_b("the_due"), why=_b("the_why"))
+_PARK = (
+    sa.update(inbox_events)
+    .where(*_OF, t.state == _WAITING)
+    .values(state=_PARKED, why=sa.case((t.why == "", _b("the_why", type_=sa.Text)), else_=t.why))
+)
 _APPLY = _TO.values(state=_b("after"), why="")
 _PUT_OFF = (
     sa.update(inbox_events)
@@ -112,6 +157,12 @@ def put_off(unit: Unit, keys: Iterable[Key], due_at: float, why: str) -> None:
     """Let waiting events wait longer, or park those that have waited often enough."""
     for account, ids in _slices(keys):
         unit.connection.execute(_PUT_OFF, {"the_account": account, "ids": ids, "the_due": due_at, "the_why": why})
+
+
+def park(unit: Unit, keys: Iterable[Key], why: str) -> None:
+    """Park waiting events, for the reason that stands there already, or else for this one."""
+    for account, ids in _slices(keys):
+        unit.connection.execute(_PARK, {"the_account": account, "ids": ids, "the_why": why})
 
 
 def move(unit: Unit, keys: Iterable[Key], before: Sequence[State], after: State, why: str) -> int:
@@ -147,8 +198,8 @@ def page(unit: Unit, search: Search, most: int, after: Event | None) -> list[Eve
     statement = sa.select(*BARE).where(*(column == value for column, value in wanted if value is not None))
     if search.type is not None:
         begins, star, _ = search.type.partition("*")
-        # Every type is ASCII: those that begin alike stand before the beginning with a last sign that none has.
-        of_type = sa.and_(t.type >= begins, t.type < begins + "\x7f") if star else t.type == begins
+        # By its letters, not by where it sorts: that is up to the collation of a database.
+        of_type = sa.func.substr(t.type, 1, len(begins)) == begins if star else t.type == begins
         statement = statement.where(of_type)
     if after is not None:
         later = sa.and_(t.received_at == after.received_at, t.id < after.id)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from refundry.gateways.base import SeenEvent
 from refundry.inbox.model import Door
 
+# How each reason begins for which an event is nobody's: a stored one is known by that, should it come again by its own door.
+OTHER_MODE, OTHER_ACCOUNT = "it is of ", "no key here opens "
+STRANGE = (OTHER_MODE, OTHER_ACCOUNT)
+
 
 def whose(door: Door, seen: SeenEvent) -> tuple[str, str]:
     """Tell an event's account by its name in our tables, and why it is none that is served at this door, or an empty text.
@@ -22,5 +26,5 @@ def whose(door: Door, seen: SeenEvent) -> tuple[str, str]:
     if name == door.account or name in door.connected:
         return name, ""
     if of_mode != mode:
-        return name, f"it is of {of_mode} mode, and {mode} mode is served here"
-    return name, f"no key here opens {account}, or it came in by the door of {own}"
+        return name, f"{OTHER_MODE}{of_mode} mode, and {mode} mode is served here"
+    return name, f"{OTHER_ACCOUNT}{account}, or it came in by the door of {own}"

@@ -8,7 +8,7 @@ from refundry.accounts import service as accounts
 from refundry.audit import service as audit
 from refundry.gateways.base import SeenEvent
 from refundry.inbox import repository
-from refundry.inbox.model import HANDLED, Event, EventStays, Key, NoSuchEvent, Search, Source, State, begun
+from refundry.inbox.model import HANDLED, SILENT, Event, EventStays, Key, NoSuchEvent, Search, Source, State, begun
 from refundry.infra.db import Database, Unit
 from refundry.kernel.actor import Actor
 
@@ -21,7 +21,7 @@ def attach(database: Database) -> None:
 
 
 def collect(unit: Unit, account: str, seen: SeenEvent, source: Source, *, stranger: str = "") -> None:
-    """Store an event with its neighbours of the same commit; one that is there already stays as it is.
+    """Store an event with its neighbours of the same commit; one that is there already stays as it is, unless it was a stranger's and is not now.
 
     Args:
         unit: The open unit.
@@ -34,7 +34,7 @@ def collect(unit: Unit, account: str, seen: SeenEvent, source: Source, *, strang
 
 
 def store(unit: Unit, account: str, seen: Iterable[SeenEvent], source: Source) -> int:
-    """Store many events of an account at once, by one statement; tells how many are new."""
+    """Store many events of an account at once, as `collect` does; tells how many are new, or were a stranger's."""
     return repository.insert(unit, [_made(unit, account, each, source, "") for each in seen])
 
 
@@ -77,6 +77,11 @@ def applied(unit: Unit, keys: Iterable[Key]) -> int:
 def put_off(unit: Unit, keys: Iterable[Key], due_at: float, why: str) -> None:
     """Let events wait until `due_at`, and say why; after `TRIES_MAX` times they are parked, for a person to look at."""
     repository.put_off(unit, keys, due_at, why)
+
+
+def park(unit: Unit, keys: Iterable[Key]) -> None:
+    """Park waiting events that do not say what they are about, for the reason that they were parked for before."""
+    repository.park(unit, keys, SILENT)
 
 
 def forget(unit: Unit, before: float, most: int) -> int:
@@ -141,7 +146,7 @@ def last_received(unit: Unit, account: str, source: Source | None = None) -> flo
 
 
 def replay(unit: Unit, actor: Actor, event: Event) -> None:
-    """Have an event applied again, whatever became of it.
+    """Have an event applied again, whatever became of it; one that does not say what it is about will be parked again.
 
     Raises:
         EventStays: `event_not_handled`, `event_of_other_account`: nothing would follow it.
@@ -157,7 +162,9 @@ def replay(unit: Unit, actor: Actor, event: Event) -> None:
             code="event_of_other_account",
             event=event.id,
         )
-    repository.move(unit, [event.key], tuple(State), State.WAITING, "")
+    # One that says nothing is parked again, and then for the same reason.
+    kept = event.why if event.says_nothing and event.state is State.PARKED else ""
+    repository.move(unit, [event.key], tuple(State), State.WAITING, kept)
     audit.record(unit, actor, "event.replayed", event.id, {"account": event.account, "from": event.state.value})
 
 

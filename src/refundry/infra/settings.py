@@ -178,7 +178,7 @@ class OrderSettings(BaseModel):
     file: str | None = None
     at_once: int = Field(default=16, ge=1, le=64)
     timeout_seconds: float = Field(default=10, gt=0, le=30)
-    # An hour apart at most, they last for more than a day: over a night and a morning.
+    # An hour apart at most, they last for some 21 hours: over a night and a morning.
     tries_max: int = Field(default=40, ge=1, le=1000)
 
 

@@ -178,6 +178,10 @@ class Message:
     version: int = VERSION
 
 
+# Where a delivery stands in a list: its message's number, and its target.
+Place = tuple[int, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """A message on its way to one target.
@@ -199,6 +203,11 @@ class Delivery:
     due_at: float = 0.0
     told: str = ""
     delivered_at: float | None = None
+
+    @property
+    def place(self) -> Place:
+        """Tell where it stands in a list."""
+        return self.number, self.target
 
 
 @dataclass(frozen=True, slots=True)

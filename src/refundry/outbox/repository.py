@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from refundry.infra.db import Unit
-from refundry.outbox.model import OPEN, Delivery, DeliveryState, Kind, Message, OrderTold, Queue, Wanted
+from refundry.outbox.model import OPEN, Delivery, DeliveryState, Kind, Message, OrderTold, Place, Queue, Wanted
 from refundry.outbox.tables import outbox_deliveries, outbox_keys, outbox_messages
 
 _b = sa.bindparam
@@ -161,18 +161,20 @@ def page(
     *,
     target: str | None = None,
     order: str | None = None,
-    before: int = 0,
+    after: Place | None = None,
     most: int = 50,
 ) -> list[Delivery]:
-    """Read deliveries, the newest first: those of messages with a number below `before`, if that is not 0."""
+    """Read deliveries, the newest message first and each by target; those that stand behind a place, if one is named."""
     wanted: list[sa.ColumnElement[bool]] = [sa.true()]
     for column, value in ((m.account, account), (d.target, target), (m.order_id, order)):
         if value is not None:
             wanted.append(column == value)
     if states:
         wanted.append(d.state.in_([state.value for state in states]))
-    if before:
-        wanted.append(d.number < before)
+    if after is not None:
+        # A page may end between two targets of one message.
+        number, last = after
+        wanted.append(sa.or_(d.number < number, sa.and_(d.number == number, d.target > last)))
     return _read(unit, sa.and_(*wanted), d.number.desc(), most=most)
 
 

@@ -1,12 +1,13 @@
 """Where Stripe's webhooks come in: checked, stored, and only then answered. What they hint at is followed elsewhere.
 
-This is the one route that strangers may call, so it is bare: limits first, then the signature over the raw body, and only then is
-the body read. A refusal tells a stranger nothing that its sender did not know.
+This is the one route that strangers may call, so it is bare: limits first, whether there is a signature at all, then the signature over
+the raw body, and only then is that read as JSON. A refusal tells a stranger nothing that its sender did not know.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 
@@ -29,6 +30,8 @@ BODY_MAX = 1024 * 1024
 # Stripe gives up after some ten seconds itself (stripe-facts 5.3), and sends a body at once.
 BODY_SECONDS = 10.0
 JSON = "application/json"
+# What every header has that may be right (`gateways.stripe.webhooks.flaw`); who does not even write that makes us keep no body.
+MOMENT, SIGNATURE = re.compile(rb"t=[0-9]"), b"v1="
 
 # Codes, each with its status and its sentence.
 REFUSALS = {
@@ -48,10 +51,10 @@ CUT = frozenset({"body_too_large", "body_too_slow", "content_type_wrong", "conte
 STORED = Response(b'{"received":true}', media_type=JSON)
 
 
-def _refusal(code: str) -> Response:
+def _refusal(code: str, *, cut: bool) -> Response:
     status, title = REFUSALS[code]
     body = orjson.dumps({"status": status, "code": code, "title": title})
-    headers = {"connection": "close"} if code in CUT else None
+    headers = {"connection": "close"} if cut else None
     return Response(body, status, headers, media_type="application/problem+json")
 
 
@@ -80,7 +83,8 @@ class Intake:
         self._clock = clock
         self._woken = woken
         self._body_seconds = body_seconds
-        self._refusals = {code: _refusal(code) for code in REFUSALS}
+        self._refusals = {code: _refusal(code, cut=code in CUT) for code in REFUSALS}
+        self._unsigned = _refusal("signature_wrong", cut=True)
         # Since the start: events stored by account, and calls refused by code.
         self.stored: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -107,6 +111,10 @@ class Intake:
         headers = dict(reversed(scope["headers"]))
         if code := _unfit(headers):
             return self._refuse(code)
+        signature = headers.get(b"stripe-signature", b"")
+        if SIGNATURE not in signature or MOMENT.search(signature) is None:
+            self._refuse("signature_wrong", flaw="unreadable" if signature else "missing", setting=door.setting)
+            return self._unsigned
         try:
             async with asyncio.timeout(self._body_seconds):
                 body = await _body(receive)
@@ -114,8 +122,7 @@ class Intake:
             return self._refuse("body_too_slow")
         except _Refused as error:
             return self._refuse(error.code)
-        header = headers.get(b"stripe-signature", b"").decode("latin-1")
-        flaw = webhook_flaw(door.secrets, header, body, self._clock.now())
+        flaw = webhook_flaw(door.secrets, signature.decode("latin-1"), body, self._clock.now())
         if flaw:
             return self._refuse("signature_wrong", flaw=flaw, setting=door.setting)
         return await self._store(door, body)

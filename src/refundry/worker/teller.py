@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from refundry.bootstrap import Desk
-from refundry.connectors.base import Delivered, OrderTarget
+from refundry.connectors.base import Delivered, DeliveryOutcome, NotDelivered, OrderTarget
 from refundry.infra.db import Database, DatabaseUnusable, Unit
 from refundry.infra.logs import logger
 from refundry.infra.writer import Writer
@@ -31,6 +31,8 @@ LOST_SECONDS = 1.0
 # outage does not use up the tries of everything that waits. It is found to be back within the longest rest.
 DOWN_AFTER = 5
 REST_MAX = 60.0
+# Of what nobody has foreseen, so much is kept for people: a sentence or two.
+TOLD_MAX = 200
 
 
 @dataclass(slots=True)
@@ -168,7 +170,7 @@ class Teller:
     async def _delivered(self, line: Line, delivery: Delivery, lease: str) -> None:
         """Send one message, and note what came of it."""
         name, message = line.target.name, delivery.message
-        outcome = await line.target.deliver(rules.outgoing(message))
+        outcome = await self._sent(line, delivery)
         if isinstance(outcome, Delivered):
             line.fails = 0
             await self._writer.put(lambda unit: outbox.delivered(unit, name, delivery.number, outcome.told))
@@ -188,6 +190,16 @@ class Teller:
             self._log.error("message.parked", **told)
         else:
             self._log.warning("message.not_delivered", **told)
+
+    async def _sent(self, line: Line, delivery: Delivery) -> DeliveryOutcome:
+        try:
+            return await line.target.deliver(rules.outgoing(delivery.message))
+        except DatabaseUnusable:
+            raise
+        except Exception as error:  # noqa: BLE001  # a fault of ours, whichever it is
+            # It counts as a try, so that the message is parked in the end: else it would be sent for ever, and its order wait out of sight.
+            self._log.exception("message.broken", target=line.target.name, message_id=delivery.message.id)
+            return NotDelivered(repr(error)[:TOLD_MAX])
 
     def _rest(self, line: Line, asked: float) -> None:
         """Leave a target alone for as long as it asks, or while it is down."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,10 +70,28 @@ def test_what_is_parked_is_seen_sent_again_and_dropped(refundry: Run, parked: di
     assert refundry("outbox", "resend", "--parked", **parked).code == 0
 
 
+def test_pages_of_several_targets_show_every_delivery_once(refundry: Run, tmp_path: Path) -> None:
+    settings: dict[str, str | None] = {
+        "REFUNDRY_ORDERS__URL": "http://127.0.0.1:9/refunds",
+        "REFUNDRY_ORDERS__SECRETS": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "REFUNDRY_ORDERS__FILE": str(tmp_path / "told.jsonl"),
+    }
+    pay(refundry, **settings)
+    seen: list[tuple[str, str]] = []
+    page: dict[str, Any] = {"next": None}
+    while not seen or page["next"]:
+        after = ["--after", page["next"]] if seen else []
+        page = refundry("outbox", "list", "--limit", "3", *after, "--json", **settings).json
+        seen += [(one["message_id"], one["target"]) for one in page["messages"]]
+    assert len(seen) == len(set(seen)) == 10
+    assert "more: --after " in refundry("outbox", "list", "--limit", "3", **settings).err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "exit_code"),
     [
         (["list", "--state", "lost"], "state_unknown", 2), (["list", "--target", "smtp"], "target_unknown", 2),
+        (["list", "--after", "17"], "place_unknown", 2), (["list", "--after", "x:http"], "place_unknown", 2),
         (["resend"], "message_needed", 2), (["resend", "x", "--parked"], "message_needed", 2),
         (["drop", "x", "--why", " "], "why_needed", 2), (["drop", "x", "--why", "y"], "message_unknown", 1),
         (["resend", "x"], "message_unknown", 1), (["show", "x"], "message_unknown", 1),

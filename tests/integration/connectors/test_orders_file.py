@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -36,12 +39,62 @@ async def test_a_dash_is_standard_output(capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(capsys.readouterr().out)["id"] == message().id
 
 
+async def test_standard_output_gets_utf_8_whatever_it_is_set_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    out.write("before\n")
+    assert await FileTarget("-").deliver(outgoing(message("注文-1"))) == Delivered()
+    before, line = out.buffer.getvalue().decode().splitlines()  # type: ignore[attr-defined]
+    assert before == "before"
+    assert json.loads(line) == envelope(message("注文-1"))
+
+
 async def test_a_file_that_cannot_be_written_stops_the_start_and_later_keeps_messages_waiting(tmp_path: Path) -> None:
     target = FileTarget(str(tmp_path / "no" / "told.jsonl"))
     with pytest.raises(SettingsError) as refused:
         await target.open()
     assert refused.value.code == "orders_file_unusable"
     assert isinstance(await target.deliver(outgoing(message())), NotDelivered)
+
+
+async def test_a_line_that_did_not_fit_whole_is_taken_back_and_not_delivered(tmp_path: Path) -> None:
+    path = tmp_path / "told.jsonl"
+    target = FileTarget(str(path))
+    await target.deliver(outgoing(message(version=1)))
+    before, whole = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    # As on a disk with a hundred bytes left: a part of the line is written.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, whole[1]))
+    try:
+        outcome = await target.deliver(outgoing(message(version=2)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, whole)
+    assert outcome == NotDelivered(f"{path}: No space left on device")
+    assert path.read_bytes() == before
+    assert await target.deliver(outgoing(message(version=2))) == Delivered()
+    assert [json.loads(line)["data"]["order_version"] for line in path.read_text().splitlines()] == [1, 2]
+
+
+@pytest.mark.parametrize("left", ["", '{"id":"half of a li', "whole\n"])
+async def test_no_message_is_glued_to_what_a_crash_has_torn(tmp_path: Path, left: str) -> None:
+    path = tmp_path / "told.jsonl"
+    path.write_text(left)
+    target = FileTarget(str(path))
+    await target.open()
+    assert path.read_text() == left
+    for version in (1, 2):
+        await target.deliver(outgoing(message(version=version)))
+    *before, first, second = path.read_text().splitlines()
+    assert before == left.splitlines()
+    assert [json.loads(line) for line in (first, second)] == [envelope(message(version=version)) for version in (1, 2)]
+
+
+async def test_messages_that_are_written_at_once_stand_in_lines_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "told.jsonl"
+    targets = [FileTarget(str(path)) for _ in range(2)]
+    messages = [message(f"o{order}") for order in range(100)]
+    await asyncio.gather(*(targets[at % 2].deliver(outgoing(one)) for at, one in enumerate(messages)))
+    told = {json.loads(line)["id"] for line in path.read_text().splitlines()}
+    assert told == {one.id for one in messages}
 
 
 def test_without_the_setting_there_is_no_such_target() -> None:

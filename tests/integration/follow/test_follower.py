@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from refundry.accounts import service as accounts
+from refundry.accounts.model import Account
+from refundry.bootstrap import read_webhook
 from refundry.disputes import service as disputes
 from refundry.gateways.base import RefundBody
+from refundry.inbox import service as inbox
+from refundry.inbox.model import Event, Source
 from refundry.inbox.model import State as EventState
 from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Outcome, SeenRefund
@@ -16,7 +21,9 @@ from stripesim import control as stripesim_control
 from stripesim.money import SUPPORTED
 from stripesim.resources import charges as stripesim_charges
 from tests.support.builders import ACCOUNT
+from tests.support.events import body_of, written
 from tests.support.following import Scene
+from tests.support.hand import ADA
 
 pytestmark = pytest.mark.integration
 
@@ -117,6 +124,39 @@ async def test_a_read_that_was_overtaken_is_made_again(scene: Scene) -> None:
     assert scene.events() == {EventState.APPLIED: scene.received}
     with scene.database.reading() as unit:
         assert refunds.open_breaks(unit) == []
+
+
+async def test_an_event_that_says_nothing_is_parked_again_when_it_is_replayed(scene: Scene) -> None:
+    await scene.paid(await scene.sim.charge(5000), 1200)
+    told = {
+        "evt_thin": (body_of("evt_thin") | {"object": "v2.core.event", "created": "2026-10-01T00:00:00Z"}, "it is a thin event"),
+        "evt_empty": (body_of("evt_empty", data={}), "it does not say what it is about"),
+        "evt_nameless": (body_of("evt_nameless", data={"object": {}}), "what it is about has no id"),
+    }  # fmt: skip
+
+    def stands(event: str) -> Event:
+        with scene.database.reading() as unit:
+            return inbox.find(unit, event)
+
+    with scene.database.unit() as unit:
+        accounts.stamp(unit, Account("acct_1", "test"), beside=[ACCOUNT])
+        inbox.store(unit, ACCOUNT, [read_webhook(written(body)) for body, _ in told.values()], Source.POLL)
+    before = {event: stands(event) for event in told}
+    assert all(before[event].why.startswith(why) for event, (_, why) in told.items())
+    with scene.database.unit() as unit:
+        for event in told:
+            inbox.replay(unit, ADA, before[event])
+    assert {stands(event).state for event in told} == {EventState.WAITING}
+    await scene.follow()
+    after = {event: stands(event) for event in told}
+    assert {one.state for one in after.values()} == {EventState.PARKED}
+    assert {event: one.why for event, one in after.items()} == {event: one.why for event, one in before.items()}
+    # A person's reason for ignoring it is not why it is parked.
+    with scene.database.unit() as unit:
+        inbox.ignore(unit, ADA, after["evt_empty"], "noise")
+        inbox.replay(unit, ADA, inbox.find(unit, "evt_empty"))
+    await scene.follow()
+    assert (stands("evt_empty").state, stands("evt_empty").why) == (EventState.PARKED, before["evt_empty"].why)
 
 
 async def test_many_hints_are_read_by_few_lists(scene: Scene) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
+
 import pytest
 
 from refundry.accounts import service as accounts
 from refundry.accounts.model import Account
 from refundry.audit import service as audit
 from refundry.inbox import service as inbox
-from refundry.inbox.model import TRIES_MAX, Event, EventStays, NoSuchEvent, Search, Source, State
-from refundry.infra.db import Database
+from refundry.inbox.model import TRIES_MAX, Door, Event, EventStays, NoSuchEvent, Search, Source, State
+from refundry.inbox.rules import whose
+from refundry.infra.db import Database, Unit
 from refundry.kernel.actor import SYSTEM
 from tests.support.clock import HandClock
 from tests.support.events import seen
@@ -81,6 +85,68 @@ def test_the_same_id_of_two_accounts_is_two_events(database: Database) -> None:
             inbox.find(unit, "evt_1")
         assert inbox.find(unit, "evt_1", THEM).account == THEM
     assert refused.value.code == "event_ambiguous"
+
+
+NOBODYS = [
+    whose(Door(door, (), frozenset(), ""), replace(seen(), account="acct_1"))[1]
+    for door in ("acct_2|test", "acct_1|live")
+]
+
+
+def came(database: Database, way: str, *, why: str = "", source: Source = Source.WEBHOOK) -> None:
+    """Let an event come in, one of a stranger if `why` says so, with its neighbours or by itself."""
+    with database.unit() as unit:
+        if way == "together":
+            for event in ("evt_0", "evt_1", "evt_2"):
+                inbox.collect(unit, US, seen(event, charge="ch_2" if why else "ch_1"), source, stranger=why)
+        else:
+            assert inbox.store(unit, US, [seen(event) for event in ("evt_1", "evt_3", "evt_1")], source) == 2
+
+
+@pytest.mark.parametrize("way", ["together", "polled"])
+@pytest.mark.parametrize("why", NOBODYS)
+def test_an_event_that_came_by_a_strangers_door_first_is_applied_once_it_comes_by_its_own(
+    database: Database, clock: HandClock, way: str, why: str
+) -> None:
+    came(database, "together", why=why)
+    assert waiting(database) == []
+    clock.move(60)
+    came(database, way, source=Source.POLL)
+    event = the(database, "evt_1")
+    assert (event.state, event.why, event.source, event.charge) == (State.WAITING, "", Source.POLL, "ch_1")
+    assert event.received_at == event.due_at == clock.now()
+    assert "evt_1" in waiting(database)
+    with database.unit() as unit:
+        assert inbox.applied(unit, [(US, "evt_1")]) == 1
+    came(database, "together", why=why)
+    came(database, "together")
+    assert the(database, "evt_1").state is State.APPLIED
+
+
+@pytest.mark.parametrize("way", ["together", "polled"])
+@pytest.mark.parametrize("why", ["noise", *NOBODYS])
+def test_what_a_person_has_ignored_stays_so_however_it_comes_again(
+    database: Database, clock: HandClock, way: str, why: str
+) -> None:
+    store(database, "evt_1")
+    clock.move(1)
+    with database.unit() as unit:
+        inbox.ignore(unit, SYSTEM, inbox.find(unit, "evt_1"), why)
+    clock.move(60)
+    with database.unit() as unit:
+        if way == "together":
+            inbox.collect(unit, US, seen("evt_1"), Source.WEBHOOK)
+        else:
+            assert inbox.store(unit, US, [seen("evt_1")], Source.POLL) == 0
+    assert (the(database, "evt_1").state, the(database, "evt_1").why) == (State.IGNORED, why)
+
+
+def test_an_event_that_comes_by_both_doors_in_one_commit_is_applied(database: Database) -> None:
+    for event, whys in (("evt_1", ("", NOBODYS[0])), ("evt_2", (NOBODYS[0], ""))):
+        with database.unit() as unit:
+            for why in whys:
+                inbox.collect(unit, US, seen(event), Source.WEBHOOK, stranger=why)
+    assert waiting(database) == ["evt_1", "evt_2"]
 
 
 @pytest.mark.parametrize(
@@ -217,6 +283,47 @@ def test_events_are_found_by_what_they_are_about(database: Database, clock: Hand
         assert inbox.last_received(unit, US, Source.POLL) is None
         with pytest.raises(NoSuchEvent):
             inbox.find(unit, "evt_404")
+
+
+class UndoneError(Exception):
+    """Ends a unit of which nothing is kept."""
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [("charge.dispute.*", 2), ("charge.*", 3), ("*", 4), ("charge.dispute", 0), ("charge_dispute.*", 0), ("%*", 0), ("CHARGE.*", 0)],
+)  # fmt: skip
+def test_types_that_begin_alike_are_found_however_the_database_sorts(
+    database: Database, pattern: str, found: int
+) -> None:
+    for at, kind in enumerate(("charge.dispute.created", "charge.dispute.closed", "charge.refunded", "refund.updated")):
+        store(database, f"evt_{at}", kind=kind)
+    # How types are sorted is undone with the rest of the unit.
+    with suppress(UndoneError), database.unit() as unit:
+        sort_as_words(unit)
+        assert len(inbox.page(unit, Search(type=pattern), 10)) == found
+        raise UndoneError
+
+
+def sort_as_words(unit: Unit) -> None:
+    """Have types sorted as a language sorts words, which passes dots over; on Postgres only where it knows a language."""
+    connection = unit.connection
+    if unit.postgres:
+        known = "SELECT collname FROM pg_collation WHERE collname IN ('und-x-icu', 'en_US.utf8') LIMIT 1"
+        if (name := connection.exec_driver_sql(known).scalar()) is not None:
+            connection.exec_driver_sql(f'ALTER TABLE inbox_events ALTER COLUMN type TYPE text COLLATE "{name}"')
+        return
+
+    def letters(text: str) -> str:
+        return "".join(sign for sign in text if sign.isalpha())
+
+    def compare(one: str, other: str) -> int:
+        return (letters(one) > letters(other)) - (letters(one) < letters(other))
+
+    connection.connection.dbapi_connection.create_collation("words", compare)  # type: ignore[union-attr]
+    for statement in ("RENAME COLUMN type TO kept", "ADD COLUMN type TEXT COLLATE words"):
+        connection.exec_driver_sql(f"ALTER TABLE inbox_events {statement}")
+    connection.exec_driver_sql("UPDATE inbox_events SET type = kept")
 
 
 def test_more_events_than_one_statement_takes_are_applied_together(database: Database) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from refundry.audit import service as audit
 from refundry.outbox import service as outbox
-from refundry.outbox.model import DeliveryState, MessageForbids, MessageUnknown, Queue
+from refundry.outbox.model import Delivery, DeliveryState, MessageForbids, MessageUnknown, Queue
 from tests.support.clock import HandClock
 from tests.support.database import HandDatabase
 from tests.support.hand import ADA
@@ -77,9 +77,20 @@ def test_messages_are_paged_by_state_order_target_and_account(database: HandData
         assert len(outbox.page(unit, None, [DeliveryState.PARKED])) == 2
         assert len(outbox.page(unit, None, [], target="http", order="o1")) == 3
         first = outbox.page(unit, None, [], target="http", most=4)
-        rest = outbox.page(unit, None, [], target="http", before=first[-1].number, most=4)
+        rest = outbox.page(unit, None, [], target="http", after=first[-1].place, most=4)
         assert [one.number for one in first + rest] == sorted((one.number for one in first + rest), reverse=True)
         assert len(rest) == 2
+
+
+@pytest.mark.parametrize("most", range(1, 8))
+def test_a_page_may_end_between_two_targets_of_a_message(database: HandDatabase, most: int) -> None:
+    write(database, story(orders=4, length=1), "http", "sql", "file")
+    seen: list[Delivery] = []
+    with database.reading() as unit:
+        while more := outbox.page(unit, None, [], after=seen[-1].place if seen else None, most=most):
+            seen += more
+        assert seen == outbox.page(unit, None, [], most=100)
+    assert len(seen) == 12
 
 
 def test_a_message_that_is_sent_again_holds_up_later_ones_of_its_order(database: HandDatabase) -> None:

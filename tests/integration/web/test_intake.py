@@ -166,6 +166,20 @@ async def test_a_secret_vouches_for_no_account_that_its_key_does_not_reach(desk:
     assert desk.woken == []
 
 
+async def test_an_event_that_came_by_another_accounts_door_first_is_followed_once_it_comes_by_its_own(
+    database: Database, clock: HandClock
+) -> None:
+    async with opened(database, clock) as desk:
+        assert await desk.post(written(body_of(account="acct_3"))) == (200, "")
+        own = written(body_of())
+        clock.move(1)
+        assert await desk.post(own, signed(own, "whsec_further", at=clock.now()), path="/acct_3") == (200, "")
+        assert [(event.account, event.state) for event in desk.stored()] == [("acct_3|test", State.WAITING)]
+        assert desk.woken == ["acct_3|test"]
+        with database.reading() as unit:
+            assert inbox.find(unit, "evt_1").raw == own
+
+
 BODY = written(body_of())
 
 
@@ -269,6 +283,24 @@ def head(desk: Desk, *lines: str) -> bytes:
 
 async def test_ten_megabytes_are_refused_before_they_are_here(desk: Desk) -> None:
     assert b" 413 " in await raw(desk, head(desk, "Content-Length: 10000000"))
+
+
+@pytest.mark.parametrize(
+    "header", ["", "Stripe-Signature: ", "Stripe-Signature: t=1,v0=a", "Stripe-Signature: t=,v1=a"]
+)
+async def test_without_a_signature_no_body_is_waited_for(desk: Desk, header: str) -> None:
+    lines = [
+        "POST /webhooks/stripe HTTP/1.1",
+        "Host: here",
+        "Content-Type: application/json",
+        "Content-Length: 1000000",
+        header,
+    ]
+    answer = await raw(desk, "\r\n".join([*filter(None, lines), "", ""]).encode())
+    assert b" 400 " in answer
+    assert b"connection: close" in answer
+    assert answer.endswith(desk.intake._refusals["signature_wrong"].body)
+    assert desk.intake.refused == {"signature_wrong": 1}
 
 
 async def test_a_body_in_chunks_is_measured_as_it_comes(desk: Desk) -> None:

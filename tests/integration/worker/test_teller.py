@@ -14,6 +14,7 @@ from refundry.connectors.base import Delivered, DeliveryOutcome, Outgoing
 from refundry.connectors.orders_http.client import HttpTarget
 from refundry.connectors.orders_http.client import Receiver as Address
 from refundry.connectors.orders_http.signing import keys_of
+from refundry.infra.db import DatabaseUnusable
 from refundry.infra.writer import GroupWriter, InlineWriter, Writer
 from refundry.kernel.actor import SYSTEM
 from refundry.kernel.errors import InvariantViolated
@@ -21,7 +22,7 @@ from refundry.kernel.ids import RandomIds
 from refundry.outbox import service as outbox
 from refundry.outbox.model import Delivery
 from refundry.outbox.rules import outgoing
-from refundry.worker.teller import DOWN_AFTER, LEASE_MARGIN, Teller
+from refundry.worker.teller import DOWN_AFTER, LEASE_MARGIN, TOLD_MAX, Teller
 from tests.support.clock import HandClock
 from tests.support.database import HandDatabase
 from tests.support.messages import deliveries, message, story, write
@@ -274,6 +275,43 @@ class Dying:
 
     async def close(self) -> None:
         pass
+
+
+class Broken(Dying):
+    """A target with a fault of ours, at one order's messages."""
+
+    async def deliver(self, message: Outgoing) -> DeliveryOutcome:
+        if message.envelope["data"]["order_id"] == "o0":
+            raise UnicodeEncodeError("ascii", "\0注文", 0, 2, "of no use " * 100)
+        return Delivered()
+
+
+async def test_a_fault_of_ours_counts_as_a_try_and_its_message_is_parked_in_the_end(
+    database: HandDatabase, clock: HandClock
+) -> None:
+    write(database, story(orders=2, length=2))
+    writer = InlineWriter(database)
+    teller = Teller([Broken()], database=database, writer=writer, clock=clock, ids=RandomIds(), at_once=8, tries_max=3)
+    for _ in range(5):
+        await delivered(teller)
+        clock.move(LONG)
+    assert stands(database) == [("parked", 3), ("delivered", 1), ("waiting", 0), ("delivered", 1)]
+    told = deliveries(database)[0].told
+    assert told.startswith(r"UnicodeEncodeError('ascii', '\x00注文', 0, 2, 'of no use")
+    assert len(told) == TOLD_MAX
+
+
+async def test_a_database_that_is_lost_in_a_delivery_costs_no_try(database: HandDatabase, clock: HandClock) -> None:
+    class Lost(Dying):
+        async def deliver(self, message: Outgoing) -> DeliveryOutcome:  # noqa: ARG002  # the port's
+            raise DatabaseUnusable("gone")
+
+    write(database, [message()])
+    writer = InlineWriter(database)
+    teller = Teller([Lost()], database=database, writer=writer, clock=clock, ids=RandomIds(), at_once=8, tries_max=1)
+    with pytest.raises(DatabaseUnusable):
+        await delivered(teller)
+    assert stands(database) == [("waiting", 0)]
 
 
 async def test_what_a_dead_worker_held_is_sent_by_another_when_its_lease_is_over(

@@ -8,7 +8,7 @@ import pytest
 
 from refundry.follow import rules
 from refundry.follow.model import POLLED, About, Run, Target
-from refundry.inbox.model import HANDLED, Event, Source, State
+from refundry.inbox.model import HANDLED, TRIES_MAX, Event, Source, State
 from tests.support.builders import charge, seen_refund
 from tests.support.clock import START
 
@@ -132,6 +132,7 @@ def test_what_webhooks_failed_to_bring_is_enough_only_where_they_come(
 
 def test_waits_grow_to_an_hour() -> None:
     assert [rules.back_off(tries) for tries in (0, 1, 5, 10, 11, 30)] == [2, 4, 64, 2048, 3600, 3600]
+    assert round(sum(rules.back_off(tries) for tries in range(TRIES_MAX - 1)) / 3600) == 9
 
 
 def test_a_days_calls_are_spread_over_the_day() -> None:

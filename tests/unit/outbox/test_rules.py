@@ -2,6 +2,7 @@
 
 import pytest
 
+from refundry.infra.settings import OrderSettings
 from refundry.outbox.model import Kind, KindUnknown
 from refundry.outbox.rules import BACK_OFF_MAX, back_off, kinds_of, message_id, moment, ordering_key, parameters_of
 from refundry.refunds.model import State
@@ -60,6 +61,13 @@ def test_waits_double_and_end_at_an_hour_and_differ_between_messages() -> None:
         waits = {back_off(tries, f"message-{at}") for at in range(50)}
         assert all(whole / 2 <= wait <= whole for wait in waits)
         assert len(waits) == 50
+
+
+def test_the_tries_of_a_message_last_for_the_better_part_of_a_day() -> None:
+    tries = OrderSettings().tries_max
+    hours = [sum(back_off(number, f"message-{at}") for number in range(1, tries)) / 3600 for at in range(300)]
+    assert 18 < min(hours) < max(hours) < 24
+    assert 20.8 < sum(hours) / len(hours) < 21.4
 
 
 def test_a_statement_may_name_what_is_no_list_and_no_object() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
+import threading
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
 
 import orjson
@@ -15,6 +18,9 @@ from refundry.infra.settings import OrderSettings, SettingsError
 
 FILE = "REFUNDRY_ORDERS__FILE"
 STDOUT = "-"
+# The file may grow piece by piece under the line of another process: one that is written takes less than a millisecond, and this is a
+# hundred of them, waited once after a crash.
+LOOKS, LOOK_SECONDS = 10, 0.01
 
 
 class FileTarget:
@@ -31,6 +37,8 @@ class FileTarget:
     def __init__(self, path: str) -> None:
         """Keep the path."""
         self._path = path
+        # Messages of several orders are written at once. Other processes are not kept out: one that is stopped would hold up everybody.
+        self._alone = threading.Lock()
 
     async def open(self) -> None:
         """See that it can be written.
@@ -60,13 +68,47 @@ class FileTarget:
 
     def _append(self, line: bytes) -> None:
         if self._path == STDOUT:
-            sys.stdout.write(line.decode())
+            # Messages are UTF-8, whatever standard output is set to; what was written as text before stands before them.
             sys.stdout.flush()
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
             return
-        # One write for a whole line: several processes may append to one file.
-        with Path(self._path).open("ab", buffering=0) as file:
-            file.write(line)
+        with Path(self._path).open("a+b", buffering=0) as file:
+            with self._alone:
+                _write(file, line)
             os.fsync(file.fileno())
+
+
+def _write(file: FileIO, line: bytes) -> None:
+    """Append a line, or nothing.
+
+    Raises:
+        OSError: There was no room for all of it.
+    """
+    # A process that was killed, or a machine that went down, may have left half a line: nothing is glued to that.
+    if line and _torn(file):
+        line = b"\n" + line
+    # One write for a whole line: several processes may append to one file.
+    written = file.write(line)
+    if written < len(line):
+        end = file.tell()
+        # What another process has written behind it meanwhile is not taken away.
+        if os.fstat(file.fileno()).st_size == end:
+            file.truncate(end - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _torn(file: FileIO) -> bool:
+    """Tell whether the file ends in the middle of a line, and nobody is going on with that."""
+    for _ in range(LOOKS):
+        size = file.seek(0, os.SEEK_END)
+        if not size:
+            return False
+        file.seek(size - 1)
+        if file.read(1) == b"\n":
+            return False
+        threading.Event().wait(LOOK_SECONDS)
+    return True
 
 
 def targets_of(orders: OrderSettings) -> Sequence[FileTarget]:
