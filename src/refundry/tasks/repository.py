@@ -21,8 +21,9 @@ t = tasks.c
 def _open(*, postgres: bool) -> sa.Executable:
     insert: Any = postgresql.insert(tasks) if postgres else sqlite.insert(tasks)
     new = insert.excluded
-    # One whose cause had gone begins anew; one that a person has resolved stays resolved.
-    again = t.how == How.OVER.value
+    # One whose cause had gone begins anew; one that a person has resolved stays resolved, unless more has been lost since.
+    more = sa.and_(t.resolved_at.is_not(None), t.kind == Kind.DOUBLE_LOSS.value, new.amount_minor > t.amount_minor)
+    again = sa.or_(t.how == How.OVER.value, more)
     change = {"text": new.text, "due_at": new.due_at, "amount_minor": new.amount_minor, "refund": new.refund}
     change |= {"opened_at": sa.case((again, new.opened_at), else_=t.opened_at)}
     for name in ("resolved_at", "resolved_by", "how"):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import pytest
 
 from refundry.audit import service as audit
+from refundry.disputes.model import Loss
 from refundry.gateways.base import RefundBody
 from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Outcome
 from refundry.refunds import service as refunds
 from refundry.refunds.model import State
+from refundry.tasks import repository
 from refundry.tasks import service as tasks
 from refundry.tasks.model import How, Kind, Task, TaskForbids, TaskUnknown
+from refundry.tasks.rules import double_loss
 from tests.support.builders import ACCOUNT, seen_refund
 from tests.support.following import Scene
 from tests.support.hand import ADA
@@ -147,3 +150,26 @@ async def test_a_failure_in_the_answer_itself_opens_a_task_too(scene: Scene) -> 
     scene.gateway.send = sent  # type: ignore[method-assign]
     await scene.pay_due()
     assert (scene.state(request), scene.kinds()) == (State.FAILED, ["refund_failed"])
+
+
+async def test_a_double_loss_that_a_person_has_resolved_is_open_again_once_more_is_lost(scene: Scene) -> None:
+    def lost(amount_minor: int) -> None:
+        with scene.database.unit() as unit:
+            loss = Loss(amount_minor, amount_minor, 5000)
+            repository.open_all(unit, [double_loss(ACCOUNT, "ch_1", loss, "gbp", [], unit.now)])
+
+    lost(200)
+    (task,) = scene.tasks()
+    with scene.database.unit() as unit:
+        repository.resolve(unit, task.id, How.NOTED, "ada", "the bank was told", None)
+    lost(200)
+    assert scene.tasks() == []
+    await scene.move(60)
+    lost(700)
+    (again,) = scene.tasks()
+    assert (again.id, again.amount_minor, again.how) == (task.id, 700, None)
+    assert again.opened_at > task.opened_at
+    # One that is open is told anew, and stands as old as it is.
+    await scene.move(60)
+    lost(900)
+    assert [(one.amount_minor, one.opened_at) for one in scene.tasks()] == [(900, again.opened_at)]
