@@ -116,6 +116,8 @@ def test_windows_1252_is_not_read_over_the_mark_of_utf_8(tmp_path: Path) -> None
         (",", ",5", "amount_unreadable"), (",", "-5,00", "amount_not_positive"), (",", "0,00", "amount_not_positive"), (",", "full", "full"),
         (".", "1,234.56", "1234.56"), (".", "1\u202f234.5", "1234.5"), (".", "1'234.50", "1234.50"), (".", "12,34", "amount_unreadable"),
         (".", "1,2345", "amount_unreadable"), (".", "\u0661.5", "amount_unreadable"),
+        (",", "0.500", "amount_unreadable"), (".", "0,500", "amount_unreadable"), (",", "001.234", "amount_unreadable"), (",", "-0.500", "amount_unreadable"),
+        (",", "0 500", "amount_unreadable"), (",", "0,500", "0.500"), (".", "0.500", "0.500"), (",", "100.000", "100000"), (".", "007", "007"),
     ],
 )  # fmt: skip
 def test_an_amount_has_the_form_that_was_said(tmp_path: Path, decimal: str | None, written: str, means: str) -> None:

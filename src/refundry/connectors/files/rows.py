@@ -183,7 +183,10 @@ def _amount(
     if options.decimal is not None and kind is AmountKind.MAJOR and not isinstance(cells.raw[column], Number):
         written, text = text, decimals.plain(text, options.decimal) or ""
         if not text:
-            message = f"{column}: '{written[:SHOWN_MAX]}' is no amount with the decimal sign {options.decimal}, as --decimal says"
+            message = (
+                f"{column}: '{written[:SHOWN_MAX]}' is no amount with the decimal sign '{options.decimal}', as --decimal says: write it as in "
+                f"{decimals.EXAMPLES[options.decimal]}"
+            )
             raise CellRefused("amount_unreadable", message, column)
     amount = AmountText(kind, text)
     try:
