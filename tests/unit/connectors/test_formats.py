@@ -345,6 +345,33 @@ def test_memory_does_not_grow_with_a_sheet(tmp_path: Path) -> None:
     assert peak < 1_500_000
 
 
+# What is packed small and would be held large: a text that all cells of a row share, and a key of its own in each line.
+REPEATED = workbook(
+    {
+        "A": sheet(
+            [
+                [*HEADER, *(text(f"c{at}") for at in range(900))],
+                [text("ch_1"), number("1"), *[' t="s"><v>0</v></c>'] * 900],
+            ]
+        )
+    },
+    shared=f"<si><t>{'a' * 32_767}</t></si>",
+)
+KEYED = gzip.compress(
+    b"".join(b'{"charge_id": "ch_1", "amount": 1, "k%d%s": 1}\n' % (at, b"x" * 99_999) for at in range(50))
+)
+
+
+@pytest.mark.parametrize(("content", "code"), [(REPEATED, "record_too_long"), (KEYED, "columns_too_many")])
+def test_what_repeats_itself_is_bounded_by_what_it_becomes(tmp_path: Path, content: bytes, code: str) -> None:
+    tracemalloc.start()
+    refused = refusal(tmp_path, content)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (refused.code, refused.ids["line"]) == (code, 2)
+    assert peak < 2_500_000
+
+
 # Packed
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from refundry.connectors.base import SHOWN_MAX, FileRefused
 from refundry.connectors.files.cells import Number, Odd
 from refundry.connectors.files.columns import COLUMNS_MAX
-from refundry.connectors.files.lines import Lines
+from refundry.connectors.files.lines import RECORD_BYTES_MAX, Lines
 
 
 class _Repeated(Exception):  # noqa: N818  # never seen outside
@@ -93,13 +93,18 @@ def names(found: Iterator[tuple[int, dict[str, Any]]], name: str) -> tuple[list[
         FileRefused: `columns_too_many`, and those of `objects`.
     """
     columns: dict[str, None] = {}
-    first = count = 0
+    first = count = size_bytes = 0
     for line, one in found:
         first, count = first or line, count + 1
         if not columns.keys() >= one.keys():
+            # Every row is kept with all of them: together they may be as long as the header of any other file.
+            size_bytes += sum(len(key.encode()) for key in one.keys() - columns.keys())
             columns.update(dict.fromkeys(one))
             if len(columns) > COLUMNS_MAX:
                 message = f"{name}, line {line}: with this line there are more than {COLUMNS_MAX} different keys"
+                raise FileRefused(message, code="columns_too_many", file=name, line=line)
+            if size_bytes > RECORD_BYTES_MAX:
+                message = f"{name}, line {line}: with this line the different keys are longer than {RECORD_BYTES_MAX} bytes together"
                 raise FileRefused(message, code="columns_too_many", file=name, line=line)
     return list(columns), first, count
 
