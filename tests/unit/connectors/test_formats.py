@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 import re
 import tracemalloc
@@ -210,6 +211,24 @@ JSON = b'{"charge_id": "ch_1", "amount": 1}\n'
 def test_a_line_that_is_no_object_refuses_the_file(tmp_path: Path, line: bytes, code: str, column: str | None) -> None:
     refused = refusal(tmp_path, JSON + line + b"\n")
     assert (refused.code, refused.ids.get("line"), refused.ids.get("column")) == (code, 2, column)
+
+
+@pytest.mark.parametrize(
+    "column", ["charge_id", "amount", "currency", "reason", "reverse_transfer", "ticket_id", "metadata.a"]
+)
+def test_a_message_shows_no_letter_that_a_terminal_obeys(tmp_path: Path, column: str) -> None:
+    cells = {"charge_id": "ch_1", "amount": "1", column: "x\x1b[31m\0\n"}
+    (row,) = rows(tmp_path, json.dumps(cells).encode(), decimal="," if column == "amount" else None)
+    assert isinstance(row, RefusedRow)
+    assert "\\x1b[31m\\x00" in row.message
+    assert row.message.isprintable()
+
+
+def test_a_header_that_is_refused_shows_no_letter_that_a_terminal_obeys(tmp_path: Path) -> None:
+    assert (
+        "\\x1b" in refusal(tmp_path, b'{"charge_id": "ch_1", "Amount": 1, "\\u001b": 1}', mapping=(("x", "y"),)).message
+    )
+    assert refusal(tmp_path, b'{"charge_id": "ch_1", "amount\\u001b": 1}').message.isprintable()
 
 
 def test_the_keys_of_json_are_held_to_their_right_names(tmp_path: Path) -> None:
