@@ -177,10 +177,16 @@ def apply_plan(named: str, *, yes: bool, wait: Wait, schedule: Schedule | None =
         ScheduleInvalid: The batch cannot keep that schedule; nothing was applied.
     """
     settings = session.settings()
-    prefix = _read(Path(named)) if _is_file(named) else named
+    prefix, digest = _read(Path(named)) if _is_file(named) else (named, None)
     with session.local() as local, local.database.reading() as unit:
         plan = plans.need(unit, prefix)
         plans.verified(unit, plan, local.among(plan.account))
+        if digest not in {None, plan.hash}:
+            # It fits its own hash, which whoever alters a file can compute anew: what is paid is the plan that is kept here.
+            raise PlanRefused(
+                f"{Path(named).name} is not as it was written: its hash is not that of plan {plan.id[:8]}; nothing was paid, plan the file again",
+                code="plan_altered", plan=plan.id,
+            )  # fmt: skip
         batch = batches.need(unit, plan.batch)
     if not yes:
         words(plan, batch, session.where(plan.account, settings))
@@ -208,8 +214,8 @@ def _is_file(named: str) -> bool:
         return False
 
 
-def _read(path: Path) -> str:
-    """Check a plan's file against its own hash; tells the plan's id.
+def _read(path: Path) -> tuple[str, str]:
+    """Check a plan's file against its own hash; tells the plan's id and that hash.
 
     Raises:
         UsageError: It is no plan.
@@ -232,7 +238,7 @@ def _read(path: Path) -> str:
             f"{path.name} is not as it was written: its rows do not fit its hash; nothing was paid, plan the file again",
             code="plan_altered", plan=plan,
         )  # fmt: skip
-    return plan
+    return plan, digest
 
 
 def facts(plan: Plan, batch: Batch) -> dict[str, Any]:
