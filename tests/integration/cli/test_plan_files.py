@@ -10,6 +10,7 @@ import pytest
 
 from refundry.plans.model import hashed
 from tests.integration.cli.conftest import Run
+from tests.support.server import Server
 
 pytestmark = pytest.mark.integration
 
@@ -39,3 +40,16 @@ def test_a_plan_whose_hash_was_computed_anew_is_altered_all_the_same(
         assert (refused.code, refused.error["code"], refused.error["plan"]) == (1, "plan_altered", plan["plan_id"])
     assert refunds_of() == 0
     assert refundry("batch", "apply", str(written), "--yes", "--json").json["paid"] == 2
+
+
+def test_a_charge_that_stripe_does_not_have_any_more_refuses_its_own_rows(
+    refundry: Run, stripe: Server, refunds: Path
+) -> None:
+    lost = {"order_id": "lost", "amount_minor": 10_000, "currency": "gbp", "created": 1_780_000_100}
+    stripe.control("POST /_sim/load", {"charges": [lost]})
+    refunds.write_text(TWO + "lost,3.00,c\n")
+    anew = {"REFUNDRY_PAY__LOOK_MAX_AGE": "0"}
+    assert refundry("batch", "plan", str(refunds), "--json", **anew).json["payable"] == 3
+    stripe.forget()
+    told = refundry("batch", "plan", str(refunds), "--json", **anew)
+    assert (told.code, told.json["payable"], told.json["reasons"]) == (3, 2, {"order_unknown": 1}), told.err
