@@ -164,7 +164,9 @@ class Forecast:
     codes: dict[str, int] = field(default_factory=dict)
     funds: dict[str, Funds] = field(default_factory=dict)
     fees: dict[str, int] = field(default_factory=dict)
+    # Amounts and fees of the rows whose fee is in their own currency: a share of the one is told only by those.
     _fee_base: dict[str, int] = field(default_factory=dict)
+    _fee_own: dict[str, int] = field(default_factory=dict)
     _fee_unknown: dict[str, int] = field(default_factory=dict)
 
     def take(self, row: PlanRow) -> None:
@@ -188,13 +190,14 @@ class Forecast:
         self.fees[row.fee_currency] = self.fees.get(row.fee_currency, 0) + row.fee_minor
         if row.fee_currency == currency:
             self._fee_base[currency] = self._fee_base.get(currency, 0) + row.amount_minor
+            self._fee_own[currency] = self._fee_own.get(currency, 0) + row.fee_minor
 
     def fees_estimated(self) -> dict[str, int]:
         """Estimate what Stripe keeps of the rows whose balance transaction is not known, by those that are."""
         out = {}
         for currency, amount in self._fee_unknown.items():
             base = self._fee_base.get(currency, 0)
-            out[currency] = amount * self.fees[currency] // base if base else amount * FEE_THOUSANDTHS // 1000
+            out[currency] = amount * self._fee_own[currency] // base if base else amount * FEE_THOUSANDTHS // 1000
         return out
 
     @property
