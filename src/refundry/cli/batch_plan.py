@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -18,7 +19,7 @@ from refundry.cli import batch_run, output, session
 from refundry.cli.batch_run import NotConfirmed, Wait
 from refundry.cli.schedule_options import scheduled
 from refundry.cli.work import working
-from refundry.connectors.base import FileOpened, ReadOptions
+from refundry.connectors.base import FileOpened, ReadOptions, visible
 from refundry.gateways.base import GatewayError
 from refundry.infra import loop
 from refundry.infra.db import Unit
@@ -32,6 +33,7 @@ TELL_SECONDS = 5.0
 # Longer than any row of a plan: more of a line is not read at once.
 LINE_MAX = 65_536
 REASONS_MAX = 12
+STANDARD_INPUT = Path("-")
 
 
 def plan_file(
@@ -57,6 +59,11 @@ def plan_file(
     """
     settings = session.settings()
     _ = settings.key
+    if to is not None and _is_input(path, to):
+        raise UsageError(
+            f"{visible(str(to))} is the file that is planned, and would be lost: name another one with -o; nothing was changed",
+            code="output_is_input", option="--output",
+        )  # fmt: skip
     file = read_file(path, options=reading)
     for assumption in file.assumed:
         output.say(f"{file.name}: {assumption}")
@@ -142,20 +149,23 @@ async def _balance(desk: Desk) -> dict[str, int] | None:
     return None
 
 
+def _is_input(path: Path, to: Path) -> bool:
+    """Tell whether what is to be written is the file that is read, by whatever name."""
+    with suppress(OSError):
+        given = os.fstat(sys.stdin.fileno()) if path == STANDARD_INPUT else path.stat()
+        return to.is_file() and os.path.samestat(given, to.stat())
+    return False
+
+
 def _write(desk: Desk, plan: Plan, to: Path) -> None:
     """Write a plan as JSON lines: what it is, and a line for each row as it was hashed."""
-    beside = to.with_name(f".{to.name}.{os.getpid()}")
     try:
-        try:
-            with beside.open("w", encoding="utf-8") as opened, desk.database.reading() as unit:
-                opened.write(json.dumps({"plan": plan.id, "hash": plan.hash, "header": plan.header}) + "\n")
-                opened.writelines(row.written + "\n" for row in plans.rows(unit, plan.id))
-            beside.replace(to)
-        finally:
-            beside.unlink(missing_ok=True)
+        with output.whole(to) as opened, desk.database.reading() as unit:
+            opened.write(json.dumps({"plan": plan.id, "hash": plan.hash, "header": plan.header}) + "\n")
+            opened.writelines(row.written + "\n" for row in plans.rows(unit, plan.id))
     except OSError as error:
         raise UsageError(
-            f"the plan is made and kept as {plan.id[:8]}, but {to} cannot be written ({error.strerror}): apply it by its id",
+            f"the plan is made and kept as {plan.id[:8]}, but {visible(str(to))} cannot be written ({error.strerror}): apply it by its id",
             code="output_unwritable", option="--output", plan=plan.id,
         ) from error  # fmt: skip
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -71,6 +75,33 @@ def fail(error: RefundryError, *, as_json: bool) -> None:
     say(f"error: {error.message} [{error.code}]")
     if as_json:
         line(json.dumps({"error": error.told()}, ensure_ascii=False))
+
+
+@contextmanager
+def whole(to: Path) -> Iterator[TextIO]:
+    """Open a file that is written as a whole or not at all: it takes its place once all of it is on the disk.
+
+    Where a link leads is written, and the link stays. A pipe or a device is written to: a file that took its place would be nobody's.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if to.exists() and not to.is_file():
+        with to.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+        return
+    place = Path(os.path.realpath(to))
+    if place.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    beside = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(place)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def number(count: int) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from refundry.plans.model import hashed
-from tests.integration.cli.conftest import Run
+from tests.integration.cli.conftest import Run, Told
 from tests.support.server import Server
 
 pytestmark = pytest.mark.integration
@@ -53,3 +55,72 @@ def test_a_charge_that_stripe_does_not_have_any_more_refuses_its_own_rows(
     stripe.forget()
     told = refundry("batch", "plan", str(refunds), "--json", **anew)
     assert (told.code, told.json["payable"], told.json["reasons"]) == (3, 2, {"order_unknown": 1}), told.err
+
+
+def written_by(refundry: Run, refunds: Path, what: str) -> Callable[[Path], Told]:
+    """Make the command that writes a plan, or a report, of a file."""
+    if what == "plan":
+        return lambda to: refundry("batch", "plan", str(refunds), "-o", str(to))
+    batch = refundry("batch", "run", str(refunds), "--yes", "--json").json["batch_id"]
+    return lambda to: refundry("batch", "report", batch, "-o", str(to))
+
+
+@pytest.mark.parametrize("what", ["plan", "report"])
+def test_where_a_link_leads_is_written_and_the_link_stays(
+    refundry: Run, refunds: Path, tmp_path: Path, what: str
+) -> None:
+    write = written_by(refundry, refunds, what)
+    real, link, dangling, loop = (tmp_path / name for name in ("real", "link", "dangling", "loop"))
+    real.write_text("old")
+    link.symlink_to(real)
+    dangling.symlink_to(tmp_path / "new")
+    loop.symlink_to(loop)
+    for to, place in ((link, real), (dangling, tmp_path / "new")):
+        told = write(to)
+        assert (told.code, to.is_symlink(), len(place.read_text().splitlines())) == (0, True, 3), told.err
+    told = write(loop)
+    assert (told.code, loop.is_symlink()) == (2, True)
+    assert "[output_unwritable]" in told.err
+
+
+@pytest.mark.parametrize("what", ["plan", "report"])
+def test_a_pipe_is_written_to_and_stays_one(refundry: Run, refunds: Path, tmp_path: Path, what: str) -> None:
+    write = written_by(refundry, refunds, what)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        told = write(pipe)
+        assert (told.code, pipe.is_fifo(), len(os.read(reading, 65_536).splitlines())) == (0, True, 3), told.err
+    finally:
+        os.close(reading)
+
+
+@pytest.mark.parametrize("what", ["plan", "report"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_file_of_refunds_itself_is_never_written_over(
+    refundry: Run, refunds: Path, tmp_path: Path, what: str, *, packed: bool
+) -> None:
+    if packed:
+        refunds.write_bytes(gzip.compress(refunds.read_bytes()))
+    before = refunds.read_bytes()
+    write = written_by(refundry, refunds, what)
+    link = tmp_path / "link"
+    link.symlink_to(refunds)
+    for to in (refunds, link):
+        told = write(to)
+        assert (told.code, refunds.read_bytes()) == (2, before)
+        assert "[output_is_input]" in told.err
+    assert link.is_symlink()
+    if what == "plan":
+        assert refundry("batch", "list", "--json").json["batches"] == []
+
+
+def test_a_file_that_is_piped_in_is_not_written_over_either(
+    refundry: Run, refunds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with refunds.open() as stream, monkeypatch.context() as patch:
+        patch.setattr("sys.stdin", stream)
+        told = refundry("batch", "plan", "-", "-o", str(refunds))
+    assert (told.code, refunds.read_text()) == (2, TWO)
+    assert "[output_is_input]" in told.err
