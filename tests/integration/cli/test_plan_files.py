@@ -124,3 +124,16 @@ def test_a_file_that_is_piped_in_is_not_written_over_either(
         told = refundry("batch", "plan", "-", "-o", str(refunds))
     assert (told.code, refunds.read_text()) == (2, TWO)
     assert "[output_is_input]" in told.err
+
+
+@pytest.mark.parametrize(("name", "shown"), [(b"r\xe9.csv", "r\\xe9.csv"), (b"r\x1b[31m\n.csv", "r\\x1b[31m\\n.csv")])
+def test_a_file_of_any_name_is_paid_and_its_name_shown_harmless(
+    refundry: Run, refunds: Path, tmp_path: Path, name: bytes, shown: str
+) -> None:
+    odd = refunds.rename(tmp_path / os.fsdecode(name))
+    missing = refundry("batch", "plan", str(tmp_path / "nowhere" / os.fsdecode(name)), "--json")
+    assert (missing.code, missing.error["code"], missing.error["file"]) == (2, "file_missing", shown)
+    for arguments in (("plan", str(odd)), ("run", str(odd), "--yes"), ("list",)):
+        told = refundry("batch", *arguments)
+        assert (told.code, shown in told.out + told.err) == (0, True), told.err
+        assert "\x1b" not in told.out + told.err
