@@ -283,13 +283,14 @@ def words(plan: Plan, batch: Batch, where: str) -> None:
         output.line("  not payable, and why:")
     for code, count in sorted(told["reasons"].items(), key=lambda pair: -pair[1])[:REASONS_MAX]:
         output.line(f"    {output.number(count):>6}  {code}")
-    if told["repeat_rows"]:
-        rows = ", ".join(str(row) for row in told["repeat_rows"][:REASONS_MAX])
-        more = " and more" if told["repeats"] > REASONS_MAX else ""
-        output.line(output.wrapped(
-            f"possible repeats: rows {rows}{more}; plan again with --allow-repeat ROW for those that are none",
-            indent=2, hanging=4,
-        ))  # fmt: skip
+    for known, advice in (
+        ("repeat_rows", "plan again with --allow-repeat ROW for those that are none"),
+        ("unnamed_rows", "for those that are none give a ticket_id or a request_key in the file, and plan that"),
+    ):
+        # A plan that an older program made knows only the first.
+        if rows := told.get(known):
+            some = ", ".join(str(row) for row in rows[:REASONS_MAX]) + (" and more" if len(rows) > REASONS_MAX else "")
+            output.line(output.wrapped(f"possible repeats: rows {some}; {advice}", indent=2, hanging=4))
 
 
 def _balance_told(funds: dict[str, Any], currency: str) -> str:

@@ -137,3 +137,10 @@ def test_a_file_of_any_name_is_paid_and_its_name_shown_harmless(
         told = refundry("batch", *arguments)
         assert (told.code, shown in told.out + told.err) == (0, True), told.err
         assert "\x1b" not in told.out + told.err
+
+
+def test_rows_that_only_a_ticket_tells_apart_are_not_advised_to_be_allowed(refundry: Run, refunds: Path) -> None:
+    refunds.write_text("order_id,amount\no0,1.00\no0,1.00\n")
+    told = refundry("batch", "plan", str(refunds))
+    assert "possible repeats: rows 2; for those that are none give a ticket_id or a request_key" in told.out, told.out
+    assert "--allow-repeat" not in told.out
