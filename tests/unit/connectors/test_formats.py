@@ -231,9 +231,20 @@ def test_a_header_that_is_refused_shows_no_letter_that_a_terminal_obeys(tmp_path
     assert refusal(tmp_path, b'{"charge_id": "ch_1", "amount\\u001b": 1}').message.isprintable()
 
 
-def test_the_keys_of_json_are_held_to_their_right_names(tmp_path: Path) -> None:
-    refused = refusal(tmp_path, JSON + b'{"charge_id": "ch_1", "amount": 1, "Ticket": "T1"}\n')
-    assert (refused.code, refused.ids["column"]) == ("column_misnamed", "Ticket")
+@pytest.mark.parametrize(
+    ("content", "code", "line", "column"),
+    [
+        (b"\n" + JSON + b'{"charge_id": "ch_1", "amount": 1, "Ticket": "T1"}\n', "column_misnamed", 3, "Ticket"),
+        (b'\n{"charge_id": "ch_1", "price": 1}\n', "no_amount_column", 2, None),
+        (b'\n{"charge_id": "ch_1", "amount": 1, "": 1}\n', "column_unnamed", 2, ""),
+    ],
+)
+def test_the_keys_of_json_are_held_to_their_right_names(
+    tmp_path: Path, content: bytes, code: str, line: int, column: str | None
+) -> None:
+    refused = refusal(tmp_path, content)
+    assert (refused.code, refused.ids["line"], refused.ids.get("column")) == (code, line, column)
+    assert f"line {line}:" in refused.message
 
 
 # Workbooks
