@@ -115,10 +115,11 @@ def counted(count: int, noun: str) -> str:
 
 
 def money(minor_units: int, currency: str) -> str:
-    """Write an amount: `172,336.09 GBP`."""
-    text = shown(minor_units, currency)
-    whole, point, rest = text.partition(".") if "." in text else (text.partition(" ")[0], "", text.partition(" ")[2])
-    return f"{int(whole):,}{point}{rest}" if point else f"{int(whole):,} {rest}"
+    """Write an amount: `172,336.09 GBP`, `-0.50 GBP`."""
+    # Without its sign, which the whole units of a small one have not: there is no minus zero.
+    amount, _, currency_told = shown(abs(minor_units), currency).partition(" ")
+    whole, point, decimals = amount.partition(".")
+    return f"{'-' * (minor_units < 0)}{int(whole):,}{point}{decimals} {currency_told}"
 
 
 def amounts(by_currency: Mapping[str, int]) -> str:
