@@ -174,7 +174,7 @@ class FileOpened:
         sha256: Of its bytes, in hexadecimal digits; of a gzip file, of what is packed in it.
         size_bytes: Its size as it lies on the disk.
         columns: The header.
-        unknown_columns: Those that mean nothing to us; their cells are kept in `raw`.
+        unknown_columns: Those that mean nothing to us, as they can be shown; their cells are kept in `raw`.
         row_count: How many rows `rows` gives.
         stream: Reads the rows anew.
         options: What its bytes were taken to mean where that is not the usual, in one canonical form; empty for plain CSV. It is part

@@ -231,6 +231,13 @@ def test_a_header_that_is_refused_shows_no_letter_that_a_terminal_obeys(tmp_path
     assert refusal(tmp_path, b'{"charge_id": "ch_1", "amount\\u001b": 1}').message.isprintable()
 
 
+def test_what_is_told_of_a_sound_file_shows_no_letter_that_a_terminal_obeys(tmp_path: Path) -> None:
+    content = workbook({"A\x85": sheet([[*HEADER[:2], text("x\u202e")], [text("ch_1"), number("1")]])})
+    file = opened(tmp_path, content)
+    assert (file.columns[2], file.unknown_columns) == ("x\u202e", ("x\\u202e",))
+    assert "'A\\x85'" in file.assumed[1]
+
+
 @pytest.mark.parametrize(
     ("content", "code", "line", "column"),
     [

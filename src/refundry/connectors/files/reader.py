@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from refundry.connectors.base import FileOpened, FileRefused, ReadOptions, Row
+from refundry.connectors.base import FileOpened, FileRefused, ReadOptions, Row, visible
 from refundry.connectors.files import csv, jsonl, xlsx
 from refundry.connectors.files.columns import DELIMITERS, Header, header_of, is_known
 from refundry.connectors.files.lines import (
@@ -102,7 +102,7 @@ def read(path: Path, *, options: ReadOptions) -> FileOpened:
         return _rows(file)
 
     return FileOpened(
-        origin.name, file.sha256, before.size_bytes, file.header.columns, file.header.unknown, row_count, stream,
+        origin.name, file.sha256, before.size_bytes, file.header.columns, tuple(map(visible, file.header.unknown)), row_count, stream,
         _meaning(file.manner, options), tuple(_assumed(file.manner, options)),
     )  # fmt: skip
 
@@ -251,7 +251,7 @@ def _assumed(manner: Manner, options: ReadOptions) -> Iterator[str]:
     if options.format is None and manner.form != CSV:
         yield "it is JSON lines" if manner.form == JSON_LINES else "it is an Excel workbook"
     if options.sheet is None and manner.sheet:
-        yield f"its sheet '{manner.sheet}' is meant"
+        yield f"its sheet '{visible(manner.sheet)}' is meant"
     if options.delimiter is None and manner.delimiter != csv.COMMA:
         yield f"cells are separated by {DELIMITERS.get(manner.delimiter, repr(manner.delimiter))}"
     if not manner.sure:
