@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -18,7 +19,7 @@ from refundry.cli import batch_run, output, session
 from refundry.cli.batch_run import NotConfirmed, Wait
 from refundry.cli.schedule_options import scheduled
 from refundry.cli.work import working
-from refundry.connectors.base import FileOpened, ReadOptions
+from refundry.connectors.base import FileOpened, ReadOptions, visible
 from refundry.gateways.base import GatewayError
 from refundry.infra import loop
 from refundry.infra.db import Unit
@@ -32,6 +33,7 @@ TELL_SECONDS = 5.0
 # Longer than any row of a plan: more of a line is not read at once.
 LINE_MAX = 65_536
 REASONS_MAX = 12
+STANDARD_INPUT = Path("-")
 
 
 def plan_file(
@@ -57,6 +59,11 @@ def plan_file(
     """
     settings = session.settings()
     _ = settings.key
+    if to is not None and _is_input(path, to):
+        raise UsageError(
+            f"{visible(str(to))} is the file that is planned, and would be lost: name another one with -o; nothing was changed",
+            code="output_is_input", option="--output",
+        )  # fmt: skip
     file = read_file(path, options=reading)
     for assumption in file.assumed:
         output.say(f"{file.name}: {assumption}")
@@ -142,20 +149,23 @@ async def _balance(desk: Desk) -> dict[str, int] | None:
     return None
 
 
+def _is_input(path: Path, to: Path) -> bool:
+    """Tell whether what is to be written is the file that is read, by whatever name."""
+    with suppress(OSError):
+        given = os.fstat(sys.stdin.fileno()) if path == STANDARD_INPUT else path.stat()
+        return to.is_file() and os.path.samestat(given, to.stat())
+    return False
+
+
 def _write(desk: Desk, plan: Plan, to: Path) -> None:
     """Write a plan as JSON lines: what it is, and a line for each row as it was hashed."""
-    beside = to.with_name(f".{to.name}.{os.getpid()}")
     try:
-        try:
-            with beside.open("w", encoding="utf-8") as opened, desk.database.reading() as unit:
-                opened.write(json.dumps({"plan": plan.id, "hash": plan.hash, "header": plan.header}) + "\n")
-                opened.writelines(row.written + "\n" for row in plans.rows(unit, plan.id))
-            beside.replace(to)
-        finally:
-            beside.unlink(missing_ok=True)
+        with output.whole(to) as opened, desk.database.reading() as unit:
+            opened.write(json.dumps({"plan": plan.id, "hash": plan.hash, "header": plan.header}) + "\n")
+            opened.writelines(row.written + "\n" for row in plans.rows(unit, plan.id))
     except OSError as error:
         raise UsageError(
-            f"the plan is made and kept as {plan.id[:8]}, but {to} cannot be written ({error.strerror}): apply it by its id",
+            f"the plan is made and kept as {plan.id[:8]}, but {visible(str(to))} cannot be written ({error.strerror}): apply it by its id",
             code="output_unwritable", option="--output", plan=plan.id,
         ) from error  # fmt: skip
 
@@ -177,10 +187,16 @@ def apply_plan(named: str, *, yes: bool, wait: Wait, schedule: Schedule | None =
         ScheduleInvalid: The batch cannot keep that schedule; nothing was applied.
     """
     settings = session.settings()
-    prefix = _read(Path(named)) if _is_file(named) else named
+    prefix, digest = _read(Path(named)) if _is_file(named) else (named, None)
     with session.local() as local, local.database.reading() as unit:
         plan = plans.need(unit, prefix)
         plans.verified(unit, plan, local.among(plan.account))
+        if digest not in {None, plan.hash}:
+            # It fits its own hash, which whoever alters a file can compute anew: what is paid is the plan that is kept here.
+            raise PlanRefused(
+                f"{Path(named).name} is not as it was written: its hash is not that of plan {plan.id[:8]}; nothing was paid, plan the file again",
+                code="plan_altered", plan=plan.id,
+            )  # fmt: skip
         batch = batches.need(unit, plan.batch)
     if not yes:
         words(plan, batch, session.where(plan.account, settings))
@@ -208,8 +224,8 @@ def _is_file(named: str) -> bool:
         return False
 
 
-def _read(path: Path) -> str:
-    """Check a plan's file against its own hash; tells the plan's id.
+def _read(path: Path) -> tuple[str, str]:
+    """Check a plan's file against its own hash; tells the plan's id and that hash.
 
     Raises:
         UsageError: It is no plan.
@@ -232,7 +248,7 @@ def _read(path: Path) -> str:
             f"{path.name} is not as it was written: its rows do not fit its hash; nothing was paid, plan the file again",
             code="plan_altered", plan=plan,
         )  # fmt: skip
-    return plan
+    return plan, digest
 
 
 def facts(plan: Plan, batch: Batch) -> dict[str, Any]:
@@ -267,13 +283,14 @@ def words(plan: Plan, batch: Batch, where: str) -> None:
         output.line("  not payable, and why:")
     for code, count in sorted(told["reasons"].items(), key=lambda pair: -pair[1])[:REASONS_MAX]:
         output.line(f"    {output.number(count):>6}  {code}")
-    if told["repeat_rows"]:
-        rows = ", ".join(str(row) for row in told["repeat_rows"][:REASONS_MAX])
-        more = " and more" if told["repeats"] > REASONS_MAX else ""
-        output.line(output.wrapped(
-            f"possible repeats: rows {rows}{more}; plan again with --allow-repeat ROW for those that are none",
-            indent=2, hanging=4,
-        ))  # fmt: skip
+    for known, advice in (
+        ("repeat_rows", "plan again with --allow-repeat ROW for those that are none"),
+        ("unnamed_rows", "for those that are none give a ticket_id or a request_key in the file, and plan that"),
+    ):
+        # A plan that an older program made knows only the first.
+        if rows := told.get(known):
+            some = ", ".join(str(row) for row in rows[:REASONS_MAX]) + (" and more" if len(rows) > REASONS_MAX else "")
+            output.line(output.wrapped(f"possible repeats: rows {some}; {advice}", indent=2, hanging=4))
 
 
 def _balance_told(funds: dict[str, Any], currency: str) -> str:

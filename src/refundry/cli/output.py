@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -73,6 +77,33 @@ def fail(error: RefundryError, *, as_json: bool) -> None:
         line(json.dumps({"error": error.told()}, ensure_ascii=False))
 
 
+@contextmanager
+def whole(to: Path) -> Iterator[TextIO]:
+    """Open a file that is written as a whole or not at all: it takes its place once all of it is on the disk.
+
+    Where a link leads is written, and the link stays. A pipe or a device is written to: a file that took its place would be nobody's.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if to.exists() and not to.is_file():
+        with to.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+        return
+    place = Path(os.path.realpath(to))
+    if place.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    beside = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(place)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def number(count: int) -> str:
     """Write a count: `1,719`."""
     return f"{count:,}"
@@ -84,10 +115,11 @@ def counted(count: int, noun: str) -> str:
 
 
 def money(minor_units: int, currency: str) -> str:
-    """Write an amount: `172,336.09 GBP`."""
-    text = shown(minor_units, currency)
-    whole, point, rest = text.partition(".") if "." in text else (text.partition(" ")[0], "", text.partition(" ")[2])
-    return f"{int(whole):,}{point}{rest}" if point else f"{int(whole):,} {rest}"
+    """Write an amount: `172,336.09 GBP`, `-0.50 GBP`."""
+    # Without its sign, which the whole units of a small one have not: there is no minus zero.
+    amount, _, currency_told = shown(abs(minor_units), currency).partition(" ")
+    whole, point, decimals = amount.partition(".")
+    return f"{'-' * (minor_units < 0)}{int(whole):,}{point}{decimals} {currency_told}"
 
 
 def amounts(by_currency: Mapping[str, int]) -> str:

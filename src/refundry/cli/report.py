@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import hashlib
 import io
 import json
-import os
 import sys
+import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,7 +18,7 @@ from refundry.batches import service as batches
 from refundry.batches.model import Batch, Standing
 from refundry.batches.service import Line
 from refundry.cli import output, session
-from refundry.connectors.base import report_cell
+from refundry.connectors.base import report_cell, visible
 from refundry.infra.db import Unit
 from refundry.kernel.errors import UsageError
 from refundry.kernel.money import decimal
@@ -30,7 +33,7 @@ def write(prefix: str, to: Path | None, form: str | None) -> int:
     """Write the report, to a file as a whole or not at all.
 
     Raises:
-        UsageError: `format_unknown`, `output_unwritable`.
+        UsageError: `format_unknown`, `output_is_input`, `output_unwritable`.
     """
     chosen = form or ("json" if to is not None and to.suffix == ".json" else "csv")
     if chosen not in {"csv", "json"}:
@@ -43,29 +46,39 @@ def write(prefix: str, to: Path | None, form: str | None) -> int:
             _written(sys.stdout, unit, batch, chosen)
             return output.DONE
         _replace(to, unit, batch, chosen)
-        output.say(f"{output.counted(batch.row_count, 'row')} written to {to}")
+        output.say(f"{output.counted(batch.row_count, 'row')} written to {visible(str(to))}")
     return output.DONE
 
 
 def _replace(to: Path, unit: Unit, batch: Batch, form: str) -> None:
-    """Write beside the file, and take its place once all of it is on the disk."""
-    beside = to.with_name(f".{to.name}.{os.getpid()}")
+    told = visible(str(to))
     try:
-        try:
-            with beside.open("w", encoding="utf-8", newline="") as stream:
-                _written(stream, unit, batch, form)
-                stream.flush()
-                os.fsync(stream.fileno())
-            beside.replace(to)
-        finally:
-            beside.unlink(missing_ok=True)
+        if _is_input(to, batch):
+            raise UsageError(
+                f"{told} is the file of the batch, and would be lost: name another one with -o; nothing was changed",
+                code="output_is_input",
+                file=told,
+            )
+        with output.whole(to) as stream:
+            _written(stream, unit, batch, form)
     except OSError as error:
         raise UsageError(
-            f"{to} cannot be written ({error.strerror}): name a file in a folder that can be written, on a disk with room; the "
+            f"{told} cannot be written ({error.strerror}): name a file in a folder that can be written, on a disk with room; the "
             "batch is as it was",
             code="output_unwritable",
-            file=str(to),
+            file=told,
         ) from error
+
+
+def _is_input(to: Path, batch: Batch) -> bool:
+    """Tell whether a file that would be written over is the one that the batch was made from, packed or not."""
+    if not to.is_file():
+        return False
+    for opened in (Path.open, gzip.open):
+        with suppress(OSError, EOFError, zlib.error), opened(to, "rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() == batch.sha256:
+                return True
+    return False
 
 
 def _written(stream: TextIO, unit: Unit, batch: Batch, form: str) -> None:

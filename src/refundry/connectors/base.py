@@ -21,6 +21,16 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "＝", "＋", "－
 SHOWN_MAX = 40
 
 
+def visible(text: str) -> str:
+    """Write foreign text so that it can be shown and kept: what cannot be seen is escaped.
+
+    A terminal would obey some of it, and Postgres keeps no NUL.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 class FileRefused(UsageError):  # noqa: N818  # the design's word
     """A file is refused as a whole: nothing of it was taken in.
 
@@ -28,6 +38,10 @@ class FileRefused(UsageError):  # noqa: N818  # the design's word
     """
 
     code = "file_refused"
+
+    def __init__(self, message: str, *, code: str | None = None, **ids: str | int) -> None:
+        """Keep the parts; the message may quote the file."""
+        super().__init__(visible(message), code=code, **ids)
 
 
 class ReferenceKind(StrEnum):
@@ -160,7 +174,7 @@ class FileOpened:
         sha256: Of its bytes, in hexadecimal digits; of a gzip file, of what is packed in it.
         size_bytes: Its size as it lies on the disk.
         columns: The header.
-        unknown_columns: Those that mean nothing to us; their cells are kept in `raw`.
+        unknown_columns: Those that mean nothing to us, as they can be shown; their cells are kept in `raw`.
         row_count: How many rows `rows` gives.
         stream: Reads the rows anew.
         options: What its bytes were taken to mean where that is not the usual, in one canonical form; empty for plain CSV. It is part
@@ -219,7 +233,7 @@ def check_written(amount: AmountText) -> None:
             pattern, example = money.INTEGER, "write a whole number of minor units, as in 1234 for 12.34"
         case _:
             assert_never(amount.kind)
-    shown = amount.text[:SHOWN_MAX]
+    shown = visible(amount.text[:SHOWN_MAX])
     if not pattern.fullmatch(amount.text.removeprefix("-").lstrip()):
         raise AmountInvalid(f"'{shown}' is not an amount: {example}", code="amount_unreadable")
     if amount.text.startswith("-") or not amount.text.strip("0."):

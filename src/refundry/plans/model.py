@@ -13,6 +13,8 @@ from refundry.kernel.errors import RefundryError
 
 # Rows with these codes wait for somebody in a run; in a plan they are told apart from what can never be paid.
 REPEATS = frozenset({"possible_repeat"})
+# How the text of those ends that nobody can let go by their number: without a name of its own such a row is the very request before it.
+NAME_IT = "give a ticket_id or a request_key"
 # A look may be this old when a planned refund is paid, in seconds, and no older, whatever is asked for.
 LOOK_MAX_AGE_MAX = 3600.0
 # Where no balance transaction is known: what Stripe takes for a card in most countries, in thousandths (stripe-facts 8).
@@ -67,6 +69,11 @@ class PlanRow:
     allow_repeat: bool = False
     fee_minor: int | None = None
     fee_currency: str | None = None
+
+    @property
+    def unnamed(self) -> bool:
+        """Tell whether it looks like a repeat that only a ticket or a key of its own makes another refund."""
+        return self.code in REPEATS and self.text.endswith(NAME_IT)
 
     @property
     def written(self) -> str:
@@ -160,11 +167,14 @@ class Forecast:
     rows: int = 0
     payable: int = 0
     repeats: list[int] = field(default_factory=list)
+    unnamed: list[int] = field(default_factory=list)
     repeat_count: int = 0
     codes: dict[str, int] = field(default_factory=dict)
     funds: dict[str, Funds] = field(default_factory=dict)
     fees: dict[str, int] = field(default_factory=dict)
+    # Amounts and fees of the rows whose fee is in their own currency: a share of the one is told only by those.
     _fee_base: dict[str, int] = field(default_factory=dict)
+    _fee_own: dict[str, int] = field(default_factory=dict)
     _fee_unknown: dict[str, int] = field(default_factory=dict)
 
     def take(self, row: PlanRow) -> None:
@@ -172,7 +182,8 @@ class Forecast:
         self.rows += 1
         if row.code in REPEATS:
             self.repeat_count += 1
-            self.repeats += [row.number] if len(self.repeats) < REPEATS_TOLD else []
+            told = self.unnamed if row.unnamed else self.repeats
+            told += [row.number] if len(told) < REPEATS_TOLD else []
         if row.code or row.currency is None:
             self.codes[row.code] = self.codes.get(row.code, 0) + 1
             return
@@ -188,13 +199,14 @@ class Forecast:
         self.fees[row.fee_currency] = self.fees.get(row.fee_currency, 0) + row.fee_minor
         if row.fee_currency == currency:
             self._fee_base[currency] = self._fee_base.get(currency, 0) + row.amount_minor
+            self._fee_own[currency] = self._fee_own.get(currency, 0) + row.fee_minor
 
     def fees_estimated(self) -> dict[str, int]:
         """Estimate what Stripe keeps of the rows whose balance transaction is not known, by those that are."""
         out = {}
         for currency, amount in self._fee_unknown.items():
             base = self._fee_base.get(currency, 0)
-            out[currency] = amount * self.fees[currency] // base if base else amount * FEE_THOUSANDTHS // 1000
+            out[currency] = amount * self._fee_own[currency] // base if base else amount * FEE_THOUSANDTHS // 1000
         return out
 
     @property
@@ -210,6 +222,7 @@ class Forecast:
             "refused": sum(count for code, count in self.codes.items() if code not in REPEATS),
             "repeats": self.repeat_count,
             "repeat_rows": self.repeats,
+            "unnamed_rows": self.unnamed,
             "reasons": dict(sorted(self.codes.items())),
             "amounts": {currency: self._told(funds) for currency, funds in sorted(self.funds.items())},
             "fees_kept": dict(sorted(self.fees.items())),

@@ -18,6 +18,7 @@ from refundry.kernel.actor import Actor
 from refundry.plans import repository
 from refundry.plans.model import (
     LOOK_MAX_AGE_MAX,
+    NAME_IT,
     Forecast,
     Plan,
     PlanRefused,
@@ -140,10 +141,8 @@ class _Checked:
             return "same_key_other_content", f"{where} already asks with the same key for something else"
         keyless = row.wanted is not None and row.wanted.request_key is None and row.wanted.ticket_id is None
         if keyless:
-            return (
-                "possible_repeat",
-                f"{where} already asks for the same amount of this charge: give a ticket_id or a request_key",
-            )
+            text = f"{where} already asks for the same amount of this charge: if it is another refund, {NAME_IT}"
+            return "possible_repeat", text
         return "repeated_row", f"the same refund as {where}"
 
 

@@ -264,22 +264,35 @@ class Planner:
 
         await asyncio.gather(*(one(reference) for reference in unknown))
         if self._age_max is not None:
-            await self._freshen([reference for reference in wanted if reference not in missing], gate)
+            missing |= await self._freshen([reference for reference in wanted if reference not in missing], gate)
         return missing
 
-    async def _freshen(self, references: Sequence[Reference], gate: asyncio.Semaphore) -> None:
-        """Look again at the charges whose last look is too old to plan by."""
+    async def _freshen(self, references: Sequence[Reference], gate: asyncio.Semaphore) -> dict[Reference, Missing]:
+        """Look again at the charges whose last look is too old to plan by; tells what Stripe does not have any more."""
 
-        def old(unit: Unit) -> list[str]:
+        def old(unit: Unit) -> dict[str, list[Reference]]:
             batches.fetch_references(unit, self._account, references)
-            known = [charge for reference in references for charge in self._charges_here(unit, reference)]
-            return list(dict.fromkeys(charge.id for charge in known if self._too_old(unit, charge)))
+            named: dict[str, list[Reference]] = {}
+            for reference in references:
+                for charge in self._charges_here(unit, reference):
+                    if self._too_old(unit, charge):
+                        named.setdefault(charge.id, []).append(reference)
+            return named
 
-        async def one(charge: str) -> None:
+        gone: dict[Reference, Missing] = {}
+
+        async def one(charge: str, named: list[Reference]) -> None:
             async with gate:
-                await self._looked(charge)
+                try:
+                    await self._looked(charge)
+                except GatewayError as error:
+                    if error.trouble is not Trouble.NOT_FOUND:
+                        raise
+                    # Its rows are refused, and the others are planned.
+                    gone.update({reference: _missing(reference, error.message) for reference in named})
 
-        await asyncio.gather(*(one(charge) for charge in await self._read(old)))
+        await asyncio.gather(*(one(charge, named) for charge, named in (await self._read(old)).items()))
+        return gone
 
     async def _looked(self, charge: str) -> Look:
         """Look at a charge, with Stripe's fee where that is asked for and the key may see it, and mirror it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +39,17 @@ def test_a_file_is_taken_in_with_every_row_as_it_stands(clerk: Clerk) -> None:
     assert clerk.told(batch) == [("waiting", "not_looked_up")] * 2
     (entry,) = clerk.timeline(batch.id)
     assert (entry.event, entry.facts["rows"], entry.facts["sha256"]) == ("batch.accepted", 2, batch.sha256)
+
+
+@pytest.mark.parametrize("column", ["amount", "currency", "reason", "reverse_transfer", "ticket_id", "note"])
+def test_a_letter_that_no_database_keeps_refuses_at_most_its_row(clerk: Clerk, column: str) -> None:
+    good = {"charge_id": "ch_1", "amount": "1.00"}
+    batch = clerk.planned(f"{json.dumps(good | {column: '1' + chr(0)})}\n{json.dumps(good | {'ticket_id': 'T'})}\n")
+    first, second = clerk.told(batch)
+    assert (first[0], second[0]) == ("waiting" if column == "note" else "refused", "waiting")
+    assert "\0" not in clerk.lines(batch)[0].text
+    with clerk.database.reading() as unit:
+        assert next(iter(repository.rows(unit, batch.id))).raw[column] == "1\0"
 
 
 def test_the_audit_entry_of_a_file_holds_all_its_rows(clerk: Clerk) -> None:

@@ -115,6 +115,17 @@ def test_what_looks_like_a_repeat_is_planned_only_when_allowed_by_its_number(cle
     assert [request.state for request in clerk.pay_what_is_due()] == [State.SETTLED, State.SETTLED]
 
 
+def test_a_repeat_without_ticket_and_key_is_told_apart_since_its_number_lets_it_not_go(clerk: Clerk) -> None:
+    clerk.planned(HEAD + "ch_2,2.00,,\n", "first.csv")
+    clerk.looked("ch_3", refunds=(seen_refund("re_x", charge="ch_3", amount_minor=300, created_at=START - 60),))
+    batch = waiting(clerk, HEAD + "ch_1,1.00,,\nch_1,1.00,,\nch_2,2.00,,\nch_3,3.00,,\n")
+    for allow, repeats in (((), [4]), ((2, 3), [4]), ((4,), [])):
+        forecast = made(clerk, batch, allow=allow).forecast
+        assert (forecast["repeat_rows"], forecast["unnamed_rows"]) == (repeats, [2, 3])
+    named = waiting(clerk, HEAD + "ch_1,1.00,a,\nch_1,1.00,b,\nch_2,2.00,c,\n")
+    assert codes(clerk, made(clerk, named)) == ["", "", ""]
+
+
 def test_an_applied_plan_pays_its_payable_rows_and_no_other(clerk: Clerk) -> None:
     batch = waiting(clerk, HEAD + "ch_1,60.00,a,\nch_1,60.00,b,\nch_2,2.00,c,\n")
     plan = made(clerk, batch)

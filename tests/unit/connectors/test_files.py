@@ -134,7 +134,7 @@ def test_an_opened_file_knows_its_digest_and_its_size(tmp_path: Path) -> None:
 
 
 def test_rows_are_counted_and_know_their_line(tmp_path: Path) -> None:
-    content = b'\ncharge_id,amount,note\r\nch_1,1,"a\nb"\r\n\r\nch_2,,x\rch_3,3,"y"'
+    content = b'  \ncharge_id,amount,note\r\nch_1,1,"a\nb"\r\n \t\r\nch_2,,x\rch_3,3,"y"\n  '
     assert [(row.number, row.line, type(row)) for row in rows(tmp_path, content)] == [
         (1, 3, ParsedRow), (2, 6, RefusedRow), (3, 7, ParsedRow),
     ]  # fmt: skip
@@ -360,7 +360,9 @@ REFUSED_FILES = [
     (CHARGES + b"ch_1,1\n", "cells_missing", 2, "note"),
     (CHARGES + b"ch_1,1,a,b\n", "cells_surplus", 2, None),
     (CHARGES + b"ch_1,1,a\nch_2,1,234.00,b\n", "cells_surplus", 3, None),
-    (CHARGES + b"   \n", "cells_missing", 2, "amount"),
+    (CHARGES + b"   \n\t\n", "file_without_rows", None, None),
+    (b" \n\n\t\n", "file_empty", None, None),
+    (CHARGES + b"ch_1\n", "cells_missing", 2, "amount"),
     (CHARGES + b'ch_1,1,a\nch_2,2,"b\nch_3,3,c\n', "quote_unclosed", 3, None),
     (CHARGES + b'ch_1,1,"a"b\n', "quote_misplaced", 2, None),
     (CHARGES + b"ch_1,1," + b"x" * 200_000 + b"\n", "record_too_long", 2, None),
@@ -466,7 +468,7 @@ def test_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(FileRefused) as refused:
             reader.read(path, options=ReadOptions())
-        assert (refused.value.code, refused.value.ids["file"]) == (code, path.name)
+        assert (refused.value.code, refused.value.ids["file"]) == (code, path.name.replace("\0", "\\x00"))
 
 
 class Forbidden(type(Path())):  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 import re
 import tracemalloc
@@ -116,6 +117,8 @@ def test_windows_1252_is_not_read_over_the_mark_of_utf_8(tmp_path: Path) -> None
         (",", ",5", "amount_unreadable"), (",", "-5,00", "amount_not_positive"), (",", "0,00", "amount_not_positive"), (",", "full", "full"),
         (".", "1,234.56", "1234.56"), (".", "1\u202f234.5", "1234.5"), (".", "1'234.50", "1234.50"), (".", "12,34", "amount_unreadable"),
         (".", "1,2345", "amount_unreadable"), (".", "\u0661.5", "amount_unreadable"),
+        (",", "0.500", "amount_unreadable"), (".", "0,500", "amount_unreadable"), (",", "001.234", "amount_unreadable"), (",", "-0.500", "amount_unreadable"),
+        (",", "0 500", "amount_unreadable"), (",", "0,500", "0.500"), (".", "0.500", "0.500"), (",", "100.000", "100000"), (".", "007", "007"),
     ],
 )  # fmt: skip
 def test_an_amount_has_the_form_that_was_said(tmp_path: Path, decimal: str | None, written: str, means: str) -> None:
@@ -210,9 +213,45 @@ def test_a_line_that_is_no_object_refuses_the_file(tmp_path: Path, line: bytes, 
     assert (refused.code, refused.ids.get("line"), refused.ids.get("column")) == (code, 2, column)
 
 
-def test_the_keys_of_json_are_held_to_their_right_names(tmp_path: Path) -> None:
-    refused = refusal(tmp_path, JSON + b'{"charge_id": "ch_1", "amount": 1, "Ticket": "T1"}\n')
-    assert (refused.code, refused.ids["column"]) == ("column_misnamed", "Ticket")
+@pytest.mark.parametrize(
+    "column", ["charge_id", "amount", "currency", "reason", "reverse_transfer", "ticket_id", "metadata.a"]
+)
+def test_a_message_shows_no_letter_that_a_terminal_obeys(tmp_path: Path, column: str) -> None:
+    cells = {"charge_id": "ch_1", "amount": "1", column: "x\x1b[31m\0\n"}
+    (row,) = rows(tmp_path, json.dumps(cells).encode(), decimal="," if column == "amount" else None)
+    assert isinstance(row, RefusedRow)
+    assert "\\x1b[31m\\x00" in row.message
+    assert row.message.isprintable()
+
+
+def test_a_header_that_is_refused_shows_no_letter_that_a_terminal_obeys(tmp_path: Path) -> None:
+    assert (
+        "\\x1b" in refusal(tmp_path, b'{"charge_id": "ch_1", "Amount": 1, "\\u001b": 1}', mapping=(("x", "y"),)).message
+    )
+    assert refusal(tmp_path, b'{"charge_id": "ch_1", "amount\\u001b": 1}').message.isprintable()
+
+
+def test_what_is_told_of_a_sound_file_shows_no_letter_that_a_terminal_obeys(tmp_path: Path) -> None:
+    content = workbook({"A\x85": sheet([[*HEADER[:2], text("x\u202e")], [text("ch_1"), number("1")]])})
+    file = opened(tmp_path, content)
+    assert (file.columns[2], file.unknown_columns) == ("x\u202e", ("x\\u202e",))
+    assert "'A\\x85'" in file.assumed[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "line", "column"),
+    [
+        (b"\n" + JSON + b'{"charge_id": "ch_1", "amount": 1, "Ticket": "T1"}\n', "column_misnamed", 3, "Ticket"),
+        (b'\n{"charge_id": "ch_1", "price": 1}\n', "no_amount_column", 2, None),
+        (b'\n{"charge_id": "ch_1", "amount": 1, "": 1}\n', "column_unnamed", 2, ""),
+    ],
+)
+def test_the_keys_of_json_are_held_to_their_right_names(
+    tmp_path: Path, content: bytes, code: str, line: int, column: str | None
+) -> None:
+    refused = refusal(tmp_path, content)
+    assert (refused.code, refused.ids["line"], refused.ids.get("column")) == (code, line, column)
+    assert f"line {line}:" in refused.message
 
 
 # Workbooks
@@ -341,6 +380,33 @@ def test_memory_does_not_grow_with_a_sheet(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert refused == count
     assert peak < 1_500_000
+
+
+# What is packed small and would be held large: a text that all cells of a row share, and a key of its own in each line.
+REPEATED = workbook(
+    {
+        "A": sheet(
+            [
+                [*HEADER, *(text(f"c{at}") for at in range(900))],
+                [text("ch_1"), number("1"), *[' t="s"><v>0</v></c>'] * 900],
+            ]
+        )
+    },
+    shared=f"<si><t>{'a' * 32_767}</t></si>",
+)
+KEYED = gzip.compress(
+    b"".join(b'{"charge_id": "ch_1", "amount": 1, "k%d%s": 1}\n' % (at, b"x" * 99_999) for at in range(50))
+)
+
+
+@pytest.mark.parametrize(("content", "code"), [(REPEATED, "record_too_long"), (KEYED, "columns_too_many")])
+def test_what_repeats_itself_is_bounded_by_what_it_becomes(tmp_path: Path, content: bytes, code: str) -> None:
+    tracemalloc.start()
+    refused = refusal(tmp_path, content)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (refused.code, refused.ids["line"]) == (code, 2)
+    assert peak < 2_500_000
 
 
 # Packed

@@ -111,6 +111,12 @@ def test_a_fee_in_another_currency_estimates_nothing() -> None:
     assert (told["fees_kept"], told["fees_kept_estimated"]) == ({"eur": 40}, {"gbp": 29})
 
 
+def test_a_charge_of_another_currency_that_settled_in_this_one_estimates_nothing_of_it() -> None:
+    settled = payable(2, 1_000_000, "eur", fee_minor=29_000, fee_currency="gbp")
+    told = forecast(payable(1, 10_000, fee_minor=290, fee_currency="gbp"), settled, payable(3, 10_000))
+    assert (told["fees_kept"], told["fees_kept_estimated"]) == ({"gbp": 29_290}, {"gbp": 290})
+
+
 @pytest.mark.parametrize(
     ("fee", "amount", "captured", "share"),
     [(100, 50, 100, 50), (33, 1, 2, 17), (33, 1, 3, 11), (1, 1, 3, 0), (5, 1, 0, 0)],

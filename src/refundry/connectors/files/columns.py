@@ -52,7 +52,14 @@ class Header:
         return self.columns[self.names.index(name)] if name in self.names else name
 
 
-def header_of(columns: Sequence[str], *, file: str, line: int, mapping: Mapping[str, str] | None = None) -> Header:
+def header_of(
+    columns: Sequence[str],
+    *,
+    file: str,
+    line: int,
+    mapping: Mapping[str, str] | None = None,
+    lines: Mapping[str, int] | None = None,
+) -> Header:
     """Read a header.
 
     Args:
@@ -60,6 +67,7 @@ def header_of(columns: Sequence[str], *, file: str, line: int, mapping: Mapping[
         file: The file's name, for errors.
         line: The header's, for errors.
         mapping: Our names by the file's, for columns that somebody has named; an empty one means nothing.
+        lines: Where columns stand that do not stand in one line, for errors.
 
     Raises:
         FileRefused: `columns_too_many`, `mapping_unknown`, `delimiter_wrong`, `column_unnamed`, `column_repeated`, `column_misnamed`,
@@ -74,6 +82,7 @@ def header_of(columns: Sequence[str], *, file: str, line: int, mapping: Mapping[
     found = next(_problems(names), None)
     if found is not None:
         at, (code, what) = found
+        line = (lines or {}).get(columns[at], line)
         raise FileRefused(f"{file}, line {line}: {what}", code=code, file=file, line=line, column=columns[at])
     for wanted, code, what in (
         (REFERENCES, "no_reference_column", "no column says which charge to refund"),

@@ -17,7 +17,7 @@ EXCEL = re.compile(r"(?:\ufeff)?sep=(.)\r?\n?", re.IGNORECASE)
 
 
 def records(lines: Lines, name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Read a file's records; blank lines are none, nor is a first line `sep=;`. Never holds more than a record and a chunk.
+    """Read a file's records; blank lines, with space or without, are none, nor is a first line `sep=;`. Never holds more than a record and a chunk.
 
     Args:
         lines: The file's.
@@ -39,10 +39,15 @@ def records(lines: Lines, name: str, delimiter: str) -> Iterator[tuple[int, list
             raise _misquoted(error, name, began) from error
         if cells is None:
             return
-        if cells:
+        if not _blank(cells):
             yield began, cells
             lines.begin_record()
         began = lines.line + 1
+
+
+def _blank(cells: list[str]) -> bool:
+    """Tell whether a line holds nothing, or space alone; of more cells, empty ones too are a row."""
+    return not cells or (len(cells) == 1 and not cells[0].strip())
 
 
 def _without_excel(lines: Lines) -> Iterator[str]:
@@ -80,7 +85,7 @@ def delimiter_of(start: str, name: str, is_known: Callable[[str], bool]) -> str:
 def _header(start: str, delimiter: str) -> list[str]:
     reader = csv.reader(io.StringIO(start, newline=""), delimiter=delimiter)
     try:
-        return next((cells for cells in reader if cells), [])
+        return next((cells for cells in reader if not _blank(cells)), [])
     except csv.Error:
         return []
 

@@ -6,10 +6,12 @@ import re
 
 # Between thousands: the mark that is not the decimal one, or one of the spaces and apostrophes of other countries, the same throughout.
 _SPACES = " \u00a0\u202f'\u2019"
+# Thousands begin with no zero: `0.500` is a half with the other decimal sign, and five hundred to nobody.
 _FORMS = {
-    ".": re.compile(rf"(\d{{1,3}}(?:([,{_SPACES}])\d{{3}}(?:\2\d{{3}})*)?|\d+)(?:\.(\d+))?", re.ASCII),
-    ",": re.compile(rf"(\d{{1,3}}(?:([.{_SPACES}])\d{{3}}(?:\2\d{{3}})*)?|\d+)(?:,(\d+))?", re.ASCII),
+    ".": re.compile(rf"([1-9]\d{{0,2}}([,{_SPACES}])\d{{3}}(?:\2\d{{3}})*|\d+)(?:\.(\d+))?", re.ASCII),
+    ",": re.compile(rf"([1-9]\d{{0,2}}([.{_SPACES}])\d{{3}}(?:\2\d{{3}})*|\d+)(?:,(\d+))?", re.ASCII),
 }
+EXAMPLES = {".": "1,234.56", ",": "1.234,56"}
 
 
 def plain(text: str, decimal: str) -> str | None:

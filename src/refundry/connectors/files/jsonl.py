@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from refundry.connectors.base import SHOWN_MAX, FileRefused
 from refundry.connectors.files.cells import Number, Odd
 from refundry.connectors.files.columns import COLUMNS_MAX
-from refundry.connectors.files.lines import Lines
+from refundry.connectors.files.lines import RECORD_BYTES_MAX, Lines
 
 
 class _Repeated(Exception):  # noqa: N818  # never seen outside
@@ -83,35 +83,41 @@ def _invalid(name: str, line: int, what: str) -> FileRefused:
     return FileRefused(message, code="json_invalid", file=name, line=line)
 
 
-def names(found: Iterator[tuple[int, dict[str, Any]]], name: str) -> tuple[list[str], int, int]:
-    """Collect the columns of all objects, in the order in which they first occur.
-
-    Returns:
-        The columns, the first object's line (0 if there is none), and how many objects there are.
+def names(found: Iterator[tuple[int, dict[str, Any]]], name: str) -> dict[str, int]:
+    """Collect the columns of all objects, in the order in which they first occur, with the line on which they do.
 
     Raises:
         FileRefused: `columns_too_many`, and those of `objects`.
     """
-    columns: dict[str, None] = {}
-    first = count = 0
+    columns: dict[str, int] = {}
+    size_bytes = 0
     for line, one in found:
-        first, count = first or line, count + 1
         if not columns.keys() >= one.keys():
-            columns.update(dict.fromkeys(one))
+            # Every row is kept with all of them: together they may be as long as the header of any other file.
+            size_bytes += sum(len(key.encode()) for key in one.keys() - columns.keys())
+            columns |= {key: line for key in one if key not in columns}
             if len(columns) > COLUMNS_MAX:
                 message = f"{name}, line {line}: with this line there are more than {COLUMNS_MAX} different keys"
                 raise FileRefused(message, code="columns_too_many", file=name, line=line)
-    return list(columns), first, count
+            if size_bytes > RECORD_BYTES_MAX:
+                message = f"{name}, line {line}: with this line the different keys are longer than {RECORD_BYTES_MAX} bytes together"
+                raise FileRefused(message, code="columns_too_many", file=name, line=line)
+    return columns
 
 
-def records(lines: Lines, name: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+def records(lines: Lines, name: str, columns: Mapping[str, int]) -> Iterator[tuple[int, list[str]]]:
     """Read a file's records, its columns first; a key that an object has not, or that is null, is an empty cell.
+
+    Args:
+        lines: The file's.
+        name: The file's, for errors.
+        columns: See `names`.
 
     Raises:
         FileRefused: `file_changed`: a key is none of the columns; and those of `objects`.
     """
     known = set(columns)
-    yield 0, list(columns)
+    yield min(columns.values(), default=0), list(columns)
     for line, one in objects(lines, name):
         if not known >= one.keys():
             raise FileRefused(f"{name} was changed while it was read", code="file_changed", file=name)

@@ -7,12 +7,12 @@ records: the line, and its cells; the first one is the header.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from refundry.connectors.base import FileOpened, FileRefused, ReadOptions, Row
+from refundry.connectors.base import FileOpened, FileRefused, ReadOptions, Row, visible
 from refundry.connectors.files import csv, jsonl, xlsx
 from refundry.connectors.files.columns import DELIMITERS, Header, header_of, is_known
 from refundry.connectors.files.lines import (
@@ -45,7 +45,7 @@ class Manner:
         sure: The encoding was said, or proves itself.
         delimiter: Of CSV.
         sheet: Of a workbook.
-        columns: Of JSON lines, which have no header.
+        columns: Of JSON lines, which have no header: each with the line on which it first stands.
     """
 
     form: str
@@ -53,7 +53,7 @@ class Manner:
     sure: bool = True
     delimiter: str = csv.COMMA
     sheet: str = ""
-    columns: tuple[str, ...] = ()
+    columns: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def read(path: Path, *, options: ReadOptions) -> FileOpened:
         return _rows(file)
 
     return FileOpened(
-        origin.name, file.sha256, before.size_bytes, file.header.columns, file.header.unknown, row_count, stream,
+        origin.name, file.sha256, before.size_bytes, file.header.columns, tuple(map(visible, file.header.unknown)), row_count, stream,
         _meaning(file.manner, options), tuple(_assumed(file.manner, options)),
     )  # fmt: skip
 
@@ -122,8 +122,7 @@ def _manner(origin: Origin, options: ReadOptions) -> Manner:
         manner = Manner(JSON_LINES, encoding)
         with opened(origin) as source:
             lines = Lines(source.read, origin.name, encoding, said=options.encoding is not None)
-            columns, _, _ = jsonl.names(jsonl.objects(lines, origin.name), origin.name)
-        return replace(manner, columns=tuple(columns))
+            return replace(manner, columns=jsonl.names(jsonl.objects(lines, origin.name), origin.name))
     delimiter = options.delimiter
     if delimiter is None:
         mapping = dict(options.mapping)
@@ -163,7 +162,7 @@ def _checked(origin: Origin, before: Print, manner: Manner, options: ReadOptions
         line, columns = next(records, (0, []))
         if not columns:
             raise FileRefused(f"{name} is empty: nothing was asked for", code="file_empty", file=name)
-        header = header_of(columns, file=name, line=line, mapping=dict(options.mapping))
+        header = header_of(columns, file=name, line=line, mapping=dict(options.mapping), lines=manner.columns)
         width = len(columns)
         for line, cells in records:
             if len(cells) != width:
@@ -252,7 +251,7 @@ def _assumed(manner: Manner, options: ReadOptions) -> Iterator[str]:
     if options.format is None and manner.form != CSV:
         yield "it is JSON lines" if manner.form == JSON_LINES else "it is an Excel workbook"
     if options.sheet is None and manner.sheet:
-        yield f"its sheet '{manner.sheet}' is meant"
+        yield f"its sheet '{visible(manner.sheet)}' is meant"
     if options.delimiter is None and manner.delimiter != csv.COMMA:
         yield f"cells are separated by {DELIMITERS.get(manner.delimiter, repr(manner.delimiter))}"
     if not manner.sure:

@@ -19,6 +19,7 @@ from refundry.connectors.base import (
     amount_asked,
     amount_of,
     check_written,
+    visible,
 )
 from refundry.connectors.files import decimals
 from refundry.connectors.files.cells import Number, Odd
@@ -45,13 +46,13 @@ REQUEST_KEY_CHARACTERS_MAX = 200
 
 
 class CellRefused(RefundryError):  # noqa: N818  # the design's word
-    """A cell that cannot be understood; `column` is its column, if one is to blame."""
+    """A cell that cannot be understood; `column` is its column, if one is to blame. The message may quote the file."""
 
     code = "cell_refused"
 
     def __init__(self, code: str, message: str, column: str | None = None) -> None:
         """Keep the parts."""
-        super().__init__(message, code=code)
+        super().__init__(visible(message), code=code)
         self.column = column
 
 
@@ -183,7 +184,10 @@ def _amount(
     if options.decimal is not None and kind is AmountKind.MAJOR and not isinstance(cells.raw[column], Number):
         written, text = text, decimals.plain(text, options.decimal) or ""
         if not text:
-            message = f"{column}: '{written[:SHOWN_MAX]}' is no amount with the decimal sign {options.decimal}, as --decimal says"
+            message = (
+                f"{column}: '{written[:SHOWN_MAX]}' is no amount with the decimal sign '{options.decimal}', as --decimal says: write it as in "
+                f"{decimals.EXAMPLES[options.decimal]}"
+            )
             raise CellRefused("amount_unreadable", message, column)
     amount = AmountText(kind, text)
     try:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from refundry.connectors.base import FileRefused
+from refundry.connectors.base import FileRefused, visible
 from refundry.infra.spool import Spool
 
 CHUNK_BYTES = 65_536
@@ -81,8 +81,8 @@ class OnDisk:
 
     @property
     def name(self) -> str:
-        """Tell its name."""
-        return self.path.name
+        """Tell its name: bytes that are no letters, and what cannot be seen, are escaped, or it could be neither kept nor shown."""
+        return visible(os.fsencode(self.path.name).decode("utf-8", "backslashreplace"))
 
     def print(self) -> Print:
         """Tell its size and when it was written."""

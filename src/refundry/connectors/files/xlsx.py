@@ -354,10 +354,7 @@ class Rows:
     def text(self, some: str) -> None:
         """Text between tags."""
         if self._into in {"v", "t"} and self._cell is not None:
-            self._length += len(some)
-            if self._length > RECORD_BYTES_MAX:
-                message = f"{self._name}, line {self._number}: the row is longer than {RECORD_BYTES_MAX} characters: shorten it"
-                raise FileRefused(message, code="record_too_long", file=self._name, line=self._number)
+            self._count(len(some))
             self._cell.parts.append(some)
 
     def ended(self, tag: str) -> None:
@@ -374,6 +371,14 @@ class Rows:
             self._aside = False
         elif tag in {"v", "t", "f"}:
             self._into = None
+
+    def _count(self, characters: int) -> None:
+        self._length += characters
+        if self._length > RECORD_BYTES_MAX:
+            message = (
+                f"{self._name}, line {self._number}: the row is longer than {RECORD_BYTES_MAX} characters: shorten it"
+            )
+            raise FileRefused(message, code="record_too_long", file=self._name, line=self._number)
 
     def _column(self, reference: str | None) -> int:
         """Tell a cell's column, from 0: by its reference, else the next one."""
@@ -402,7 +407,7 @@ class Rows:
     def _shown(self, cell: Cell, text: str) -> str:
         match cell.kind:
             case "s":
-                return ESCAPED.sub(_unescaped, self._texts[_whole(text)]) if text else ""
+                return ESCAPED.sub(_unescaped, self._shared(text)) if text else ""
             case "inlineStr" | "str":
                 return ESCAPED.sub(_unescaped, text)
             case "b":
@@ -413,6 +418,12 @@ class Rows:
                 return text
             case _:
                 return self._number_of(text, cell.style)
+
+    def _shared(self, text: str) -> str:
+        """Read a shared text, which counts wherever it stands: one that is long may stand in every cell of a row."""
+        shared = self._texts[_whole(text)]
+        self._count(len(shared))
+        return shared
 
     def _number_of(self, text: str, style: str) -> str:
         """Tell a number by the shortest decimal that is the same one: Excel writes 1.1 as 1.1000000000000001."""
