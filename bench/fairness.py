@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,18 @@ from bench.shop import shop
 from bench.witness import Seen, watching
 from refundry import bootstrap
 from refundry.batches import service as batches
-from refundry.batches.model import Wanted
 from refundry.bootstrap import Desk
-from refundry.charges import service as charges
-from refundry.connectors.base import AmountKind, AmountText, ReadOptions, Reference, ReferenceKind
+from refundry.cli import refund_create
+from refundry.connectors.base import AmountKind, ReadOptions, ReferenceKind
 from refundry.infra import loop
 from refundry.infra import settings as settings_of
-from refundry.infra.db import Unit
+from refundry.infra.db import Needs
 from refundry.infra.pace import HORIZON
 from refundry.kernel.actor import SYSTEM
 from refundry.kernel.lane import Lane
 from refundry.refunds import service as refunds
 from refundry.refunds.model import RefundRequest, State
 from refundry.worker.main import Worker
-from refundry.worker.planner import planner_of
 
 BULK, DESK = 1_200, 40
 # Between two persons.
@@ -78,14 +76,14 @@ class Watch:
         pacer: Any = self.desk.pacer
 
         async def taken(operation: str, lane: Lane, **more: Any) -> float:
-            began = time.monotonic()
+            began = self.desk.clock.boot_seconds()
             slot = await take(operation, lane, **more)
-            waited = time.monotonic() - began
-            if lane is Lane.DESK:
+            # The wait for a slot that is told early lasts until its moment, whatever is done meanwhile.
+            waited = max((slot if more.get("early") else self.desk.clock.boot_seconds()) - began, 0.0)
+            if lane is Lane.DESK and self._asking.get():
                 self.slots.append(waited)
-                task = asyncio.current_task()
-                if task is not None and not self._asking.get():
-                    self._tasks[task] += waited
+            elif lane is Lane.DESK and (task := asyncio.current_task()) is not None:
+                self._tasks[task] += waited
             return slot
 
         async def sends(body: Any, key: str) -> Any:
@@ -94,8 +92,10 @@ class Watch:
                 self.flowing.set()
             outcome = await self._timed(body.charge, lambda: send(body, key))
             task = asyncio.current_task()
-            if task is not None:
-                self.outside[body.charge] += self._tasks.pop(task, 0.0)
+            if task in self._tasks:
+                waited = self._tasks.pop(task)
+                self.outside[body.charge] += waited
+                self.slots.append(waited)
             self.sent[body.charge].set()
             return outcome
 
@@ -125,29 +125,22 @@ async def asked(desk: Desk, worker: Worker, watch: Watch, charge: str, number: i
 
 
 async def _received(desk: Desk, charge: str, number: int) -> RefundRequest:
-    order_key = desk.settings.stripe.order_key
-    wanted = Wanted(
-        references=(Reference(ReferenceKind.CHARGE_ID, charge),),
-        amounts=(AmountText(AmountKind.MINOR, "100"),),
-        ticket_id=f"desk-{number}",
-        request_key=None,
+    asked = refund_create.Asked(
+        references={ReferenceKind.CHARGE_ID: charge},
+        amounts={AmountKind.MINOR: "100"},
+        currency=None,
         reason="requested_by_customer",
-        currency="gbp",
-        metadata={},
+        ticket=f"desk-{number}",
+        key=None,
+        allow_repeat=False,
+        allow_inquiry=False,
+        allow_fraudulent=False,
+        cancel_uncaptured=False,
     )
-    planner = planner_of(desk, desk.seat, Lane.DESK)
-    missing = await planner.find(wanted.references)
-    look = await desk.gateway.look(charge, Lane.DESK)
-    look = replace(look, began_at=look.began_at + desk.database.offset)
-
-    def work(unit: Unit) -> RefundRequest:
-        charges.mirror(unit, desk.account.name, [look], order_key)
-        judged = batches.resolve(unit, desk.account.name, wanted, missing, desk.account.mode)
-        assert isinstance(judged, RefundRequest), judged
-        (got,) = refunds.receive(unit, [replace(judged, lane=Lane.DESK)], SYSTEM)
-        return got.request
-
-    return await desk.writer.put(work)
+    found = await refund_create.look_up(desk, asked, refund_create.wanted_of(asked))
+    needs = Needs(charge, found.request.id)
+    request, _ = await desk.writer.put(lambda unit: refund_create.take_in(unit, found.request, asked), needs=needs)
+    return request
 
 
 def _read(desk: Desk, request: str) -> RefundRequest:

@@ -103,7 +103,10 @@ HASHED = (
     "id=ids.request_id(batch.account, mode, batch.sha256 + judged.request_key))"
 )
 BUGS: dict[str, Bug] = {
-    "intent_after_the_call": Bug(swaps=((Executor, "_send", _send_first),)),
+    "intent_after_the_call": Bug(
+        cuts=(Cut(Executor, "_judge", "None if self._pacer.rate_of(REFUND) else self._intend()", "None"),),
+        swaps=((Executor, "_pay_now", _send_first),),
+    ),
     "no_look_before_paying": Bug(
         cuts=(Cut(refunds, "_decided_on", "charge is not None and adopt(", "False and adopt("),),
         swaps=(

@@ -19,7 +19,7 @@ SEEDS = {
     "only_the_first_page": 23,
     "key_without_attempt_number": 8,
     "lease_ignored": 17,
-    "declined_after_an_unknown": 3,
+    "declined_after_an_unknown": 8,
     "next_attempt_after_one_look": 87,
     "next_attempt_at_once": 44,
     "reservation_counted_twice": 1,

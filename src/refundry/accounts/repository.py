@@ -8,10 +8,12 @@ from refundry.accounts.model import Account
 from refundry.accounts.tables import accounts
 from refundry.infra.db import Unit
 
+_EVERY = sa.select(accounts).order_by(accounts.c.created_at)
+
 
 def every(unit: Unit) -> list[Account]:
     """Read all accounts."""
-    found = unit.connection.execute(sa.select(accounts).order_by(accounts.c.created_at))
+    found = unit.connection.execute(_EVERY)
     return [Account(row.stripe_id, row.mode, row.held_text) for row in found]
 
 

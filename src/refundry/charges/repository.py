@@ -80,6 +80,7 @@ class Mirror:
 
 _FIND = sa.select(charges).where(charges.c.id.in_(_b("ids", expanding=True))).order_by(charges.c.id)
 _FIND_HELD = _FIND.with_for_update()
+_FREE = _FIND.with_only_columns(charges.c.id).with_for_update(skip_locked=True)
 _REFUNDS = (
     sa.select(stripe_refunds)
     .where(stripe_refunds.c.charge.in_(_b("ids", expanding=True)))
@@ -109,6 +110,15 @@ def fetch(unit: Unit, ids: Iterable[str], *, hold: bool) -> Mirror:
         else:
             shelf.charges[id_] = OnShelf(_charge_with(known, all_), all_, known.touched_at, held)
     return shelf
+
+
+def hold_free(unit: Unit, ids: Iterable[str]) -> set[str]:
+    """Put those charges on the shelf, and hold them, that are mirrored and that no other unit holds; tells which."""
+    wanted = sorted(set(ids))
+    if unit.postgres and wanted:
+        wanted = list(unit.direct.execute(_FREE, {"ids": wanted}).scalars())
+    shelf = fetch(unit, wanted, hold=True)
+    return {id_ for id_ in wanted if shelf.charges[id_].charge is not None}
 
 
 def held(unit: Unit, ids: Iterable[str]) -> dict[str, tuple[float, float | None]]:

@@ -119,6 +119,14 @@ def hold(unit: Unit, ids: Iterable[str]) -> None:
     repository.fetch(unit, ids, hold=True)
 
 
+def hold_free(unit: Unit, ids: Iterable[str]) -> set[str]:
+    """Read charges and hold their rows until the unit is over, where no other unit holds them; tells which.
+
+    For whoever holds requests already: charges are held before requests everywhere else, so one must not be waited for then.
+    """
+    return repository.hold_free(unit, ids)
+
+
 def fetch(
     unit: Unit, account: str, *, ids: Iterable[str], orders: Iterable[str], payment_intents: Iterable[str]
 ) -> None:

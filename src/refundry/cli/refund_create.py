@@ -17,7 +17,7 @@ from refundry.cli.work import Work, working
 from refundry.connectors.base import AmountKind, AmountText, Reference, ReferenceKind, amount_asked, check_written
 from refundry.gateways.base import GatewayError, Trouble
 from refundry.infra import loop
-from refundry.infra.db import Unit
+from refundry.infra.db import Needs, Unit
 from refundry.infra.settings import Settings
 from refundry.kernel.errors import AmountInvalid, CurrencyUnknown, UsageError
 from refundry.kernel.lane import Lane
@@ -32,7 +32,7 @@ from refundry.worker.planner import planner_of
 REASONS = ("duplicate", "fraudulent", "requested_by_customer")
 TEXT_MAX = 500
 KEY_MAX = 200
-LOOK_SECONDS = 0.2
+LOOK_SECONDS = 0.05
 # A person is told that an answer is late once, not every moment.
 TELL_AFTER_SECONDS = 3.0
 WORKED_ON = (State.RECEIVED, State.APPROVED, State.SUBMITTING)
@@ -153,7 +153,7 @@ def _text(text: str, option: str, most: int) -> str:
 # Looking and deciding
 
 
-async def _found(desk: Desk, asked: Asked, wanted: Wanted) -> Found:
+async def look_up(desk: Desk, asked: Asked, wanted: Wanted) -> Found:
     """Find the charge and look at it: all its refunds, its disputes.
 
     Raises:
@@ -161,21 +161,29 @@ async def _found(desk: Desk, asked: Asked, wanted: Wanted) -> Found:
     """
     seat = desk.seat
     account, order_key = seat.account, seat.access.order_key
-    planner = planner_of(desk, seat, Lane.DESK)
+    planner, began = planner_of(desk, seat, Lane.DESK), desk.clock.now() + desk.database.offset
     missing = await planner.find(wanted.references)
-    judged = await desk.writer.put(
-        lambda unit: batches.resolve(unit, account.name, wanted, missing, account.mode, seat.connect)
-    )
+
+    def known() -> tuple[Verdict | RefundRequest, Charge | None]:
+        with desk.database.reading() as unit:
+            judged = batches.resolve(unit, account.name, wanted, missing, account.mode, seat.connect)
+            charge = None if isinstance(judged, Verdict) else charges.find(unit, judged.content.charge)
+            # One that was not known here was looked at just now, to find it.
+            looked = charge is not None and not charge.stale and began <= (charge.looked_at or 0.0) <= unit.now
+            return judged, charge if looked else None
+
+    judged, charge = await desk.writer.aside(known)
     if isinstance(judged, Verdict):
         raise UsageError(judged.text, code=judged.code)
-    look = await seat.gateway.look(judged.content.charge, Lane.DESK)
-    look = replace(look, began_at=look.began_at + desk.database.offset)
+    if charge is None:
+        look = await seat.gateway.look(judged.content.charge, Lane.DESK)
+        look = replace(look, began_at=look.began_at + desk.database.offset)
 
-    def mirrored(unit: Unit) -> Charge | None:
-        charges.mirror(unit, account.name, [look], order_key)
-        return charges.find(unit, judged.content.charge)
+        def mirrored(unit: Unit) -> Charge | None:
+            charges.mirror(unit, account.name, [look], order_key)
+            return charges.find(unit, judged.content.charge)
 
-    charge = await desk.writer.put(mirrored)
+        charge = await desk.writer.put(mirrored, needs=Needs(judged.content.charge))
     if charge is None:
         raise GatewayError(Trouble.NOT_FOUND, f"{judged.content.charge} has just gone from our mirror: try again")
     request = replace(judged, lane=Lane.DESK, allow_repeat=asked.allow_repeat, allow_inquiry=asked.allow_inquiry)
@@ -184,7 +192,7 @@ async def _found(desk: Desk, asked: Asked, wanted: Wanted) -> Found:
 
 async def _foreseen(desk: Desk, asked: Asked, wanted: Wanted, *, as_json: bool) -> int:
     """Tell what would be decided; nothing is kept but what was seen."""
-    found = await _found(desk, asked, wanted)
+    found = await look_up(desk, asked, wanted)
     age = desk.settings.pay.age_max_days
     decision: Decision = await desk.writer.put(
         lambda unit: refunds.foresee(unit, found.request, known=True, age_max_days=age)
@@ -228,11 +236,12 @@ def _releasable(charge: Charge) -> bool:
 
 async def _created(work: Work, asked: Asked, wanted: Wanted, patience: float, *, as_json: bool) -> int:
     desk = work.desk
-    found = await _found(desk, asked, wanted)
+    found = await look_up(desk, asked, wanted)
     output.say(_seen(found.charge, desk.settings))
     if asked.cancel_uncaptured and _releasable(found.charge):
         return await _canceled(desk, found.charge, as_json=as_json)
-    request, new = await desk.writer.put(lambda unit: _received(unit, found.request, asked))
+    needs = Needs(found.charge.id, found.request.id)
+    request, new = await desk.writer.put(lambda unit: take_in(unit, found.request, asked), needs=needs)
     work.worker.begin(request.account, request.lane)
     if not new:
         output.say(f"this refund was asked for before: refund request {request.id}")
@@ -250,7 +259,7 @@ async def _created(work: Work, asked: Asked, wanted: Wanted, patience: float, *,
     return refund_told.exit_code(request)
 
 
-def _received(unit: Unit, wanted: RefundRequest, asked: Asked) -> tuple[RefundRequest, bool]:
+def take_in(unit: Unit, wanted: RefundRequest, asked: Asked) -> tuple[RefundRequest, bool]:
     """Take the request in, or find the one that is the same.
 
     Raises:

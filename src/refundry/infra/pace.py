@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from refundry.infra.db import Needs, Unit, metadata
+from refundry.infra.db import Hot, Needs, Unit, metadata
 from refundry.infra.readings import Meter
 from refundry.infra.writer import Writer
 from refundry.kernel.clock import Clock
@@ -28,8 +28,9 @@ EVERYTHING = "*"
 HORIZON = {Lane.BULK: 0.10, Lane.DESK: 2.0}
 # How long before its slot a lane's send is handed out: its intent is committed in this time, and then it waits for the very moment. A
 # commit takes now 5 and now 50 ms, and sends that were handed out evenly would come in twos and threes after it. At a high rate a few more
-# or less do not matter, and waiting would: no more than so many slots.
-EARLY = {Lane.BULK: 0.06, Lane.DESK: 0.0}
+# or less do not matter, and waiting would: no more than so many slots. A person's send never waits for that: where its slot is at once, it
+# is sent when its intent is committed.
+EARLY = {Lane.BULK: 0.06, Lane.DESK: 0.03}
 EARLY_SLOTS = 1.5
 # Slots that are reserved in one step: more would come in bursts when another process shares the budget.
 STEP = {Lane.BULK: 3, Lane.DESK: 1}
@@ -56,6 +57,26 @@ budgets = sa.Table(
     sa.Column("next_at", sa.Double, nullable=False),
     sa.Column("cut_at", sa.Double, nullable=False),
     sa.Column("reserved_at", sa.Double, nullable=False),
+)
+
+# Built once: to build a statement costs several times what it costs to run it, and these are run for every few calls.
+_b = sa.bindparam
+_MINE = budgets.c.account == _b("the_account")
+_HELD = (
+    sa.select(budgets)
+    .where(_MINE, budgets.c.scope.in_(_b("scopes", expanding=True)))
+    .order_by(budgets.c.scope)
+    .with_for_update()
+)
+_HEAL = (
+    sa.update(budgets)
+    .where(_MINE, budgets.c.next_at > _b("beyond", type_=sa.Double))
+    .values(next_at=0.0, cut_at=0.0, reserved_at=_b("the_now", type_=sa.Double))
+)
+_RESERVE = Hot(
+    sa.update(budgets)
+    .where(_MINE, budgets.c.scope == _b("the_scope"))
+    .values({name: _b("new_" + name, type_=sa.Double) for name in ("next_at", "rate", "rate_max", "reserved_at")})
 )
 
 
@@ -293,7 +314,8 @@ class Pacer:
     def _reserve(self, unit: Unit, operation: str, count: int, lane: Lane, early: float = 0.0) -> Reservation:
         """Take slots from both budgets, or none: one short transaction, by the database's clock.
 
-        With `early`, slots that begin so many seconds from now at the soonest, to be handed out by so much before.
+        With `early`, slots that are handed out by so many seconds before; those of a bulk run begin so many seconds from now at the
+        soonest, and come evenly all the same.
         """
         # Not after the commit: its time differs, and would make the slots of one step come later than those of the next.
         boot = self._clock.boot_seconds()
@@ -303,38 +325,42 @@ class Pacer:
             # Back in the very moment when a reservation is possible again: who came later would find that another process,
             # which knows its own schedule, is always a step ahead.
             return Reservation(0, boot + max(ahead - HORIZON[lane], RETRY_MIN), 0.0)
-        delay, gap = 0.0, 0.0
+        delay, gap, told = -early, 0.0, list[dict[str, object]]()
         for row in found:
-            begin = max(row.next_at, unit.now + early)
+            begin = max(row.next_at, unit.now + (0.0 if lane is Lane.DESK else early))
             grown = self._grown(row, unit.now)
             delay, gap = max(delay, begin - unit.now - early), max(gap, 1 / grown)
-            statement = sa.update(budgets).where(budgets.c.account == self._account, budgets.c.scope == row.scope)
-            # Each budget moves by its own rate: dragging the account's along with a slow operation's would starve the others.
-            told = {"next_at": begin + count / grown, "rate": grown, "reserved_at": unit.now}
-            # The ceiling too: the limits may have been set anew since the budget was made, and others read it there.
-            unit.connection.execute(statement.values(told | {"rate_max": self._ceiling(row.scope)}))
-        return Reservation(count, boot + max(delay, 0.0), gap)
+            told.append(
+                {
+                    "the_account": self._account, "the_scope": row.scope,
+                    # Each budget moves by its own rate: dragging the account's along with a slow operation's would starve the others.
+                    "new_next_at": begin + count / grown, "new_rate": grown, "new_reserved_at": unit.now,
+                    # The limits may have been set anew since the budget was made, and others read the ceiling there.
+                    "new_rate_max": self._ceiling(str(row.scope)),
+                }
+            )  # fmt: skip
+        _RESERVE.many(unit.connection, told)
+        return Reservation(count, boot + delay, gap)
 
     def _rows(self, unit: Unit, operation: str) -> list[sa.Row[tuple[object, ...]]]:
         """Read and hold the budgets of an operation, those that are missing made."""
         self._heal(unit)
         scopes = [scope for scope in (EVERYTHING, operation) if self._ceiling(scope)]
-        mine = sa.select(budgets).where(budgets.c.account == self._account, budgets.c.scope.in_(scopes))
-        statement = mine.order_by(budgets.c.scope).with_for_update()
-        found = list(unit.connection.execute(statement).all())
+        mine = {"the_account": self._account, "scopes": scopes}
+        found = list(unit.connection.execute(_HELD, mine).all())
         if len(found) < len(scopes):
             for scope in scopes:
                 if scope not in {row.scope for row in found}:
                     self._open(unit, scope)
-            found = list(unit.connection.execute(statement).all())
+            found = list(unit.connection.execute(_HELD, mine).all())
         return found
 
     def _heal(self, unit: Unit) -> None:
         """Begin anew with budgets that lie in the future: the clock of an SQLite database was set back."""
         if unit.postgres:
             return
-        ahead = sa.update(budgets).where(budgets.c.account == self._account, budgets.c.next_at > unit.now + AHEAD_MAX)
-        unit.connection.execute(ahead.values(next_at=0.0, cut_at=0.0, reserved_at=unit.now))
+        told = {"the_account": self._account, "beyond": unit.now + AHEAD_MAX, "the_now": unit.now}
+        unit.connection.execute(_HEAL, told)
 
     def _open(self, unit: Unit, scope: str) -> None:
         rate = self._ceiling(scope)

@@ -387,7 +387,10 @@ def claim(unit: Unit, account: str, lane: Lane, lease: str, *, until: float, mos
         "most": most,
     }  # fmt: skip
     found = sorted(unit.connection.execute(_claim(postgres=unit.postgres), values).all(), key=lambda row: row.sequence)
-    return [Claimed(_request(row), lease) for row in found]
+    shelf = unit.shelf(Desk)
+    for row in found:
+        shelf.requests[row.id] = OnShelf(_request(row), row.sequence, row.lease, row.leased_until, row.version)
+    return [Claimed(shelf.requests[row.id].request, lease) for row in found]
 
 
 def renew(unit: Unit, lease: str, until: float) -> None:

@@ -5,7 +5,7 @@ Nothing here talks to Stripe. The executor (`worker/executor.py`) sends, and tel
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
@@ -179,6 +179,19 @@ def judge(unit: Unit, claimed: Claimed, *, known: bool, age_max_days: int) -> Cl
         The approved request, still held; `None` if it was not approved, or is somebody else's now.
     """
     return _decided_on(unit, claimed, _still(unit, claimed.request) if known else None, age_max_days)
+
+
+def hold_undecided(unit: Unit, taken: Sequence[Claimed], looked: Container[str]) -> list[Claimed]:
+    """Hold the charges of those requests that this unit has claimed and that may be decided at once; tells which.
+
+    Args:
+        unit: The open unit.
+        taken: What it has claimed.
+        looked: The charges that were looked at and have not changed since. One that another unit holds is left to it.
+    """
+    undecided = [one for one in taken if one.request.state is State.RECEIVED and one.request.content.charge in looked]
+    free = charges.hold_free(unit, [one.request.content.charge for one in undecided])
+    return [one for one in undecided if one.request.content.charge in free]
 
 
 def _still(unit: Unit, request: RefundRequest) -> Charge | None:
@@ -1115,7 +1128,7 @@ of_charge = repository.of_charge
 __all__ = [
     "Claimed", "Intent", "Receipt", "Received", "RequestUnknown", "StateForbids", "Tally", "Told", "adopt", "allow_repeat",
     "any_going_on", "attempts", "claim", "counts", "due_lanes", "end_leases", "fetch", "find", "foresee", "found", "go_on",
-    "heard", "hold_disputed", "judge", "judge_again", "last_attempt", "leased", "let_go", "lift_disputed",
+    "heard", "hold_disputed", "hold_undecided", "judge", "judge_again", "last_attempt", "leased", "let_go", "lift_disputed",
     "look_age", "look_needed", "make_wait", "many", "messages", "need", "next_due", "notice", "of_charge",
     "open_breaks", "page", "postpone", "put_in_line", "receive", "record", "refuse", "refuse_disputed", "release",
     "renew", "reopen", "replaced_by", "resolve", "send_back", "standing_here", "stop", "submit", "suspect", "tally",

@@ -7,10 +7,10 @@ awaits the network while a unit is open.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from refundry.accounts import service as accounts
 from refundry.charges import service as charges
@@ -44,9 +44,18 @@ LIMITED_WAIT = 0.5
 AGAIN_WAIT = 1.0
 # After a wait for a slot that was shorter than this the charge is not read again before the intent is written, in whose unit it is anyway.
 WAITED = 1.0
+AGAIN = "its charge has to be looked at again, or a sibling is on its way"
 TAKEN_BACK = "its batch was withdrawn while it was on its way, and it has given nothing back"
 # A fault of ours stops one request; it is looked at again after this long, and is loud until then.
 FAULT_WAIT = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Intended:
+    """An intent that is on disk, and when it was asked for, by the boot clock."""
+
+    intent: Intent
+    began: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +65,20 @@ class Taken:
     Args:
         claimed: The request.
         fresh_until: Until when, by the boot clock, the last look at its charge is fresh, if nothing happens to it; zero, if it is not.
+        intended: Its intent, where that is written already.
     """
 
     claimed: Claimed
     fresh_until: float = 0.0
+    intended: Intended | None = None
+
+
+class Judge(Protocol):
+    """Decides about a request in an open unit; what goes on, or `None`."""
+
+    def __call__(self, unit: Unit, claimed: Claimed, *, known: bool) -> Taken | None:
+        """Decide; `known` tells whether Stripe knows the charge."""
+        ...
 
 
 @dataclass(slots=True)
@@ -144,14 +163,15 @@ class Executor:
         renewal = asyncio.get_running_loop().create_task(self._renew(lease))
         try:
             while not until():
-                room = self.flight_max() - len(running)
-                claimed = await self._claim(lane, lease, min(room, self._pay.slice)) if room > 0 else []
-                total += len(claimed)
-                self.counts.claimed += len(claimed)
-                running |= {asyncio.get_running_loop().create_task(self._timed(one)) for one in claimed}
-                if not running:
+                most = min(self.flight_max() - len(running), self._pay.slice)
+                count, taken = await self._claim(lane, lease, most) if most > 0 else (0, [])
+                total += count
+                self.counts.claimed += count
+                running |= {asyncio.get_running_loop().create_task(self._timed(one)) for one in taken}
+                if not running and not count:
                     return total
-                if not claimed or len(running) >= self.flight_max():
+                # Fewer than there was room for: nothing more is due.
+                if running and (count < most or len(running) >= self.flight_max()):
                     _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             return total
         finally:
@@ -160,26 +180,48 @@ class Executor:
             renewal.cancel()
             await asyncio.gather(renewal, return_exceptions=True)
 
-    async def _claim(self, lane: Lane, lease: str, most: int) -> list[Taken]:
-        def work(unit: Unit) -> tuple[list[Claimed], dict[str, float], float, float]:
+    async def _claim(self, lane: Lane, lease: str, most: int) -> tuple[int, list[Taken]]:
+        """Claim what is due, and decide at once what needs no look; tells how many were claimed, and those that go on."""
+        try:
+            return await self._claimed(lane, lease, most, decide=True)
+        except DatabaseUnusable:
+            raise
+        except Exception:  # noqa: BLE001  # whatever it is, it is that one's
+            # One that cannot be decided keeps no other from being claimed: each is decided by itself now.
+            self._log.exception("claim.not_decided")
+            return await self._claimed(lane, lease, most, decide=False)
+
+    async def _claimed(self, lane: Lane, lease: str, most: int, *, decide: bool) -> tuple[int, list[Taken]]:
+        judge = self._judge()
+
+        def work(unit: Unit) -> tuple[int, list[Taken], dict[str, float], float, float]:
             vouched = vouched_since(unit, self._clock)
             back = self._set_back(unit.now)
             if back or vouched == unit.now:
                 charges.distrust_future_looks(unit, self.account)
+            since = vouched if vouched is not None else unit.now if back else self._believed_since
             held = accounts.held_text(unit, self.account)
             taken = [] if held else refunds.claim(unit, self.account, lane, lease, seconds=LEASE_SECONDS, most=most)
             looks = charges.looked_at(unit, [one.request.content.charge for one in taken]) if taken else {}
-            if vouched is None:
-                return taken, looks, unit.now, unit.now if back else self._believed_since
-            return taken, looks, unit.now, vouched
+            free = refunds.hold_undecided(unit, taken, looks) if decide else []
+            self._database.fetch(unit, [_needs(one) for one in free])
+            ripe = {one.request.id for one in free if not self._old(unit, one, since)}
+            going_on = [judge(unit, one, known=True) if one.request.id in ripe else Taken(one) for one in taken]
+            return len(taken), [one for one in going_on if one is not None], looks, unit.now, since
 
-        claimed, looks, now, self._believed_since = await self._writer.put(work)
+        # Alone on Postgres: it holds requests before charges, and whoever did so and then waited for a charge could wait for ever.
+        claiming = self._writer.put(work, alone=self._database.postgres)
+        count, taken, looks, now, self._believed_since = await claiming
         boot = self._clock.boot_seconds()
         self._ahead = now - boot
-        return [Taken(one, self._fresh_until(one, looks.get(one.request.content.charge), now, boot)) for one in claimed]
+        return count, [replace(one, fresh_until=self._fresh_until(one.claimed, looks, now, boot)) for one in taken]
 
-    def _fresh_until(self, claimed: Claimed, looked_at: float | None, now: float, boot: float) -> float:
+    def _old(self, unit: Unit, claimed: Claimed, since: float) -> bool:
+        return refunds.look_needed(unit, claimed.request, self._pay.look_max_age, since=since)
+
+    def _fresh_until(self, claimed: Claimed, looks: Mapping[str, float], now: float, boot: float) -> float:
         """Tell until when, by the boot clock, a look is fresh; zero for one that is not, or that is not to be believed."""
+        looked_at = looks.get(claimed.request.content.charge)
         if looked_at is None or not self._believed_since <= looked_at <= now:
             return 0.0
         return boot + refunds.look_age(claimed.request, self._pay.look_max_age) - (now - looked_at)
@@ -232,7 +274,7 @@ class Executor:
             self._log.error("account.held", why=why)
 
     async def _work(self, taken: Taken) -> None:
-        if taken.claimed.request.state is State.SUBMITTING:
+        if taken.claimed.request.state is State.SUBMITTING and taken.intended is None:
             await self._resolve(taken.claimed)
             return
         fresh: Taken | None = taken
@@ -242,6 +284,9 @@ class Executor:
             return
         began = self._clock.boot_seconds()
         slot = await self._slot(taken.claimed)
+        if fresh.intended is not None:
+            await self._send(fresh.intended, slot)
+            return
         if self.stopping():
             # It waited for its turn, and nothing was sent: whoever comes next pays it.
             held = fresh.claimed
@@ -252,30 +297,45 @@ class Executor:
         if now > fresh.fresh_until or (now - began > WAITED and await self._look_needed(fresh.claimed)):
             fresh = await self._decided(fresh, look=True)
         if fresh is not None:
-            await self._send(fresh.claimed, slot)
+            await self._pay_now(fresh.claimed, slot)
 
     async def _decided(self, taken: Taken, *, look: bool) -> Taken | None:
         """Decide, after a `look` where one is needed; the request if it is approved and still ours, else `None`."""
-        claimed, age = taken.claimed, self._pay.age_max_days
+        claimed = taken.claimed
         seen = await self._look(claimed) if look else None
-        known = seen is not None or not look
+        known, judge = seen is not None or not look, self._judge()
 
-        def work(unit: Unit) -> tuple[Claimed | None, float, bool]:
+        def work(unit: Unit) -> tuple[Taken | None, float, bool]:
             if seen is not None and self._taken_in(unit, claimed, seen):
                 return None, unit.now, True
             if known and refunds.look_needed(unit, claimed.request, max(self._pay.look_max_age, LOOK_GRACE)):
                 # The look was overtaken, and not taken in: by what is mirrored now nothing may be decided.
                 refunds.postpone(unit, claimed, unit.now + AGAIN_WAIT, "its charge changed while it was looked at")
                 return None, unit.now, False
-            return refunds.judge(unit, claimed, known=known, age_max_days=age), unit.now, False
+            return judge(unit, claimed, known=known), unit.now, False
 
-        held, now, adopted = await self.trace.of("decide", self._writer.put(work, needs=_needs(claimed)))
+        after, now, adopted = await self.trace.of("decide", self._writer.put(work, needs=_needs(claimed)))
         self.counts.adopted += adopted
-        if held is None:
+        if after is None:
             return None
-        if seen is None:
-            return replace(taken, claimed=held)
-        return Taken(held, self._fresh_until(held, seen.began_at, now, self._clock.boot_seconds()))
+        looks = {claimed.request.content.charge: seen.began_at} if seen is not None else {}
+        fresh_until = (
+            self._fresh_until(after.claimed, looks, now, self._clock.boot_seconds()) if looks else taken.fresh_until
+        )
+        return replace(after, fresh_until=fresh_until)
+
+    def _judge(self) -> Judge:
+        """Tell how a request is decided in a unit that is asked for now. Where it need not wait for a slot, its intent is written too."""
+        intend = None if self._pacer.rate_of(REFUND) else self._intend()
+
+        def judge(unit: Unit, claimed: Claimed, *, known: bool) -> Taken | None:
+            held = refunds.judge(unit, claimed, known=known, age_max_days=self._pay.age_max_days)
+            if held is None or intend is None:
+                return Taken(held) if held is not None else None
+            intended = intend(unit, held)
+            return Taken(intended.intent.claimed, intended=intended) if intended is not None else None
+
+        return judge
 
     async def _look_needed(self, claimed: Claimed) -> bool:
         def work(unit: Unit) -> bool:
@@ -328,30 +388,39 @@ class Executor:
             "wait_for_slot", self._pacer.take(REFUND, lane, early=self._pacer.early(REFUND, lane))
         )
 
-    async def _send(self, claimed: Claimed, slot: float) -> None:
-        """Write the intent, wait for the moment of the slot, send, record."""
-        at, stripe_at = self._clock.now(), self._gateway.stripe_now()
-        began = self._clock.boot_seconds()
-        pay = self._pay
-        new, amount = claimed.request.state is State.APPROVED, claimed.request.amount_minor
+    async def _pay_now(self, claimed: Claimed, slot: float) -> None:
+        """Write the intent, and send."""
+        intend = self._intend()
+        intended = await self._writer.put(lambda unit: intend(unit, claimed), needs=_needs(claimed))
+        if intended is not None:
+            await self._send(intended, slot)
 
-        def work(unit: Unit) -> Intent | None:
-            if not self.may_send(unit, claimed):
+    def _intend(self) -> Callable[[Unit, Claimed], Intended | None]:
+        """Tell how an intent is written in a unit that is asked for now; what may not be sent is given back."""
+        at, stripe_at, began = self._clock.now(), self._gateway.stripe_now(), self._clock.boot_seconds()
+        look_max_age, age_max_days = self._pay.look_max_age, self._pay.age_max_days
+
+        def intend(unit: Unit, claimed: Claimed) -> Intended | None:
+            new, amount, intent = claimed.request.state is State.APPROVED, claimed.request.amount_minor, None
+            if self.may_send(unit, claimed):
+                intent = refunds.submit(
+                    unit, claimed, at=at, stripe_at=stripe_at, look_max_age=look_max_age, age_max_days=age_max_days
+                )
+                unsent = amount - (intent.attempt.body.amount_minor if intent else 0)
+                if new and unsent:
+                    self.not_sent(unit, claimed.request, unsent)
+            if intent is None:
+                refunds.postpone(unit, claimed, unit.now + AGAIN_WAIT, AGAIN)
                 return None
-            intent = refunds.submit(
-                unit, claimed, at=at, stripe_at=stripe_at, look_max_age=pay.look_max_age, age_max_days=pay.age_max_days
-            )
-            unsent = amount - (intent.attempt.body.amount_minor if intent else 0)
-            if new and unsent:
-                self.not_sent(unit, claimed.request, unsent)
-            return intent
+            return Intended(intent, began)
 
-        intent = await self._writer.put(work, needs=_needs(claimed))
-        if intent is None:
-            await self._put_off(claimed, AGAIN_WAIT, "its charge has to be looked at again, or a sibling is on its way")
-            return
+        return intend
+
+    async def _send(self, intended: Intended, slot: float) -> None:
+        """Wait for the moment of the slot, send, record."""
+        intent = intended.intent
         await self._pacer.moment(slot)
-        if self._clock.boot_seconds() - began > rules.SEND_WITHIN:
+        if self._clock.boot_seconds() - intended.began > rules.SEND_WITHIN:
             # This process slept: somebody else may hold the request by now.
             outcome: Outcome = NotTaken(NotTakenWhy.UNSENT, Answer(message="too late to be sent, nothing was"))
         else:
@@ -412,7 +481,7 @@ class Executor:
         if held is None:
             return
         slot = await self._slot(held)
-        await self._send(held, slot)
+        await self._pay_now(held, slot)
 
     async def _planned(self, claimed: Claimed, attempt: Attempt, look: Look, began: float) -> Claimed | None:
         """Take the next step with an attempt in doubt; the request, if it is to be sent now.

@@ -69,6 +69,24 @@ def test_a_refund_is_paid_shown_and_cannot_be_called_back(refundry: Run, refunds
     assert refunds_of() == 1
 
 
+def test_a_charge_is_looked_at_once_for_a_refund_and_anew_for_the_next(refundry: Run, stripe: Server) -> None:
+    def looks() -> int:
+        calls = stripe.control("GET /_sim/calls")["operations"]
+        return sum(told["calls"] for name, told in calls.items() if name == "GET /v1/charges/{charge}")
+
+    # In a new database no look is believed that is older than its first claim.
+    assert refundry(*CREATE, "--order", "o4", "--amount", "1.00", "--reason", "duplicate").code == 0
+    before = looks()
+    paid = refundry(*CREATE, "--order", "o3", "--amount", "1.00", "--reason", "duplicate", "--ticket", "T-1")
+    assert (paid.code, paid.json["outcome"]) == (0, "paid"), paid.err
+    assert looks() - before == 1
+    # Paid on since: what was seen then is not what is decided and shown by.
+    more = refundry(*CREATE, "--order", "o3", "--amount", "1.00", "--reason", "duplicate", "--ticket", "T-2")
+    assert (more.code, more.json["outcome"]) == (0, "paid"), more.err
+    assert "1.00 GBP given back before" in more.err
+    assert looks() - before == 2
+
+
 def test_without_ticket_or_key_a_second_one_is_a_possible_repeat(refundry: Run, refunds_of: Callable[[], int]) -> None:
     refund = (*CREATE, "--order", "o2", "--amount", "5.00", "--reason", "requested_by_customer")
     assert refundry(*refund).code == 0

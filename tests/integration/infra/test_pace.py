@@ -114,6 +114,21 @@ async def test_sends_are_even_however_long_the_commits_before_them_take(callers:
     assert [slot - begin for begin, slot in zip(handed, sent, strict=True)] == pytest.approx([0.06] * 60, abs=1e-5)
 
 
+async def test_a_person_hears_of_a_slot_early_and_never_waits_for_that(callers: Callers, clock: HandClock) -> None:
+    pacer, begun, handed, slots = callers.pacer(), clock.boot_seconds(), list[float](), list[float]()
+
+    async def one() -> None:
+        slots.append(await pacer.take(REFUND, Lane.DESK, early=0.03))
+        handed.append(clock.boot_seconds())
+
+    tasks = [asyncio.get_running_loop().create_task(one()) for _ in range(3)]
+    await clock.run(1.0)
+    await asyncio.gather(*tasks)
+    # The first slot is at once, and the others are told before they come.
+    assert slots == pytest.approx([begun, begun + 1 / RATE, begun + 2 / RATE], abs=1e-5)
+    assert handed == pytest.approx([slots[0], slots[1] - 0.03, slots[2] - 0.03], abs=1e-5)
+
+
 async def test_slots_told_early_and_others_share_one_budget(callers: Callers, clock: HandClock) -> None:
     pacer, sent = callers.pacer(), list[float]()
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from refundry.charges import service as charges
 from refundry.kernel.lane import Lane
 from refundry.refunds import repository
 from refundry.refunds import service as refunds
@@ -274,3 +275,19 @@ def test_a_claim_reads_the_index_of_what_is_due_and_not_the_whole_table(hand: Ha
     assert "ix_refund_requests_due" in told
     assert "uq_refund_requests_in_flight" in told
     assert "SCAN" not in told
+
+
+def test_a_charge_that_another_unit_holds_is_not_waited_for(hand: Hand) -> None:
+    """Whoever claims holds requests, and everybody else holds charges first: they would wait for each other."""
+    if not hand.database.postgres:
+        pytest.skip("on SQLite one unit writes at a time")
+    for charge in ("ch_1", "ch_2"):
+        hand.looked(charge)
+    hand.receive(of("ch_1", "key:1"), of("ch_2", "key:2"), of("ch_3", "key:3"))
+    with hand.database.unit() as unit:
+        charges.hold_still(unit, "ch_1")
+        taken = hand.claim()
+        assert len(taken) == 3
+        free = hand.unit(lambda other: refunds.hold_undecided(other, taken, {"ch_1", "ch_2"}))
+        assert ids(free) == ["key:2"]
+    assert ids(hand.unit(lambda other: refunds.hold_undecided(other, taken, {"ch_1", "ch_2"}))) == ["key:1", "key:2"]

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
+from refundry.charges import service as charges
 from refundry.gateways.stripe.client import StripeGateway
 from refundry.infra.db import Unit
 from refundry.infra.pace import NAMED, Limits, Pacer
 from refundry.infra.settings import PaySettings
 from refundry.infra.writer import InlineWriter
+from refundry.kernel import ids
 from refundry.kernel.actor import SYSTEM
+from refundry.kernel.errors import InvariantViolated
 from refundry.kernel.ids import RandomIds
 from refundry.kernel.lane import Lane
 from refundry.refunds import service as refunds
 from refundry.refunds.model import Content, HeldReason, RefundRequest, State
+from refundry.refunds.service import Claimed
 from refundry.worker.executor import REFUND, Executor
+from tests.support.builders import look
 from tests.support.clock import HandClock
 from tests.support.database import HandDatabase
 from tests.support.sim import Sim
@@ -36,11 +42,15 @@ class Bench:
     database: HandDatabase
     sim: Sim
 
-    async def requested(self, amount: int) -> RefundRequest:
+    async def requested(self, amount: int, key: str = "key:1", *, looked: bool = False) -> RefundRequest:
+        """Hand a request in, for a charge of its own that was `looked` at a moment ago, or never."""
         charge = await self.sim.charge(5000)
         content = Content(charge=charge, asked_minor=amount, currency="usd", reason="requested_by_customer")
-        wanted = RefundRequest("11111111-1111-5111-8111-111111111111", ACCOUNT, "key:1", content, lane=Lane.DESK)
+        wanted = RefundRequest(ids.request_id("acct_1", "test", key), ACCOUNT, key, content, lane=Lane.DESK)
         with self.database.unit() as unit:
+            if looked:
+                seen = look(charge, captured_minor=5000, currency="usd", began_at=unit.now)
+                charges.mirror(unit, ACCOUNT, [seen], "order_id")
             return refunds.receive(unit, [wanted], SYSTEM)[0].request
 
     async def drain(self) -> None:
@@ -142,3 +152,101 @@ async def test_the_time_of_a_row_is_told_without_its_waits_for_slots(bench: Benc
     assert clock.boot_seconds() - began >= 9.0
     assert took == [pytest.approx(0.0, abs=1.0)]
     await slow.close()
+
+
+def paced(bench: Bench, clock: HandClock) -> Pacer:
+    pacer = Pacer(Limits(0.1, 0.1), 0.0, InlineWriter(bench.database), clock)
+    pacer.serve(ACCOUNT)
+    bench.executor._pacer = pacer
+    return pacer
+
+
+async def test_what_needs_no_look_is_decided_in_the_unit_of_its_claim(
+    bench: Bench, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = await bench.requested(1200, looked=True)
+    pacer, units = paced(bench, clock), list[State]()
+    put = InlineWriter.put
+
+    async def counted(self: InlineWriter, work: Callable[[Unit], object], **more: Any) -> object:
+        done = await put(self, work, **more)
+        units.append(bench.now(request).state)
+        return done
+
+    # The account's next slot is ten seconds away.
+    await pacer.take(REFUND, Lane.DESK)
+    monkeypatch.setattr(InlineWriter, "put", counted)
+    draining = asyncio.create_task(bench.drain())
+    while not units:
+        await clock.run(0.001)
+    assert units[0] is State.APPROVED
+    assert bench.now(request).reserved_minor == 1200
+    assert bench.executor.counts.looks == 0
+    # No intent is written while it waits for its slot: what was decided may change.
+    await clock.run(9.0)
+    assert bench.now(request).state is State.APPROVED
+    while not draining.done():
+        await clock.run(1.0)
+    assert bench.now(request).state is State.SETTLED
+    await pacer.close()
+
+
+async def test_what_was_looked_at_too_long_ago_is_looked_at_again_before_it_is_decided(
+    bench: Bench, clock: HandClock
+) -> None:
+    request = await bench.requested(1200, looked=True)
+    clock.move(PaySettings().look_max_age + 1)
+    bench.sim.clock.move(by=PaySettings().look_max_age + 1)
+    await bench.drain()
+    assert bench.now(request).state is State.SETTLED
+    assert bench.executor.counts.looks == 1
+
+
+async def test_without_a_limit_a_claim_a_decision_and_an_intent_are_one_unit(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for looked in (True, False):
+        request = await bench.requested(1200, f"key:{looked}", looked=looked)
+        states = list[State]()
+        put = InlineWriter.put
+
+        async def counted(self: InlineWriter, work: Callable[[Unit], object], **more: Any) -> object:
+            done = await put(self, work, **more)  # noqa: B023  # of this round
+            states.append(bench.now(request).state)  # noqa: B023
+            return done
+
+        with monkeypatch.context() as patch:
+            patch.setattr(InlineWriter, "put", counted)
+            await bench.drain()
+        # The last unit finds nothing more to claim.
+        after_claim = [] if looked else [State.RECEIVED]
+        assert states == [*after_claim, State.SUBMITTING, State.SETTLED, State.SETTLED]
+    assert await bench.made() == 2
+
+
+async def test_one_that_cannot_be_decided_keeps_no_other_from_being_paid(
+    bench: Bench, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = [await bench.requested(1200, f"key:{n}", looked=True) for n in range(2)]
+    judge = refunds.judge
+
+    def poisoned(unit: Unit, claimed: Claimed, **more: Any) -> Claimed | None:
+        if claimed.request.id == first.id:
+            raise InvariantViolated("this one is broken")
+        return judge(unit, claimed, **more)
+
+    monkeypatch.setattr(refunds, "judge", poisoned)
+    await bench.drain()
+    assert (bench.now(first).state, bench.now(second).state) == (State.RECEIVED, State.SETTLED)
+    assert bench.now(first).due_at > clock.now() + 60
+    assert await bench.made() == 1
+
+
+async def test_what_is_refused_as_it_is_claimed_makes_room_for_the_next(bench: Bench) -> None:
+    refused = [await bench.requested(9000, f"key:{n}", looked=True) for n in range(5)]
+    paid = await bench.requested(1200, "key:5", looked=True)
+    bench.executor._pay = PaySettings(slice=2)
+    await bench.drain()
+    assert {bench.now(one).state for one in refused} == {State.REJECTED}
+    assert bench.now(paid).state is State.SETTLED
+    assert bench.executor.counts.claimed == 6

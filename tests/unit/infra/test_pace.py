@@ -105,7 +105,7 @@ def test_a_person_may_reserve_further_ahead_than_a_bulk_run() -> None:
         (Limits(100, 25), Lane.BULK, 0.06),
         (Limits(0, 1000), Lane.BULK, 0.0016667),
         (Limits(0, 5), Lane.BULK, 0.06),
-        (Limits(100, 25), Lane.DESK, 0.0),
+        (Limits(100, 25), Lane.DESK, 0.03),
         (Limits(0, 0), Lane.BULK, 0.0),
     ],
 )
