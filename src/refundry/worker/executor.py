@@ -132,6 +132,7 @@ class Executor:
         self._pay = pay
         self._order_key = order_key
         self.counts = Counts()
+        self._stirred = {lane: asyncio.Event() for lane in Lane}
         # Looks are dated by the database's clock. Those from before this time are not believed: the clock may have been set back
         # since, and a look of yesterday would pass for one of a moment ago. The first claim asks the machine's witness.
         self._believed_since = clock.now() + database.offset
@@ -161,8 +162,10 @@ class Executor:
         """
         lease, running, total = self._ids.new(), set[asyncio.Task[None]](), 0
         renewal = asyncio.get_running_loop().create_task(self._renew(lease))
+        stirred = self._stirred[lane]
         try:
             while not until():
+                stirred.clear()
                 most = min(self.flight_max() - len(running), self._pay.slice)
                 count, taken = await self._claim(lane, lease, most) if most > 0 else (0, [])
                 total += count
@@ -172,13 +175,17 @@ class Executor:
                     return total
                 # Fewer than there was room for: nothing more is due.
                 if running and (count < most or len(running) >= self.flight_max()):
-                    _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    running = await _until_any(running, stirred)
             return total
         finally:
             if running:
                 await asyncio.wait(running)
             renewal.cancel()
             await asyncio.gather(renewal, return_exceptions=True)
+
+    def stir(self, lane: Lane) -> None:
+        """Have whoever drains a lane claim again: something has fallen due, and an answer that does not come is nobody else's concern."""
+        self._stirred[lane].set()
 
     async def _claim(self, lane: Lane, lease: str, most: int) -> tuple[int, list[Taken]]:
         """Claim what is due, and decide at once what needs no look; tells how many were claimed, and those that go on."""
@@ -511,6 +518,14 @@ class Executor:
             return refunds.judge_again(unit, held, plan.attempt, known=True, age_max_days=self._pay.age_max_days)
 
         return await self.trace.of("decide", self._writer.put(work, needs=_needs(claimed)))
+
+
+async def _until_any(running: set[asyncio.Task[None]], stirred: asyncio.Event) -> set[asyncio.Task[None]]:
+    """Wait until one of the tasks is over, or somebody stirs; tells those that are not over."""
+    waker = asyncio.get_running_loop().create_task(stirred.wait())
+    await asyncio.wait({*running, waker}, return_when=asyncio.FIRST_COMPLETED)
+    waker.cancel()
+    return {task for task in running if not task.done()}
 
 
 def _needs(claimed: Claimed) -> Needs:

@@ -193,9 +193,12 @@ class Worker:
             self._begin(account, lane)
 
     def _begin(self, account: str, lane: Lane) -> None:
-        """One at a time for each lane of each account: a second wake-up finds nothing to do."""
+        """One at a time for each lane of each account: a second wake-up has the first claim once more."""
         station, key = self.stations.get(account), (account, lane)
-        if station is None or self._stopping.is_set() or key in self._runs:
+        if station is None or self._stopping.is_set():
+            return
+        if key in self._runs:
+            station.executor.stir(lane)
             return
         self._runs[key] = asyncio.create_task(self._worked(station, lane), name=f"{account}/{lane}")
         self._runs[key].add_done_callback(lambda _: self._runs.pop(key))
@@ -276,7 +279,8 @@ class Worker:
         fresh = [pair for pair in due if pair not in self._runs]
         # What has just had its turn is begun at once: a wake-up comes once in a window of time, and rows of a spread come more often.
         own = {(batch.account, Lane.BULK) for batch in scheduled}
-        for account, lane in own.intersection(fresh):
+        # And a lane that is worked on claims what is due meanwhile, whatever it waits for.
+        for account, lane in own.intersection(fresh) | (self._runs.keys() & due):
             self._begin(account, lane)
         fresh = [pair for pair in fresh if pair not in own]
         if fresh:

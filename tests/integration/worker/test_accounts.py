@@ -30,7 +30,10 @@ from refundry.infra.settings import Access, AccountSettings, PaySettings, Settin
 from refundry.infra.writer import GroupWriter
 from refundry.kernel.actor import SYSTEM
 from refundry.kernel.clock import SystemClock
-from refundry.kernel.ids import RandomIds
+from refundry.kernel.ids import RandomIds, request_id
+from refundry.kernel.lane import Lane
+from refundry.refunds import service as refunds
+from refundry.refunds.model import Content, RefundRequest, State
 from refundry.worker.main import Worker
 from tests.support.database import HandDatabase
 from tests.support.server import Server
@@ -44,6 +47,8 @@ ROWS = 6
 OWN = "sk_test_of_eu"
 DEADLINE_SECONDS = 60
 REFUND = "POST /v1/refunds"
+# Several sweeps: what is due is found meanwhile.
+LATE_MILLISECONDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -397,3 +402,36 @@ async def test_what_is_on_its_way_is_bounded_over_all_accounts(
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
     sim.simulator.close()
+
+
+@on_one
+async def test_a_person_does_not_wait_for_an_answer_to_somebody_else(
+    world: World, database: HandDatabase, tmp_path: Path
+) -> None:
+    settings = world.settings(database.url, tmp_path)
+    late = {"kind": "latency", "operation": REFUND, "milliseconds": LATE_MILLISECONDS, "times": 1}
+    world.server.control("POST /_sim/faults", {"rules": [late]})
+    account = f"{world.server.account}|test"
+    async with bootstrap.desk(settings) as desk, working(desk, settings):
+
+        async def asked(charge: str) -> str:
+            body = Content(charge=charge, asked_minor=100, currency="gbp", reason="requested_by_customer")
+            wanted = RefundRequest(
+                request_id(world.server.account, "test", charge), account, f"key:{charge}", body, lane=Lane.DESK
+            )
+            (got,) = await desk.writer.put(lambda unit: refunds.receive(unit, [wanted], SYSTEM))
+            return got.request.id
+
+        def state(request: str) -> State:
+            with desk.database.reading() as unit:
+                return refunds.need(unit, request).state
+
+        first, second = [
+            charge["id"] for charge in called(world.server, "GET /v1/charges?limit=2", world.server.account)["data"]
+        ]
+        one = await asked(first)
+        await until(lambda: state(one) is State.SUBMITTING)
+        other = await asked(second)
+        await until(lambda: state(other) is State.SETTLED)
+        assert state(one) is State.SUBMITTING
+        await until(lambda: state(one) is State.SETTLED)

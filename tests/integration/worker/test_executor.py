@@ -191,6 +191,25 @@ async def test_what_needs_no_look_is_decided_in_the_unit_of_its_claim(
     await pacer.close()
 
 
+async def test_what_falls_due_is_claimed_though_another_is_not_over(bench: Bench, clock: HandClock) -> None:
+    first, pacer = await bench.requested(1200, looked=True), paced(bench, clock)
+    await pacer.take(REFUND, Lane.DESK)
+    draining = asyncio.create_task(bench.drain())
+    await clock.run(1.0)
+    assert bench.now(first).state is State.APPROVED
+    # It waits for its slot, as it might for an answer; the second one does not wait for that.
+    second = await bench.requested(1200, "key:2", looked=True)
+    await clock.run(1.0)
+    assert bench.now(second).state is State.RECEIVED
+    bench.executor.stir(Lane.DESK)
+    await clock.run(1.0)
+    assert (bench.now(first).state, bench.now(second).state) == (State.APPROVED, State.APPROVED)
+    while not draining.done():
+        await clock.run(1.0)
+    assert (bench.now(first).state, bench.now(second).state) == (State.SETTLED, State.SETTLED)
+    await pacer.close()
+
+
 async def test_what_was_looked_at_too_long_ago_is_looked_at_again_before_it_is_decided(
     bench: Bench, clock: HandClock
 ) -> None:
