@@ -393,10 +393,22 @@ def claim(unit: Unit, account: str, lane: Lane, lease: str, *, until: float, mos
     return [Claimed(shelf.requests[row.id].request, lease) for row in found]
 
 
+@cache
+def _renew(*, postgres: bool) -> sa.Executable:
+    mine = sa.select(t.sequence).where(t.lease == _b("the_lease"), t.leased_until > _THE_NOW).order_by(t.sequence)
+    # What another unit changes at this moment is renewed the next time: whoever waited here would hold requests before charges.
+    mine = mine.with_for_update(skip_locked=True) if postgres else mine
+    return (
+        sa.update(refund_requests)
+        .where(t.sequence.in_(mine.scalar_subquery()))
+        .values(leased_until=_b("the_until", type_=sa.Double))
+    )
+
+
 def renew(unit: Unit, lease: str, until: float) -> None:
-    """Hold what is still held under a lease for longer."""
-    statement = sa.update(refund_requests).where(t.lease == lease, t.leased_until > unit.now).values(leased_until=until)
-    unit.connection.execute(statement)
+    """Hold what is still held under a lease for longer, but for what another unit holds; the next time comes before the lease ends."""
+    values = {"the_lease": lease, "the_now": unit.now, "the_until": until}
+    unit.connection.execute(_renew(postgres=unit.postgres), values)
 
 
 _LANES = sa.select(t.account, t.lane).where(_FREE).distinct()

@@ -171,10 +171,11 @@ class Executor:
                 total += count
                 self.counts.claimed += count
                 running |= {asyncio.get_running_loop().create_task(self._timed(one)) for one in taken}
-                if not running and not count:
+                if not running and not count and not stirred.is_set():
                     return total
-                # Fewer than there was room for: nothing more is due.
-                if running and (count < most or len(running) >= self.flight_max()):
+                # Fewer than there was room for, and nothing ended that would let its sibling go: no more is due.
+                no_more = count < most and len(taken) == count
+                if running and (no_more or len(running) >= self.flight_max()):
                     running = await _until_any(running, stirred)
             return total
         finally:
@@ -238,7 +239,10 @@ class Executor:
             await self._clock.sleep(RENEW_SECONDS)
             with suppress(DatabaseUnusable):
                 # What stays broken ends the claims, and so the run; until then the leases are renewed the next time.
-                await self._writer.put(lambda unit: refunds.renew(unit, lease, LEASE_SECONDS))
+                # Alone on Postgres, as a claim is.
+                await self._writer.put(
+                    lambda unit: refunds.renew(unit, lease, LEASE_SECONDS), alone=self._database.postgres
+                )
 
     async def _timed(self, taken: Taken) -> None:
         """Work on one request, and tell how long that took."""
@@ -303,7 +307,9 @@ class Executor:
         now = self._clock.boot_seconds()
         if now > fresh.fresh_until or (now - began > WAITED and await self._look_needed(fresh.claimed)):
             fresh = await self._decided(fresh, look=True)
-        if fresh is not None:
+        if fresh is not None and fresh.intended is not None:
+            await self._send(fresh.intended, slot)
+        elif fresh is not None:
             await self._pay_now(fresh.claimed, slot)
 
     async def _decided(self, taken: Taken, *, look: bool) -> Taken | None:
@@ -337,7 +343,7 @@ class Executor:
 
         def judge(unit: Unit, claimed: Claimed, *, known: bool) -> Taken | None:
             held = refunds.judge(unit, claimed, known=known, age_max_days=self._pay.age_max_days)
-            if held is None or intend is None:
+            if held is None or intend is None or self.stopping():
                 return Taken(held) if held is not None else None
             intended = intend(unit, held)
             return Taken(intended.intent.claimed, intended=intended) if intended is not None else None

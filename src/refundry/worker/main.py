@@ -31,7 +31,7 @@ from refundry.worker.planner import Planner, planner_of
 from refundry.worker.stagger import Stagger
 from refundry.worker.teller import teller_of
 
-# A wake-up ends after this long even if more is due, so that others get their turn; the sweeper wakes again.
+# A bulk lane's run ends after this long even if more is due, so that files accepted meanwhile are planned; the sweeper wakes again.
 WAKE_SECONDS = 60.0
 SWEEP_SECONDS = 1.0
 FORGET_SECONDS = 600.0
@@ -215,11 +215,12 @@ class Worker:
             log.exception("wake.interrupted")
 
     async def _work(self, station: Station, lane: Lane) -> None:
-        over = self._over(self._desk.clock.boot_seconds() + WAKE_SECONDS)
         if lane is Lane.BULK:
+            over = self._over(self._desk.clock.boot_seconds() + WAKE_SECONDS)
             await asyncio.gather(self._plan(station, over), self._drain_while_planning(station, over))
         else:
-            await station.executor.drain(lane, until=over)
+            # Nothing is planned in it, so it need not end for that; and a person waits for whoever comes after it.
+            await station.executor.drain(lane, until=self._stopping.is_set)
 
     def _over(self, ends: float) -> Callable[[], bool]:
         return lambda: self._stopping.is_set() or self._desk.clock.boot_seconds() > ends

@@ -291,3 +291,19 @@ def test_a_charge_that_another_unit_holds_is_not_waited_for(hand: Hand) -> None:
         free = hand.unit(lambda other: refunds.hold_undecided(other, taken, {"ch_1", "ch_2"}))
         assert ids(free) == ["key:2"]
     assert ids(hand.unit(lambda other: refunds.hold_undecided(other, taken, {"ch_1", "ch_2"}))) == ["key:1", "key:2"]
+
+
+def test_a_lease_is_renewed_without_waiting_for_what_another_unit_changes(hand: Hand) -> None:
+    hand.receive(of("ch_1", "key:1"), of("ch_2", "key:2"))
+    taken = hand.claim(seconds=10)
+    if hand.database.postgres:
+        with hand.database.unit() as unit:
+            repository.many(unit, [taken[0].request.id], hold=True)
+            hand.unit(lambda other: refunds.renew(other, hand.lease, 20))
+        hand.clock.move(11)
+        # The one that was held was left out, and its lease is over; the next time it would have had its turn.
+        assert ids(hand.claim()) == ["key:1"]
+        return
+    hand.unit(lambda unit: refunds.renew(unit, hand.lease, 20))
+    hand.clock.move(11)
+    assert hand.claim() == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -207,6 +207,59 @@ async def test_what_falls_due_is_claimed_though_another_is_not_over(bench: Bench
     while not draining.done():
         await clock.run(1.0)
     assert (bench.now(first).state, bench.now(second).state) == (State.SETTLED, State.SETTLED)
+    await pacer.close()
+
+
+async def test_what_came_back_unpaid_has_one_intent_for_each_call(bench: Bench, clock: HandClock) -> None:
+    request = await bench.requested(1200)
+    limited = {"kind": "rate_limit", "operation": REFUND, "times": 1}
+    for _ in range(2):
+        await bench.sim.control("POST /_sim/faults", {"rules": [limited]})
+        await bench.drain()
+        assert bench.now(request).state is State.APPROVED
+        # Its look is too old by then: it is looked at, decided and sent again.
+        clock.move(PaySettings().look_max_age + 1)
+        bench.sim.clock.move(by=PaySettings().look_max_age + 1)
+    await bench.drain()
+    assert bench.now(request).state is State.SETTLED
+    with bench.database.reading() as unit:
+        (attempt,) = refunds.attempts(unit, request.id)
+    assert [send.outcome for send in attempt.sends] == ["not_taken", "not_taken", "accepted"]
+    assert bench.executor.counts.sent == 3
+
+
+async def test_what_is_looked_at_while_the_process_is_asked_to_end_is_given_back(bench: Bench) -> None:
+    some = [await bench.requested(100, f"key:{n}") for n in range(3)]
+    bench.executor.stopping = lambda: bench.executor.counts.looks > 0
+    await bench.executor.drain(Lane.DESK, until=bench.executor.stopping)
+    assert {bench.now(one).state for one in some} == {State.APPROVED}
+    assert await bench.made() == 0
+    bench.executor.stopping = lambda: False
+    await bench.drain()
+    assert {bench.now(one).state for one in some} == {State.SETTLED}
+
+
+async def test_the_sibling_of_what_is_refused_as_it_is_claimed_waits_for_nobody(bench: Bench, clock: HandClock) -> None:
+    waits, refused = (
+        await bench.requested(1200, "key:1", looked=True),
+        await bench.requested(9000, "key:2", looked=True),
+    )
+    sibling = replace(
+        refused, id=ids.request_id("acct_1", "test", "key:3"), request_key="key:3",
+        content=replace(refused.content, asked_minor=100),
+    )  # fmt: skip
+    with bench.database.unit() as unit:
+        refunds.receive(unit, [sibling], SYSTEM)
+    pacer = paced(bench, clock)
+    await pacer.take(REFUND, Lane.DESK)
+    draining = asyncio.create_task(bench.drain())
+    await clock.run(1.0)
+    assert [bench.now(one).state for one in (waits, refused, sibling)] == [
+        State.APPROVED, State.REJECTED, State.APPROVED,
+    ]  # fmt: skip
+    while not draining.done():
+        await clock.run(1.0)
+    assert bench.now(sibling).state is State.SETTLED
     await pacer.close()
 
 
