@@ -89,9 +89,15 @@ def agree(told: list[float]) -> bool:
     return max(told) - min(told) <= CLOCKS_APART and min(told) > -CLOCKS_APART
 
 
-def back_off(sends: int) -> float:
-    """Tell how long to wait before the next send: 1, 2, 4, … up to 300 s."""
-    return min(2.0 ** max(sends - 1, 0), BACK_OFF_MAX)
+def back_off(attempt: Attempt) -> float:
+    """Tell how long to wait after a send whose outcome is not known, in seconds: 1, 2, 4, … up to 300.
+
+    Args:
+        attempt: As it was sent. A send of which nothing was heard, because its process was killed, says nothing about Stripe: the
+            wait does not grow by it.
+    """
+    unknown = sum(send.outcome == "unknown" for send in attempt.sends)
+    return min(2.0**unknown, BACK_OFF_MAX)
 
 
 def plan(attempt: Attempt, clocks: Clocks, *, looked_at: float, explained: bool, patience: Patience) -> Plan:

@@ -548,4 +548,4 @@ def _wait(attempt: Attempt, outcome: Outcome) -> float:
         if outcome.why is NotTakenWhy.LOW_BALANCE:
             return LOW_BALANCE_WAIT
         return max(outcome.retry_after_seconds or 0.0, LIMITED_WAIT)
-    return 0.0 if isinstance(outcome, Declined) else rules.back_off(len(attempt.sends))
+    return 0.0 if isinstance(outcome, Declined) else rules.back_off(attempt)

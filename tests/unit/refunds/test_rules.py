@@ -122,7 +122,13 @@ def test_clocks_are_believed_within_five_minutes(told: list[float], believed: bo
 
 
 def test_the_back_off_doubles_up_to_five_minutes() -> None:
-    assert [back_off(n) for n in (0, 1, 2, 3, 9, 10, 1000)] == [1, 1, 2, 4, 256, 300, 300]
+    tried = [attempt(refund_request(), *[sent("unknown")] * n, sent()) for n in (0, 1, 2, 8, 9, 999)]
+    assert [back_off(one) for one in tried] == [1, 2, 4, 256, 300, 300]
+
+
+def test_the_back_off_does_not_grow_by_sends_that_were_cut_off_with_their_process() -> None:
+    assert back_off(attempt(refund_request(), *[sent()] * 8)) == 1
+    assert back_off(attempt(refund_request(), sent(), sent("unknown"), sent("not_taken"), sent())) == 2
 
 
 # The next attempt, or the end
