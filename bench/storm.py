@@ -4,7 +4,7 @@
 somebody has made by hand at charges that nobody here has asked for, so that each has to be looked at, under Stripe's live limits. *Lag*:
 refunds by hand at a steady rate, told by the simulator's own webhooks; from the refund to the call that tells its order.
 
-`make bench ARGS=storm:full` sends 150,000 events, of 50,000 rows; that takes most of an hour, nearly all of it to pay the rows.
+`make bench ARGS=storm:full` sends 150,000 events, of 50,000 rows; that takes a quarter of an hour, half of it to pay the rows.
 """
 
 from __future__ import annotations
