@@ -90,6 +90,7 @@ class Unit:
         postgres: Which of the two databases it is.
         now: The database's time, in epoch seconds UTC, which no jump of a clock moves while this process runs: leases and due times are compared by it, so that workers whose
             clocks differ agree.
+        boot: This machine's boot clock in that very moment: what is due at a time of the database is due here that much later or sooner.
         writes: Whether it may write; rows on its shelves are held then.
         flushed: Under which names something that is collected is written.
     """
@@ -97,6 +98,7 @@ class Unit:
     direct: sa.Connection
     postgres: bool
     now: float
+    boot: float
     writes: bool = True
     collected: dict[str, list[Any]] = field(default_factory=dict)
     flushed: Collection[str] = ()
@@ -226,9 +228,12 @@ class Database:
         token = unit_open.set(True)
         try:
             with self.engine.connect().execution_options(**options) as connection, connection.begin():
+                asked = self._clock.boot_seconds()
                 now = self._now(connection, short=short)
+                # The database answered somewhere between.
+                boot = (asked + self._clock.boot_seconds()) / 2
                 self.offset = now - self._clock.now()
-                yield Unit(connection, self.postgres, now, writes, flushed=self._flushers.keys())
+                yield Unit(connection, self.postgres, now, boot, writes, flushed=self._flushers.keys())
         except sa.exc.OperationalError as error:
             raise unusable(error, self.engine.url.render_as_string()) from error
         except sa.exc.DBAPIError as error:

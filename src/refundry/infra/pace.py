@@ -317,8 +317,9 @@ class Pacer:
         With `early`, slots that are handed out by so many seconds before; those of a bulk run begin so many seconds from now at the
         soonest, and come evenly all the same.
         """
-        # Not after the commit: its time differs, and would make the slots of one step come later than those of the next.
-        boot = self._clock.boot_seconds()
+        # The boot clock of the moment in which the database told its time: a later one, by as much as the unit has taken since, would
+        # make the slots of one step come later than those of the next.
+        boot = unit.boot
         found = self._rows(unit, operation)
         ahead = max(row.next_at for row in found) - unit.now - early
         if ahead > HORIZON[lane]:
@@ -399,13 +400,13 @@ class Pacer:
         scope = EVERYTHING if reason.startswith("global") else operation
         if not self._account or not self._ceiling(scope):
             return
-        age = self._clock.boot_seconds() - taken_at
         needs = Needs(request=f"pace/{self._account}/{operation}")
-        await self._writer.put(lambda unit: self._cut(unit, operation, scope, age), needs=needs)
+        await self._writer.put(lambda unit: self._cut(unit, operation, scope, taken_at), needs=needs)
 
-    def _cut(self, unit: Unit, operation: str, scope: str, age: float) -> None:
+    def _cut(self, unit: Unit, operation: str, scope: str, taken_at: float) -> None:
+        slot = unit.now - (unit.boot - taken_at)
         for row in self._rows(unit, operation):
-            if row.scope == scope and unit.now - age > row.cut_at:
+            if row.scope == scope and slot > row.cut_at:
                 rate = max(self._ceiling(scope) * FLOOR, float(row.rate) * CUT)
                 statement = sa.update(budgets).where(budgets.c.account == self._account, budgets.c.scope == scope)
                 later = max(float(row.next_at), unit.now + PAUSE_AFTER_CUT)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 
-from refundry.infra.db import Database
+from refundry.infra.db import Database, Unit
 from refundry.infra.pace import (
     CUT,
     EVERYTHING,
@@ -36,6 +37,7 @@ REFUND, LOOK = "POST /v1/refunds", "GET /v1/charges/{charge}"
 RATE = 20.0
 NO_HEADROOM = 0.0
 ACCOUNT = "acct_1|test"
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -70,6 +72,21 @@ class Callers:
         with self.database.reading() as unit:
             found = unit.connection.execute(sa.select(budgets.c.scope, budgets.c.rate)).all()
         return {row.scope: row.rate for row in found}
+
+
+class Slow(InlineWriter):
+    """A writer whose units do something else first, each for as long as the next of `took` says."""
+
+    def __init__(self, database: Database, clock: HandClock, took: Iterator[float]) -> None:
+        super().__init__(database)
+        self._clock, self._took = clock, took
+
+    async def put(self, work: Callable[[Unit], Result], **options: Any) -> Result:
+        def slow(unit: Unit) -> Result:
+            self._clock.move(next(self._took))
+            return work(unit)
+
+        return await super().put(slow, **options)
 
 
 @pytest_asyncio.fixture
@@ -112,6 +129,16 @@ async def test_sends_are_even_however_long_the_commits_before_them_take(callers:
     await asyncio.gather(*tasks)
     assert [later - earlier for earlier, later in itertools.pairwise(sent)] == pytest.approx([1 / RATE] * 59, abs=1e-5)
     assert [slot - begin for begin, slot in zip(handed, sent, strict=True)] == pytest.approx([0.06] * 60, abs=1e-5)
+
+
+async def test_slots_are_even_however_much_else_their_units_do(callers: Callers, clock: HandClock) -> None:
+    took = itertools.cycle([0.0, 0.03, 0.002, 0.04, 0.01])
+    pacer = Pacer(Limits(0, RATE), NO_HEADROOM, Slow(callers.database, clock, took), clock)
+    pacer.serve(ACCOUNT)
+    callers.pacers.append(pacer)
+    had = callers.call(pacer, 60)
+    await clock.run(4.0)
+    assert [later - earlier for earlier, later in itertools.pairwise(had)] == pytest.approx([1 / RATE] * 59, abs=1e-5)
 
 
 async def test_a_person_hears_of_a_slot_early_and_never_waits_for_that(callers: Callers, clock: HandClock) -> None:
