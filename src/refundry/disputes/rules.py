@@ -36,8 +36,15 @@ def standing(disputes: Iterable[Dispute]) -> Phase:
 
 
 def loss(charge: Charge, disputes: Sequence[Dispute]) -> Loss:
-    """Tell what has left twice: measured at Stripe, 20.00 refunded in an inquiry that escalates to 100.00 are 120.00 on 100.00."""
-    taken = sum(dispute.amount_minor for dispute in disputes if dispute.phase in TAKEN)
+    """Tell what has left twice: measured at Stripe, 20.00 refunded in an inquiry that escalates to 100.00 are 120.00 on 100.00.
+
+    A dispute in another currency counts as one over all that was paid: a person is told of too much rather than of nothing.
+    """
+    taken = sum(
+        dispute.amount_minor if dispute.currency == charge.currency else charge.captured_minor
+        for dispute in disputes
+        if dispute.phase in TAKEN
+    )
     refunded = charge.given_back_minor
     beyond = max(refunded + taken - charge.captured_minor, 0)
     # A chargeback alone may be for more than the charge: without a refund nothing was paid twice.

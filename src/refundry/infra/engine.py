@@ -34,6 +34,9 @@ POLL_SECONDS = {Lane.DESK: 0.1, Lane.BULK: 0.5}
 # The sweeper of every process enqueues under the name of the present window, so that one window has one wake-up.
 WINDOW_SECONDS = 5.0
 KEEP_SECONDS = 3600.0
+# DBOS's threads for messages between workflows, which we have none of: on SQLite its end waits for one of them, a second by default, and
+# on Postgres another looks a hundred times a second.
+IDLE_THREADS_SECONDS = 0.1
 
 Wake = Callable[[str, Lane], None]
 # What wake-ups of this process call; set by `Engine.launch`, since DBOS knows functions by name.
@@ -101,6 +104,8 @@ class Engine:
             run_migrations=True,
             sys_db_idle_transaction_timeout_sec=IDLE_UNIT_SECONDS,
             sys_db_pool_size=ENGINE_POOL_SIZE,
+            notification_listener_polling_interval_sec=IDLE_THREADS_SECONDS,
+            notification_coalesce_sec=IDLE_THREADS_SECONDS,
             console_log_level="CRITICAL",
         )
         if self._engine is not None:

@@ -110,7 +110,12 @@ def _unknown(concern: Concern, now: float) -> Task | None:
 
 def double_loss(account: str, charge: str, loss: Loss, currency: str, disputes: list[Dispute], now: float) -> Task:
     """Write the task about what has left twice for a charge."""
-    ids = ", ".join(dispute.id for dispute in disputes)
+    ids = ", ".join(
+        dispute.id
+        if dispute.currency == currency
+        else f"{dispute.id} over {shown(dispute.amount_minor, dispute.currency)}, counted as all that was paid"
+        for dispute in disputes
+    )
     refunded, taken = shown(loss.refunded_minor, currency), shown(loss.taken_minor, currency)
     text = (
         f"{charge} has given back {refunded} by refunds, and chargebacks ({ids}) have taken {taken}: {shown(loss.amount_minor, currency)} "

@@ -74,6 +74,15 @@ def test_a_start_is_a_moment_with_an_offset_or_a_zone(text: str, when: str) -> N
     assert schedule.start_at == datetime.fromisoformat(when).replace(tzinfo=UTC).timestamp()
 
 
+def test_a_start_that_comes_twice_is_refused_with_both_moments() -> None:
+    with pytest.raises(ScheduleInvalid) as refused:
+        Asked(start_at="2027-10-31 02:30 Europe/Berlin").schedule()
+    moments = ["2027-10-31T02:30:00+02:00", "2027-10-31T02:30:00+01:00"]
+    assert " or ".join(moments) in refused.value.message
+    starts = [schedule.start_at for schedule in (Asked(start_at=moment).schedule() for moment in moments) if schedule]
+    assert starts == [at("2027-10-31 00:30", "UTC"), at("2027-10-31 01:30", "UTC")]
+
+
 def test_days_are_those_of_the_window_then_of_the_start_then_utc() -> None:
     tokyo = Asked(start_at="2026-11-28 09:00 Asia/Tokyo", max_per_day="1").schedule()
     both = Asked(start_at="2026-11-28 09:00 Asia/Tokyo", between="1:00-2:00 Europe/Berlin").schedule()
@@ -82,7 +91,7 @@ def test_days_are_those_of_the_window_then_of_the_start_then_utc() -> None:
 
 
 WRONG = {
-    "--start-at": ["tomorrow", "2026-11-28 09:00", "2026-13-01 09:00 UTC", "", "2027-03-28 02:30 Europe/Berlin", "9 UTC"],
+    "--start-at": ["tomorrow", "2026-11-28 09:00", "2026-13-01 09:00 UTC", "", "2027-03-28 02:30 Europe/Berlin", "2027-10-31 02:30 Europe/Berlin", "9 UTC"],
     "--spread": ["0", "0h", "", "6", "six hours", "-1h", "1h2d", "999999999999d", "367d"],
     "--between": ["22-06 UTC", "22:00 UTC", "25:00-06:00 UTC", "22:60-06:00 UTC", "24:00-06:00 UTC", "", "22:00-06:00 UTC now"],
     "--max-per-day": ["0", "0.00", "-1", "1,000.00", "1e308", "NaN", "", "12.3456", "9" * 13, "600000 GBP"],

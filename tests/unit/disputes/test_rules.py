@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from refundry.disputes.model import Dispute, Phase
+from refundry.disputes.model import Dispute, Loss, Phase
 from refundry.disputes.rules import PHASES, loss, phase_of, standing, told
 from refundry.gateways.base import SeenDispute
+from refundry.tasks.rules import double_loss
 from tests.support.builders import ACCOUNT, CHARGE, charge, seen_refund
 from tests.support.clock import START
 
@@ -60,6 +63,15 @@ def test_the_worst_of_several_counts(phases: tuple[Phase, ...], worst: Phase) ->
 def test_the_measured_case_and_its_neighbours(refunded: int, disputes: list[Dispute], lost: int) -> None:
     mirror = charge(refunds=(seen_refund(amount_minor=refunded),) if refunded else ())
     assert loss(mirror, disputes).amount_minor == lost
+
+
+def test_a_dispute_in_another_currency_counts_as_all_that_was_paid() -> None:
+    mirror = charge(refunds=(seen_refund(amount_minor=2000),))
+    yen = replace(dispute(Phase.CHARGEBACK, 1_900_000), currency="jpy")
+    assert loss(mirror, [yen]) == Loss(2000, 2000, mirror.captured_minor)
+    assert loss(mirror, [replace(yen, amount_minor=100)]).amount_minor == 2000
+    text = double_loss(ACCOUNT, CHARGE, loss(mirror, [yen]), mirror.currency, [yen, dispute(Phase.WON)], START).text
+    assert "(du_1 over 1900000 JPY, counted as all that was paid, du_1)" in text
 
 
 def test_a_refund_that_came_back_is_not_lost() -> None:

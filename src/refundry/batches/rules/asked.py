@@ -181,6 +181,12 @@ def _moment(text: str) -> tuple[float, str]:
                 f"--start-at {text}: that time does not exist, the clocks are set forward then: take {back:%H:%M}",
                 option="--start-at",
             )
+        first, second = (there.replace(fold=fold).isoformat() for fold in (0, 1))
+        if first != second:
+            raise ScheduleInvalid(
+                f"--start-at {text}: that time comes twice, the clocks are set back then: take {first} or {second}",
+                option="--start-at",
+            )
         return there.timestamp(), zone
     if zone or at.tzinfo is None:
         raise _unreadable_moment(text)
