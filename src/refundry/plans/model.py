@@ -55,6 +55,7 @@ class PlanRow:
         expected: What its charge is like.
         allow_repeat: A person said that it is no repeat.
         fee_minor: The share of Stripe's fee that does not come back, in `fee_currency`; `None` where it is not known.
+        ticket_id: Of that request.
     """
 
     number: int
@@ -69,6 +70,7 @@ class PlanRow:
     allow_repeat: bool = False
     fee_minor: int | None = None
     fee_currency: str | None = None
+    ticket_id: str | None = None
 
     @property
     def unnamed(self) -> bool:
@@ -77,7 +79,7 @@ class PlanRow:
 
     @property
     def written(self) -> str:
-        """Write it in the one way that is hashed; the fee does not decide what is paid, and is left out."""
+        """Write it in the one way that is hashed; the fee and the ticket do not decide what is paid, and are left out."""
         expected = self.expected
         told = expected and [expected.status, expected.captured_minor, expected.given_back_minor, expected.disputes]
         parts = [

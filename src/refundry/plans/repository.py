@@ -53,7 +53,7 @@ def add_rows(unit: Unit, plan: str, rows: Sequence[PlanRow]) -> None:
             "plan": plan, "number": row.number, "code": row.code, "text": row.text, "request": row.request,
             "fingerprint": row.fingerprint, "charge": row.charge, "amount_minor": row.amount_minor,
             "currency": row.currency, "expected": _written(row.expected), "allow_repeat": row.allow_repeat,
-            "fee_minor": row.fee_minor, "fee_currency": row.fee_currency,
+            "fee_minor": row.fee_minor, "fee_currency": row.fee_currency, "ticket_id": row.ticket_id,
         }
         for row in rows
     ]  # fmt: skip
@@ -75,6 +75,18 @@ def claimed(unit: Unit, plan: str, charges: Collection[str]) -> dict[str, int]:
         .group_by(r.charge)
     )
     return {row[0]: int(row[1]) for row in unit.connection.execute(statement)}
+
+
+def ticketed(unit: Unit, plan: str, charges: Collection[str], tickets: Collection[str]) -> dict[tuple[str, str], int]:
+    """Tell the first rows that would be paid for some charges and tickets, by both."""
+    if not tickets:
+        return {}
+    statement = (
+        sa.select(r.charge, r.ticket_id, sa.func.min(r.number))
+        .where(r.plan == plan, r.charge.in_(list(charges)), r.code == "", r.ticket_id.in_(list(tickets)))
+        .group_by(r.charge, r.ticket_id)
+    )
+    return {(row[0], row[1]): int(row[2]) for row in unit.connection.execute(statement)}
 
 
 def first_rows(unit: Unit, plan: str, requests: Collection[str]) -> dict[str, tuple[int, str]]:
@@ -114,7 +126,7 @@ def _row(row: Any) -> PlanRow:  # noqa: ANN401  # a row
         expected = Expected(status, captured, given_back, tuple((one, other) for one, other in disputes))
     return PlanRow(
         row.number, row.code, row.text, row.request, row.fingerprint, row.charge, row.amount_minor, row.currency, expected,
-        bool(row.allow_repeat), row.fee_minor, row.fee_currency,
+        bool(row.allow_repeat), row.fee_minor, row.fee_currency, row.ticket_id,
     )  # fmt: skip
 
 

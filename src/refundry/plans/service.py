@@ -89,10 +89,12 @@ def check(
         if not isinstance(judged, Verdict):
             judged = replace(judged, allow_repeat=row.number in allow_repeat)
         seen.append((row, judged))
-    requests = {judged.id for _, judged in seen if not isinstance(judged, Verdict)}
+    made = [judged for _, judged in seen if not isinstance(judged, Verdict)]
+    requests, named = {one.id for one in made}, {one.content.charge for one in made}
     checked = _Checked(
         first=repository.first_rows(unit, plan.id, requests),
-        claimed=repository.claimed(unit, plan.id, {j.content.charge for _, j in seen if not isinstance(j, Verdict)}),
+        claimed=repository.claimed(unit, plan.id, named),
+        tickets=repository.ticketed(unit, plan.id, named, {one.content.ticket_id or "" for one in made} - {""}),
         known=refunds.many(unit, requests),
     )
     refunds.fetch(unit, [Needs(judged.content.charge) for _, judged in seen if not isinstance(judged, Verdict)])
@@ -104,9 +106,13 @@ class _Checked:
     """What is known of a plan's earlier rows."""
 
     def __init__(
-        self, first: dict[str, tuple[int, str]], claimed: dict[str, int], known: dict[str, RefundRequest]
+        self,
+        first: dict[str, tuple[int, str]],
+        claimed: dict[str, int],
+        tickets: dict[tuple[str, str], int],
+        known: dict[str, RefundRequest],
     ) -> None:
-        self._first, self._claimed, self._known = first, claimed, known
+        self._first, self._claimed, self._tickets, self._known = first, claimed, tickets, known
 
     def row(self, unit: Unit, row: BatchRow, judged: RefundRequest | Verdict, age_max_days: int) -> PlanRow:
         """Say what would become of one row, and remember it for the next."""
@@ -115,7 +121,7 @@ class _Checked:
         charge = charges.find(unit, judged.content.charge)
         told = PlanRow(
             row.number, request=judged.id, fingerprint=judged.content.fingerprint, charge=judged.content.charge,
-            currency=judged.content.currency, allow_repeat=judged.allow_repeat,
+            currency=judged.content.currency, allow_repeat=judged.allow_repeat, ticket_id=judged.content.ticket_id,
         )  # fmt: skip
         if (again := self._again(row, judged)) is not None:
             return replace(told, code=again[0], text=again[1])
@@ -126,8 +132,23 @@ class _Checked:
         self._first[judged.id] = (row.number, judged.content.fingerprint)
         if decision.verdict is not Decided.APPROVE or charge is None:
             return replace(told, code=decision.code, text=decision.text)
-        self._claimed[judged.content.charge] = claimed + decision.amount_minor
+        if (text := self._twin(row.number, judged)) is not None:
+            return replace(told, code="possible_repeat", text=text)
+        self._claimed[charge.id] = claimed + decision.amount_minor
+        if told.ticket_id is not None:
+            self._tickets.setdefault((charge.id, told.ticket_id), row.number)
         return _payable(told, charge, decision)
+
+    def _twin(self, number: int, request: RefundRequest) -> str | None:
+        """Tell whether an earlier row would pay the same ticket and charge by another name, which holds this one when both are paid."""
+        content = request.content
+        earlier = self._tickets.get((content.charge, content.ticket_id or ""))
+        if earlier is None or request.keyed or request.allow_repeat:
+            return None
+        return (
+            f"row {earlier} is for the same ticket and gives back some of {content.charge} too: if it is another refund, plan again with "
+            f"--allow-repeat {number}"
+        )
 
     def _again(self, row: BatchRow, request: RefundRequest) -> tuple[str, str] | None:
         """Tell whether a row asks for what is asked for already, by an earlier row or by a request that is there."""

@@ -34,6 +34,7 @@ plan_rows = sa.Table(
     sa.Column("allow_repeat", sa.Boolean, nullable=False),
     sa.Column("fee_minor", sa.BigInteger),
     sa.Column("fee_currency", sa.Text),
+    sa.Column("ticket_id", sa.Text),
     sa.Index("ix_plan_rows_charge", "plan", "charge"),
     sa.Index("ix_plan_rows_request", "plan", "request"),
 )

@@ -251,6 +251,11 @@ class RefundRequest:
     planned: Planned | None = None
 
     @property
+    def keyed(self) -> bool:
+        """Tell whether it has a key of its own, which tells it from another refund for the same ticket."""
+        return self.request_key.startswith("key:")
+
+    @property
     def asks_minor(self) -> int | None:
         """Tell what is asked for: for the word `full` what its plan says, and `None` without one."""
         if self.content.asked_minor is None and self.planned is not None:

@@ -288,7 +288,6 @@ def _facts(
     more_reserved: int = 0,
 ) -> Facts:
     content = request.content
-    keyed = request.request_key.startswith("key:")
     return Facts(
         charge=charge,
         request=request.id,
@@ -300,8 +299,8 @@ def _facts(
         allow_inquiry=request.allow_inquiry,
         now=unit.now,
         age_max_days=age_max_days,
-        twin=None if keyed else repository.twin(unit, request),
-        keyed=keyed,
+        twin=None if request.keyed else repository.twin(unit, request),
+        keyed=request.keyed,
         connect=Connect(content.reverse_transfer, content.refund_application_fee),
         expected=request.planned.expected if request.planned else None,
         planned_full=request.planned is not None and content.asked_minor is None,

@@ -126,6 +126,20 @@ def test_a_repeat_without_ticket_and_key_is_told_apart_since_its_number_lets_it_
     assert codes(clerk, made(clerk, named)) == ["", "", ""]
 
 
+def test_rows_for_one_ticket_that_name_the_charge_in_two_ways_are_planned_as_a_run_would_pay_them(clerk: Clerk) -> None:
+    text = "charge_id,payment_intent,amount,ticket_id,request_key\nch_1,,1.00,a,\n,pi_1,2.00,a,\nch_2,,1.00,a,\n,pi_1,3.00,a,k\n,pi_2,4.00,a,\n"
+    batch = waiting(clerk, text)
+    plan = made(clerk, batch)
+    assert codes(clerk, plan) == ["", "possible_repeat", "", "", "possible_repeat"]
+    assert rows(clerk, plan)[1].text.startswith("row 1 is for the same ticket and gives back some of ch_1 too")
+    assert plan.forecast["repeat_rows"] == [2, 5]
+    assert codes(clerk, made(clerk, batch, allow=(2,))) == ["", "", "", "", "possible_repeat"]
+    applied(clerk, plan)
+    assert sorted((request.state, request.amount_minor) for request in clerk.pay_what_is_due()) == [
+        (State.SETTLED, 100), (State.SETTLED, 100), (State.SETTLED, 300),
+    ]  # fmt: skip
+
+
 def test_an_applied_plan_pays_its_payable_rows_and_no_other(clerk: Clerk) -> None:
     batch = waiting(clerk, HEAD + "ch_1,60.00,a,\nch_1,60.00,b,\nch_2,2.00,c,\n")
     plan = made(clerk, batch)
