@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -395,7 +395,8 @@ def claim(unit: Unit, account: str, lane: Lane, lease: str, *, until: float, mos
 
 @cache
 def _renew(*, postgres: bool) -> sa.Executable:
-    mine = sa.select(t.sequence).where(t.lease == _b("the_lease"), t.leased_until > _THE_NOW).order_by(t.sequence)
+    held = (t.id.in_(_b("ids", expanding=True)), t.lease.in_(_b("leases", expanding=True)))
+    mine = sa.select(t.sequence).where(*held, t.leased_until > _THE_NOW).order_by(t.sequence)
     # What another unit changes at this moment is renewed the next time: whoever waited here would hold requests before charges.
     mine = mine.with_for_update(skip_locked=True) if postgres else mine
     return (
@@ -405,9 +406,12 @@ def _renew(*, postgres: bool) -> sa.Executable:
     )
 
 
-def renew(unit: Unit, lease: str, until: float) -> None:
-    """Hold what is still held under a lease for longer, but for what another unit holds; the next time comes before the lease ends."""
-    values = {"the_lease": lease, "the_now": unit.now, "the_until": until}
+def renew(unit: Unit, requests: Collection[str], leases: Collection[str], until: float) -> None:
+    """Hold those of some requests for longer that are still held under one of the leases, but for what another unit holds.
+
+    The next time comes before the lease ends.
+    """
+    values = {"ids": sorted(requests), "leases": sorted(leases), "the_now": unit.now, "the_until": until}
     unit.connection.execute(_renew(postgres=unit.postgres), values)
 
 

@@ -5,7 +5,7 @@ Nothing here talks to Stripe. The executor (`worker/executor.py`) sends, and tel
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
@@ -161,9 +161,9 @@ def claim(unit: Unit, account: str, lane: Lane, lease: str, *, seconds: float, m
     return repository.claim(unit, account, lane, lease, until=unit.now + seconds, most=most)
 
 
-def renew(unit: Unit, lease: str, seconds: float) -> None:
-    """Hold on to what was claimed."""
-    repository.renew(unit, lease, unit.now + seconds)
+def renew(unit: Unit, requests: Collection[str], leases: Collection[str], seconds: float) -> None:
+    """Hold on to requests that were claimed under these leases, as far as they still are."""
+    repository.renew(unit, requests, leases, unit.now + seconds)
 
 
 def judge(unit: Unit, claimed: Claimed, *, known: bool, age_max_days: int) -> Claimed | None:
@@ -407,9 +407,21 @@ def _answered_late(request: RefundRequest, last: Attempt | None) -> bool:
     return request.state is State.SUBMITTING and last is not None and last.in_doubt and last.spent and not last.absent
 
 
+def _again(request: RefundRequest, last: Attempt) -> bool:
+    """Tell whether the last attempt is the one that is sent, under its key."""
+    return not last.spent and (last.in_doubt or last.body == body_of(request))
+
+
+def followed(unit: Unit, claimed: Claimed) -> Attempt | None:
+    """Tell the last attempt of a request on its way where another is to follow it; `None`, where it is sent again, or there is none."""
+    request = claimed.request
+    last = last_attempt(unit, request) if request.state is State.SUBMITTING else None
+    return None if last is None or _again(request, last) else last
+
+
 def _to_send(request: RefundRequest, last: Attempt | None, send: Send) -> Attempt:
     """Tell which attempt is sent: the last one again, or the next."""
-    if last is not None and not last.spent and (last.in_doubt or last.body == body_of(request)):
+    if last is not None and _again(request, last):
         return replace(last, sends=(*last.sends, send), looks=())
     if last is not None and last.in_doubt and not last.absent:
         raise InvariantViolated(
@@ -1111,7 +1123,6 @@ def _needed(request: RefundRequest | None, request_id: str) -> RefundRequest:
 
 
 find = repository.find
-# What would be decided about a request, for those who only want to know.
 many = repository.many
 attempts = repository.attempts
 page = repository.page
@@ -1126,7 +1137,7 @@ replaced_by = repository.replaced_by
 of_charge = repository.of_charge
 __all__ = [
     "Claimed", "Intent", "Receipt", "Received", "RequestUnknown", "StateForbids", "Tally", "Told", "adopt", "allow_repeat",
-    "any_going_on", "attempts", "claim", "counts", "due_lanes", "end_leases", "fetch", "find", "foresee", "found", "go_on",
+    "any_going_on", "attempts", "claim", "counts", "due_lanes", "end_leases", "fetch", "find", "followed", "foresee", "found", "go_on",
     "heard", "hold_disputed", "hold_undecided", "judge", "judge_again", "last_attempt", "leased", "let_go", "lift_disputed",
     "look_age", "look_needed", "make_wait", "many", "messages", "need", "next_due", "notice", "of_charge",
     "open_breaks", "page", "postpone", "put_in_line", "receive", "record", "refuse", "refuse_disputed", "release",

@@ -7,8 +7,7 @@ awaits the network while a unit is open.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
@@ -159,28 +158,43 @@ class Executor:
         """Claim and pay slice after slice, until nothing is due or `until` says to stop; tells how many were claimed.
 
         A request that is being paid is always finished: stopping means claiming no more.
+
+        Raises:
+            DatabaseUnusable: Nothing can be claimed, and nothing is on its way any more.
         """
-        lease, running, total = self._ids.new(), set[asyncio.Task[None]](), 0
-        renewal = asyncio.get_running_loop().create_task(self._renew(lease))
+        running, total = dict[asyncio.Task[None], Claimed](), 0
+        renewal = asyncio.get_running_loop().create_task(self._renew(running))
         stirred = self._stirred[lane]
         try:
             while not until():
                 stirred.clear()
                 most = min(self.flight_max() - len(running), self._pay.slice)
-                count, taken = await self._claim(lane, lease, most) if most > 0 else (0, [])
+                try:
+                    # Each claim has a lease of its own: who had a request before must not give back what its successor holds.
+                    count, taken = await self._claim(lane, self._ids.new(), most) if most > 0 else (0, [])
+                except DatabaseUnusable as error:
+                    if not running:
+                        raise
+                    # Perhaps for this once; whoever is on its way ends as it does, and keeps nobody from claiming again.
+                    self._log.warning("claim.failed", code=error.code, why=error.message)
+                    await _until_any(running, stirred)
+                    continue
                 total += count
                 self.counts.claimed += count
-                running |= {asyncio.get_running_loop().create_task(self._timed(one)) for one in taken}
+                for one in taken:
+                    task = asyncio.get_running_loop().create_task(self._timed(one))
+                    running[task] = one.claimed
+                    task.add_done_callback(running.pop)
                 if not running and not count and not stirred.is_set():
                     return total
                 # Fewer than there was room for, and nothing ended that would let its sibling go: no more is due.
                 no_more = count < most and len(taken) == count
                 if running and (no_more or len(running) >= self.flight_max()):
-                    running = await _until_any(running, stirred)
+                    await _until_any(running, stirred)
             return total
         finally:
             if running:
-                await asyncio.wait(running)
+                await asyncio.wait([*running])
             renewal.cancel()
             await asyncio.gather(renewal, return_exceptions=True)
 
@@ -234,15 +248,24 @@ class Executor:
             return 0.0
         return boot + refunds.look_age(claimed.request, self._pay.look_max_age) - (now - looked_at)
 
-    async def _renew(self, lease: str) -> None:
+    async def _renew(self, running: Mapping[asyncio.Task[None], Claimed]) -> None:
+        """Renew the leases of what is worked on, and of nothing else: what was given up, as nothing could be written, falls due again."""
         while True:
             await self._clock.sleep(RENEW_SECONDS)
-            with suppress(DatabaseUnusable):
-                # What stays broken ends the claims, and so the run; until then the leases are renewed the next time.
+            requests, leases = {one.request.id for one in running.values()}, {one.lease for one in running.values()}
+            if not requests:
+                continue
+            try:
                 # Alone on Postgres, as a claim is.
                 await self._writer.put(
-                    lambda unit: refunds.renew(unit, lease, LEASE_SECONDS), alone=self._database.postgres
+                    lambda unit, some=requests, by=leases: refunds.renew(unit, some, by, LEASE_SECONDS),  # type: ignore[misc]
+                    alone=self._database.postgres,
                 )
+            except DatabaseUnusable as error:
+                # What stays broken ends the claims, and so the run; until then the leases are renewed the next time.
+                self._log.warning("leases.not_renewed", code=error.code, why=error.message)
+            except Exception:  # noqa: BLE001  # whatever it is, the next time may go well
+                self._log.exception("leases.not_renewed")
 
     async def _timed(self, taken: Taken) -> None:
         """Work on one request, and tell how long that took."""
@@ -414,6 +437,10 @@ class Executor:
         look_max_age, age_max_days = self._pay.look_max_age, self._pay.age_max_days
 
         def intend(unit: Unit, claimed: Claimed) -> Intended | None:
+            again = self._again(unit, claimed)
+            if again is None:
+                return None
+            claimed = again
             new, amount, intent = claimed.request.state is State.APPROVED, claimed.request.amount_minor, None
             if self.may_send(unit, claimed):
                 intent = refunds.submit(
@@ -428,6 +455,23 @@ class Executor:
             return Intended(intent, began)
 
         return intend
+
+    def _again(self, unit: Unit, claimed: Claimed) -> Claimed | None:
+        """Decide once more about a next attempt, as about a first one: while it waited for its slot, somebody else may have paid it."""
+        last = refunds.followed(unit, claimed)
+        if last is None:
+            return claimed
+        if refunds.look_needed(unit, claimed.request, max(self._pay.look_max_age, LOOK_GRACE)):
+            refunds.postpone(unit, claimed, unit.now + AGAIN_WAIT, AGAIN)
+            return None
+        return self._next(unit, claimed, last)
+
+    def _next(self, unit: Unit, claimed: Claimed, last: Attempt) -> Claimed | None:
+        """Decide about a next attempt, the last one having paid nothing; the request, if it is to be sent."""
+        if self.taken_back(unit, claimed.request.id, last.sends[-1].database_at):
+            refunds.close(unit, claimed, last, "withdrawn", TAKEN_BACK)
+            return None
+        return refunds.judge_again(unit, claimed, last, known=True, age_max_days=self._pay.age_max_days)
 
     async def _send(self, intended: Intended, slot: float) -> None:
         """Wait for the moment of the slot, send, record."""
@@ -479,6 +523,19 @@ class Executor:
 
     async def _resolve(self, claimed: Claimed) -> None:
         """Go on with an attempt whose outcome is not known, or whose refusal is not yet looked after."""
+        held = await self._looked_after(claimed)
+        if held is None:
+            return
+        began = self._clock.boot_seconds()
+        slot = await self._slot(held)
+        if self._clock.boot_seconds() - began > WAITED and await self._look_needed(held):
+            # The slot was waited for: what was seen before may be old by now.
+            held = await self._looked_after(held)
+        if held is not None:
+            await self._pay_now(held, slot)
+
+    async def _looked_after(self, claimed: Claimed) -> Claimed | None:
+        """Look at the charge of an attempt in doubt, and take the next step; the request, if it is to be sent now."""
         attempt = await self._read(lambda unit: refunds.last_attempt(unit, claimed.request))
         if attempt is None:
             raise InvariantViolated(f"request {claimed.request.id} is submitting without an attempt")
@@ -486,15 +543,11 @@ class Executor:
         look = await self._look(claimed)
         if look is None:
             await self._put_off(claimed, READ_WAIT, "Stripe does not know the charge of an attempt in doubt")
-            return
+            return None
         if await self._writer.put(lambda unit: self._taken_in(unit, claimed, look), needs=_needs(claimed)):
             self.counts.adopted += 1
-            return
-        held = await self._planned(claimed, attempt, look, began)
-        if held is None:
-            return
-        slot = await self._slot(held)
-        await self._pay_now(held, slot)
+            return None
+        return await self._planned(claimed, attempt, look, began)
 
     async def _planned(self, claimed: Claimed, attempt: Attempt, look: Look, began: float) -> Claimed | None:
         """Take the next step with an attempt in doubt; the request, if it is to be sent now.
@@ -518,20 +571,16 @@ class Executor:
             held = refunds.resolve(unit, claimed, plan, age_max_days=self._pay.age_max_days)
             if held is None or plan.step is not rules.Step.NEXT_ATTEMPT:
                 return held
-            if self.taken_back(unit, claimed.request.id, plan.attempt.sends[-1].database_at):
-                refunds.close(unit, held, plan.attempt, "withdrawn", TAKEN_BACK)
-                return None
-            return refunds.judge_again(unit, held, plan.attempt, known=True, age_max_days=self._pay.age_max_days)
+            return self._next(unit, held, plan.attempt)
 
         return await self.trace.of("decide", self._writer.put(work, needs=_needs(claimed)))
 
 
-async def _until_any(running: set[asyncio.Task[None]], stirred: asyncio.Event) -> set[asyncio.Task[None]]:
-    """Wait until one of the tasks is over, or somebody stirs; tells those that are not over."""
+async def _until_any(running: Iterable[asyncio.Task[None]], stirred: asyncio.Event) -> None:
+    """Wait until one of the tasks is over, or somebody stirs."""
     waker = asyncio.get_running_loop().create_task(stirred.wait())
     await asyncio.wait({*running, waker}, return_when=asyncio.FIRST_COMPLETED)
     waker.cancel()
-    return {task for task in running if not task.done()}
 
 
 def _needs(claimed: Claimed) -> Needs:

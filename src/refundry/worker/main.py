@@ -6,8 +6,9 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from refundry import migrations
 from refundry.accounts import service as accounts
@@ -31,9 +32,9 @@ from refundry.worker.planner import Planner, planner_of
 from refundry.worker.stagger import Stagger
 from refundry.worker.teller import teller_of
 
-# A bulk lane's run ends after this long even if more is due, so that files accepted meanwhile are planned; the sweeper wakes again.
-WAKE_SECONDS = 60.0
 SWEEP_SECONDS = 1.0
+# After charges could not be looked up, they are tried again so much later.
+PLAN_AGAIN_SECONDS = 5.0
 FORGET_SECONDS = 600.0
 # A sweep waits so long for the turns of scheduled batches: most need a read of the database, some one call to Stripe.
 TURN_SECONDS = 1.0
@@ -55,7 +56,7 @@ class Station:
         stagger: Keeps batches to their schedules.
         recorder: Writes how its calls go, for other processes to read.
         flight: Tells how many of its rows may be on their way at once.
-        planning: Whether it plans at this moment.
+        planned_from: Before this time, by the boot clock, nothing is planned, if it was tried and has failed.
     """
 
     seat: Seat
@@ -64,7 +65,7 @@ class Station:
     stagger: Stagger
     recorder: Recorder
     flight: Flight
-    planning: bool = False
+    planned_from: float = 0.0
 
 
 class Worker:
@@ -87,6 +88,7 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = threading.Event()
         self._runs: dict[tuple[str, Lane], asyncio.Task[None]] = {}
+        self._plans: dict[str, asyncio.Task[None]] = {}
         self._turns: dict[str, asyncio.Task[None]] = {}
         self.stations = {seat.account.name: self._station(seat) for seat in desk.seats}
         self._teller = teller_of(desk)
@@ -154,8 +156,8 @@ class Worker:
             # What is on its way is finished, and only then the engine and everything under it is closed.
             for turn in self._turns.values():
                 turn.cancel()
-            while self._runs or self._turns:
-                await asyncio.wait([*self._runs.values(), *self._turns.values()])
+            while self._runs or self._plans or self._turns:
+                await asyncio.wait([*self._runs.values(), *self._plans.values(), *self._turns.values()])
                 self._turns = {batch_id: turn for batch_id, turn in self._turns.items() if not turn.done()}
             await asyncio.to_thread(engine.stop if launched else engine.close)
             if self._lock is not None:
@@ -193,59 +195,59 @@ class Worker:
             self._begin(account, lane)
 
     def _begin(self, account: str, lane: Lane) -> None:
-        """One at a time for each lane of each account: a second wake-up has the first claim once more."""
+        """One run at a time for each lane of each account: a second wake-up has the first claim once more.
+
+        A run has no end of its own while anything is due: to end, it would wait for an answer that does not come, and keep others waiting.
+        """
         station, key = self.stations.get(account), (account, lane)
         if station is None or self._stopping.is_set():
             return
+        if lane is Lane.BULK and account not in self._plans and self._desk.clock.boot_seconds() >= station.planned_from:
+            self._plans[account] = asyncio.create_task(
+                self._kept(account, lane, self._plan(station)), name=f"{account}/plan"
+            )
+            self._plans[account].add_done_callback(lambda _: self._plans.pop(account))
         if key in self._runs:
             station.executor.stir(lane)
             return
-        self._runs[key] = asyncio.create_task(self._worked(station, lane), name=f"{account}/{lane}")
+        self._runs[key] = asyncio.create_task(
+            self._kept(account, lane, self._drain(station, lane)), name=f"{account}/{lane}"
+        )
         self._runs[key].add_done_callback(lambda _: self._runs.pop(key))
 
-    async def _worked(self, station: Station, lane: Lane) -> None:
-        """Work on a lane; what goes wrong there ends this run, and the sweeper begins another."""
-        log = self._log.bind(account=station.seat.account.name, lane=lane.value)
+    async def _kept(self, account: str, lane: Lane, work: Coroutine[Any, Any, None]) -> None:
+        """Do some work; what goes wrong there ends it, and the sweeper begins another."""
+        log = self._log.bind(account=account, lane=lane.value)
         try:
-            await self._work(station, lane)
+            await work
         except DatabaseUnusable as error:
             # What stays broken ends the sweeper, and so the process, with one sentence.
             log.warning("wake.interrupted", code=error.code, why=error.message)
         except Exception:
             log.exception("wake.interrupted")
 
-    async def _work(self, station: Station, lane: Lane) -> None:
-        if lane is Lane.BULK:
-            over = self._over(self._desk.clock.boot_seconds() + WAKE_SECONDS)
-            await asyncio.gather(self._plan(station, over), self._drain_while_planning(station, over))
-        else:
-            # Nothing is planned in it, so it need not end for that; and a person waits for whoever comes after it.
-            await station.executor.drain(lane, until=self._stopping.is_set)
-
-    def _over(self, ends: float) -> Callable[[], bool]:
-        return lambda: self._stopping.is_set() or self._desk.clock.boot_seconds() > ends
-
-    async def _plan(self, station: Station, over: Callable[[], bool]) -> None:
-        account = station.seat.account.name
-        accepted = await self._desk.writer.aside(lambda: self._accepted(account))
-        station.planning = bool(accepted)
+    async def _plan(self, station: Station) -> None:
+        """Plan what was accepted; the sweeper has it done again for what is accepted meanwhile."""
+        account, planned_from = station.seat.account.name, station.planned_from
+        station.planned_from = self._desk.clock.boot_seconds() + PLAN_AGAIN_SECONDS
         try:
-            for batch in accepted:
-                await station.planner.plan(batch, until=over)
+            for batch in await self._desk.writer.aside(lambda: self._accepted(account)):
+                await station.planner.plan(batch, until=self._stopping.is_set)
+            station.planned_from = planned_from
         except GatewayError as error:
             self._log.warning("batch.not_planned", account=account, code=error.code, why=error.message)
             if error.trouble in {Trouble.KEY_REFUSED, Trouble.FORBIDDEN}:
                 # No row could be looked up until a person has changed the key: say so once, and stop asking.
                 why = error.message
                 await self._desk.writer.put(lambda unit: accounts.hold(unit, account, why))
-        finally:
-            station.planning = False
 
-    async def _drain_while_planning(self, station: Station, over: Callable[[], bool]) -> None:
-        """Pay what is planned already while the rest is planned."""
+    async def _drain(self, station: Station, lane: Lane) -> None:
+        """Pay what is due; also what is planned already while the rest is planned."""
+        account = station.seat.account.name
         while True:
-            await station.executor.drain(Lane.BULK, until=over)
-            if not station.planning or over():
+            planning = lane is Lane.BULK and account in self._plans
+            await station.executor.drain(lane, until=self._stopping.is_set)
+            if not planning or self._stopping.is_set():
                 return
             await self._desk.clock.sleep(0.1)
 

@@ -139,21 +139,37 @@ def test_what_another_holds_is_not_taken_until_its_lease_has_ended(hand: Hand, o
     assert ids(other.claim()) == ["key:1"]
 
 
+def renew(hand: Hand, taken: list[Claimed], seconds: float = LEASE_SECONDS) -> None:
+    requests = [one.request.id for one in taken]
+    hand.unit(lambda unit: refunds.renew(unit, requests, {one.lease for one in taken}, seconds))
+
+
 def test_a_renewed_lease_goes_on(hand: Hand, other: Hand) -> None:
     hand.receive(of("ch_1", "key:1"))
-    hand.claim()
+    taken = hand.claim()
     hand.clock.move(LEASE_SECONDS - 1)
-    hand.unit(lambda unit: refunds.renew(unit, hand.lease, LEASE_SECONDS))
+    renew(hand, taken)
     hand.clock.move(LEASE_SECONDS - 1)
     assert other.claim() == []
 
 
 def test_a_lease_that_has_ended_cannot_be_renewed(hand: Hand, other: Hand) -> None:
     hand.receive(of("ch_1", "key:1"))
-    hand.claim()
+    taken = hand.claim()
     hand.clock.move(LEASE_SECONDS)
-    hand.unit(lambda unit: refunds.renew(unit, hand.lease, LEASE_SECONDS))
+    renew(hand, taken)
     assert ids(other.claim()) == ["key:1"]
+
+
+def test_only_what_is_named_is_renewed_and_only_under_its_lease(hand: Hand, other: Hand) -> None:
+    hand.receive(of("ch_1", "key:1"), of("ch_2", "key:2"), of("ch_3", "key:3"))
+    first, second = hand.claim(most=1), other.claim(most=1)
+    hand.claim(most=1)
+    hand.clock.move(LEASE_SECONDS - 1)
+    renew(hand, first)
+    hand.unit(lambda unit: refunds.renew(unit, [second[0].request.id], [hand.lease], LEASE_SECONDS))
+    hand.clock.move(LEASE_SECONDS - 1)
+    assert ids(other.claim()) == ["key:2", "key:3"]
 
 
 def test_what_is_given_back_is_taken_by_the_next(hand: Hand, other: Hand) -> None:
@@ -299,11 +315,11 @@ def test_a_lease_is_renewed_without_waiting_for_what_another_unit_changes(hand: 
     if hand.database.postgres:
         with hand.database.unit() as unit:
             repository.many(unit, [taken[0].request.id], hold=True)
-            hand.unit(lambda other: refunds.renew(other, hand.lease, 20))
+            renew(hand, taken, 20)
         hand.clock.move(11)
         # The one that was held was left out, and its lease is over; the next time it would have had its turn.
         assert ids(hand.claim()) == ["key:1"]
         return
-    hand.unit(lambda unit: refunds.renew(unit, hand.lease, 20))
+    renew(hand, taken, 20)
     hand.clock.move(11)
     assert hand.claim() == []

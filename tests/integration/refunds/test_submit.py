@@ -102,7 +102,7 @@ def test_what_changed_meanwhile_is_not_sent_and_nothing_is_written(hand: Hand, c
 
 def test_an_old_look_is_not_good_enough(hand: Hand) -> None:
     approved = hand.approved(refund_request())
-    hand.unit(lambda unit: refunds.renew(unit, hand.lease, 10_000))
+    hand.unit(lambda unit: refunds.renew(unit, [approved.request.id], [hand.lease], 10_000))
     hand.clock.move(601)
     assert hand.submit(approved, look_max_age=600) is None
     hand.looked()

@@ -406,10 +406,8 @@ async def test_what_is_on_its_way_is_bounded_over_all_accounts(
 
 @on_one
 async def test_a_person_does_not_wait_for_an_answer_to_somebody_else(
-    world: World, database: HandDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, database: HandDatabase, tmp_path: Path
 ) -> None:
-    # Nor for the end of a run, which a bulk lane's would have by now.
-    monkeypatch.setattr("refundry.worker.main.WAKE_SECONDS", 0.0)
     settings = world.settings(database.url, tmp_path)
     late = {"kind": "latency", "operation": REFUND, "milliseconds": LATE_MILLISECONDS, "times": 1}
     world.server.control("POST /_sim/faults", {"rules": [late]})

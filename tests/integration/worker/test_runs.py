@@ -1,0 +1,113 @@
+"""A worker's runs: one of each lane at a time, with planning beside it, and none that waits for an answer to somebody else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from refundry import bootstrap
+from refundry.batches.model import Batch, Standing
+from refundry.infra.db import Database, DatabaseUnusable
+from refundry.kernel.lane import Lane
+from refundry.refunds.model import State
+from refundry.refunds.tables import refund_requests
+from refundry.worker.main import Worker
+from refundry.worker.planner import Planner
+from tests.integration.worker.test_accounts import (
+    DEADLINE_SECONDS,
+    LATE_MILLISECONDS,
+    REFUND,
+    World,
+    four,
+    handed_in,
+    on_one,
+    totals,
+    working,
+    world,
+)
+from tests.integration.worker.test_accounts import until as until_true
+from tests.support.database import HandDatabase
+
+__all__ = ["four", "world"]
+pytestmark = pytest.mark.integration
+
+
+def on_their_way(database: Database) -> int:
+    """Count the requests that are sent and not answered."""
+    with database.reading() as unit:
+        statement = sa.select(sa.func.count()).where(refund_requests.c.state == State.SUBMITTING.value)
+        return int(unit.connection.execute(statement).scalar_one())
+
+
+@on_one
+async def test_a_file_does_not_wait_for_an_answer_to_a_row_of_another(
+    world: World, database: HandDatabase, tmp_path: Path
+) -> None:
+    settings = world.settings(database.url, tmp_path)
+    late = {"kind": "latency", "operation": REFUND, "milliseconds": LATE_MILLISECONDS, "times": 1}
+    world.server.control("POST /_sim/faults", {"rules": [late]})
+    async with bootstrap.desk(settings) as desk, working(desk, settings):
+        first = await handed_in(desk, world.server.account, {"o0": "1.00"}, tmp_path)
+        await until_true(lambda: on_their_way(desk.database) == 1)
+        second = await handed_in(desk, world.server.account, {"o1": "1.00"}, tmp_path)
+        await until_true(lambda: totals(desk.database, second).standings.get(Standing.PAID, 0) == 1)
+        assert totals(desk.database, first).standings.get(Standing.PAID, 0) == 0
+        await until_true(lambda: totals(desk.database, first).standings.get(Standing.PAID, 0) == 1)
+
+
+@on_one
+async def test_what_is_planned_is_paid_while_the_rest_is_planned(
+    world: World, database: HandDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, go_on = world.settings(database.url, tmp_path), asyncio.Event()
+    plan, accepted = Planner.plan, Worker._accepted
+
+    def slow(self: Worker, account: str) -> list[Batch]:
+        # Later than the first claim, which finds nothing.
+        time.sleep(0.3)  # noqa: TID251  # as under load
+        return accepted(self, account)
+
+    async def long(self: Planner, batch: Batch, *, until: Callable[[], bool]) -> None:
+        await plan(self, batch, until=until)
+        await go_on.wait()
+
+    monkeypatch.setattr(Worker, "_accepted", slow)
+    monkeypatch.setattr(Planner, "plan", long)
+    async with bootstrap.desk(settings) as desk, working(desk, settings):
+        batch = await handed_in(desk, world.server.account, {"o0": "1.00"}, tmp_path)
+        await until_true(lambda: totals(desk.database, batch).standings.get(Standing.PAID, 0) == 1)
+        go_on.set()
+
+
+@on_one
+async def test_a_worker_ends_after_what_it_has_sent_though_planning_has_failed(
+    world: World, database: HandDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, failed = world.settings(database.url, tmp_path), asyncio.Event()
+    late = {"kind": "latency", "operation": REFUND, "milliseconds": 3000, "times": 1}
+    world.server.control("POST /_sim/faults", {"rules": [late]})
+    plan, tries, drains = Planner.plan, list[str](), list[int]()
+
+    async with bootstrap.desk(settings) as desk:
+
+        async def failing(self: Planner, batch: Batch, *, until: Callable[[], bool]) -> None:
+            tries.append(batch.id)
+            await plan(self, batch, until=until)
+            await until_true(lambda: on_their_way(desk.database) == 1)
+            failed.set()
+            raise DatabaseUnusable("two processes waited for each other", code="database_busy")
+
+        monkeypatch.setattr(Planner, "plan", failing)
+        async with working(desk, settings) as worker:
+            batch = await handed_in(desk, world.server.account, {"o0": "1.00"}, tmp_path)
+            await asyncio.wait_for(failed.wait(), DEADLINE_SECONDS)
+            # As the sweeper does, which finds that lane at work.
+            worker.begin(f"{world.server.account}|test", Lane.BULK)
+            drains.append(len(worker._runs))
+        assert totals(desk.database, batch).standings.get(Standing.PAID, 0) == 1
+    assert (len(tries), drains) == (1, [1])
