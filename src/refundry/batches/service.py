@@ -971,6 +971,11 @@ class Outlook:
     halted: str = ""
     stage: str = ""
 
+    @property
+    def due(self) -> bool:
+        """Tell whether rows may go on as soon as somebody executes, who also reads the balance that is not known."""
+        return self.waits_for in {"", Why.BALANCE_UNKNOWN.value}
+
 
 def outlook(unit: Unit, batch: Batch) -> Outlook | None:
     """Tell what a batch waits for by its schedule; `None`, if it has none."""

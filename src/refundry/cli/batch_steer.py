@@ -85,6 +85,7 @@ def _told(local: session.Local, unit: Unit, batch: Batch, *, as_json: bool) -> i
         output.as_json(batch_told.facts(batch, totals, outlook=outlook))
     else:
         why, where = batch_told.examples(unit, batch, totals), session.where(batch.account, local.settings)
-        batch_told.words(batch, totals, why, where, outlook)
+        nobody = not batch_told.executing(local, unit, batch.account)
+        batch_told.words(batch, totals, why, where, outlook, nobody=nobody)
         batch_told.advice(batch, totals)
     return batch_told.exit_code(totals)

@@ -6,14 +6,19 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from refundry import bootstrap
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState, Standing, Totals
 from refundry.batches.service import Outlook
 from refundry.cli import output
+from refundry.cli.session import Local
+from refundry.infra import inspection
 from refundry.infra.db import Unit
+from refundry.refunds import service as refunds
 
 # A file can have as many reasons as rows; the report has them all.
 REASONS_MAX = 12
+NOBODY = "nobody executes: `refundry serve`, `refundry worker` or the command that began it goes on"
 WORDS = {
     Standing.PAID: "paid",
     Standing.REFUSED: "refused",
@@ -55,10 +60,26 @@ def stands(batch: Batch, totals: Totals) -> str:
     return "waiting" if totals.standings[Standing.WAITING] or totals.standings[Standing.UNKNOWN] else "done"
 
 
+def executing(local: Local, unit: Unit, account: str) -> bool:
+    """Tell whether any process works on an account's requests, or would."""
+    if refunds.leased(unit, account):
+        return True
+    if unit.postgres:
+        return bool(inspection.postgres_facts(unit).workers)
+    lock = bootstrap.lock_of(local.settings)
+    return lock is not None and lock.taken()
+
+
 def words(
-    batch: Batch, totals: Totals, why: Mapping[str, tuple[int, str]], where: str, outlook: Outlook | None = None
+    batch: Batch,
+    totals: Totals,
+    why: Mapping[str, tuple[int, str]],
+    where: str,
+    outlook: Outlook | None = None,
+    *,
+    nobody: bool = False,
 ) -> None:
-    """Write a batch for people, on stdout."""
+    """Write a batch for people, on stdout; `nobody` says that no process executes."""
     output.line(output.wrapped(f"Batch {batch.id[:8]} ({batch.name}), {stands(batch, totals)}, {where}", hanging=2))
     counts = [
         f"{output.number(totals.standings[s])} {WORDS[s]}"
@@ -74,6 +95,9 @@ def words(
         if outlook.halted or outlook.text:
             waits = f"halted: {outlook.halted}" if outlook.halted else outlook.text
             output.line(output.wrapped(waits, indent=2, hanging=4))
+    if nobody and totals.moving and batch.state in {BatchState.ACCEPTED, BatchState.RUNNING}:
+        told = NOBODY if outlook is not None and not outlook.due else f"due now, and {NOBODY}"
+        output.line(output.wrapped(told, indent=2, hanging=4))
     if totals.reasons:
         output.line("  not paid, and why:")
     for code, count in sorted(totals.reasons.items(), key=lambda pair: -pair[1])[:REASONS_MAX]:

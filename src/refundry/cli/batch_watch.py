@@ -8,14 +8,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
-from refundry import bootstrap
 from refundry.accounts import service as accounts
 from refundry.batches import service as batches
 from refundry.cli import batch_told, output, session, watch_view
 from refundry.cli.batch_run import IN_DOUBT_MAX, LOOKING_SHARE, REST_SECONDS_MAX
 from refundry.cli.progress import PLAIN_SECONDS, Speed
 from refundry.cli.watch_view import Moment
-from refundry.infra import inspection, loop, pace, readings
+from refundry.infra import loop, pace, readings
 from refundry.infra.db import DatabaseUnusable, Unit
 from refundry.kernel.clock import SystemClock
 from refundry.refunds import service as refunds
@@ -99,16 +98,8 @@ class Seen:
             in_doubt=len(later),
             next_look_seconds=min(later, default=None),
             held="".join(one.held_text for one in accounts.known(unit) if one.name == account),
-            executing=self._executing(unit, account),
+            executing=batch_told.executing(self._local, unit, account),
         )
-
-    def _executing(self, unit: Unit, account: str) -> bool:
-        if refunds.leased(unit, account):
-            return True
-        if unit.postgres:
-            return bool(inspection.postgres_facts(unit).workers)
-        lock = bootstrap.lock_of(self._local.settings)
-        return lock is not None and lock.taken()
 
 
 async def _followed(seen: Seen, *, as_json: bool) -> int:

@@ -10,7 +10,7 @@ from refundry import bootstrap, migrations
 from refundry.accounts import service as accounts
 from refundry.accounts.model import Account
 from refundry.batches import service as batches
-from refundry.batches.model import BatchState
+from refundry.batches.model import Batch, BatchState
 from refundry.cli import doctor_machine, doctor_waits, output
 from refundry.cli.doctor_findings import Area, Finding, Level, of_error
 from refundry.inbox import service as inbox
@@ -216,21 +216,37 @@ def _work(unit: Unit, account: Account, *, nobody: bool) -> Iterator[Finding]:
     )
     leased = refunds.leased(unit, name)
     said = f"{output.counted(sum(count.values()), 'request')}, {output.number(waiting)} waiting, {output.number(leased)} worked on now"
-    due = refunds.next_due(unit, name)
-    late = [
-        batch
-        for batch in batches.every(unit, name, [BatchState.ACCEPTED])
-        if batch.created_at < unit.now - OVERDUE_SECONDS
-    ]
-    if nobody and not leased and (late or (due is not None and due < unit.now - OVERDUE_SECONDS)):
-        since = min([batch.created_at for batch in late] + ([due] if due is not None else []))
+    overdue = _overdue(unit, name) if nobody and not leased else ""
+    if overdue:
         yield Finding(
-            Area.WORK, "requests", f"{said}; nobody works on what has been due since {output.moment(since)}", Level.WARNING, "work_overdue",
+            Area.WORK, "requests", f"{said}; nobody {overdue}", Level.WARNING, "work_overdue",
             "accepted refunds are not paid", "refundry worker, or run the same batch again",
         )  # fmt: skip
     else:
         yield Finding(Area.WORK, "requests", said)
     yield from _stuck(unit, account, count)
+
+
+def _overdue(unit: Unit, account: str) -> str:
+    """Tell what nobody does though it is due; empty, if nothing is."""
+    before = unit.now - OVERDUE_SECONDS
+    due = refunds.next_due(unit, account)
+    since = [batch.created_at for batch in batches.every(unit, account, [BatchState.ACCEPTED])]
+    since = [at for at in [*since, *([] if due is None else [due])] if at < before]
+    if since:
+        return f"works on what has been due since {output.moment(min(since))}"
+    # Rows in line have no time of their own: a process that executes gives each its turn.
+    running = batches.every(unit, account, [BatchState.RUNNING])
+    named = [f"{batch.id[:8]} ({batch.name})" for batch in running if _turn_has_come(unit, batch, before)]
+    return f"sends what is due by its schedule: batch {_list(named[:NAMED_MAX], len(named))}" if named else ""
+
+
+def _turn_has_come(unit: Unit, batch: Batch, before: float) -> bool:
+    """Tell whether rows of a batch wait in line though its schedule lets them go."""
+    if batch.schedule is None or max(batch.created_at, batch.schedule.start_at or 0) >= before:
+        return False
+    outlook = batches.outlook(unit, batch)
+    return outlook is not None and outlook.due and batches.totals(unit, batch).in_line > 0
 
 
 def _stuck(unit: Unit, account: Account, count: dict[State, int]) -> Iterator[Finding]:

@@ -262,5 +262,5 @@ def _notes(moment: Moment) -> list[str]:
     elif moment.batch.state is BatchState.PLANNED:
         notes.append("planned: nothing is paid before its plan is applied")
     elif moment.moves and not moment.executing:
-        notes.append("nobody executes: `refundry serve`, `refundry worker` or the command that began it goes on")
+        notes.append(batch_told.NOBODY)
     return notes

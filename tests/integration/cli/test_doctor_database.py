@@ -16,7 +16,9 @@ from refundry import migrations
 from refundry.accounts import service as accounts
 from refundry.accounts.model import Account
 from refundry.batches import repository as batches
-from refundry.batches.model import Batch, BatchState
+from refundry.batches import service as batch_service
+from refundry.batches.model import Batch, BatchState, Schedule
+from refundry.charges import service as charges
 from refundry.cli import doctor_database
 from refundry.cli.doctor_database import _postgres
 from refundry.cli.doctor_findings import Area, Level
@@ -31,6 +33,7 @@ from refundry.infra import inspection
 from refundry.infra.db import sqlite_url
 from refundry.infra.inspection import Inspected, PostgresFacts, filesystem_of
 from refundry.infra.lock import FileLock
+from refundry.kernel.actor import SYSTEM
 from refundry.kernel.clock import SystemClock
 from refundry.outbox import service as outbox
 from refundry.refunds import repository as refunds
@@ -39,7 +42,7 @@ from refundry.tasks import repository as tasks
 from refundry.tasks.rules import double_loss
 from tests.integration.cli.conftest import Run, Told
 from tests.integration.cli.test_doctor import found, key, the
-from tests.support.builders import dispute
+from tests.support.builders import dispute, look
 from tests.support.database import HandDatabase, PostgresServer
 from tests.support.events import seen
 from tests.support.messages import message, write
@@ -192,6 +195,34 @@ def test_a_file_that_nobody_looks_up_is_overdue(
     with database.unit() as unit:
         batch(unit, ours, BatchState.ACCEPTED, SystemClock().now() - 3600)
     assert of_work(run(refundry, stripe, database)) == ["nobody_executes", "work_overdue"]
+
+
+def test_rows_whose_turn_has_come_by_a_schedule_are_overdue_when_nobody_executes(
+    refundry: Run, stripe: Server, database: HandDatabase, ours: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "refunds.csv"
+    path.write_text("ticket_id,charge_id,amount\nT-1,ch_1,10.00\n")
+    there = {"STRIPE_SECRET_KEY": key(stripe), "REFUNDRY_DATABASE_URL": database.url}
+    late = ("--start-at", "2099-11-28 09:00 UTC")
+    batch_id = refundry("batch", "run", str(path), "--yes", "--no-wait", "--json", *late, **there).json["batch_id"]
+    now = SystemClock().now()
+    with database.unit() as unit:
+        charges.mirror(unit, ours, [look("ch_1")], "order_id")
+        while batch_service.plan_slice(unit, batch_service.need(unit, batch_id), {}, mode="test", actor=SYSTEM):
+            pass
+        unit.connection.execute(sa.text("UPDATE batches SET created_at = :at"), {"at": now - 300})
+    assert "work_overdue" not in of_work(run(refundry, stripe, database))
+    waits = refundry("batch", "status", batch_id, **there).out
+    assert ("nobody executes" in waits, "due now" in waits) == (True, False)
+    for schedule in (Schedule(start_at=now - 120), Schedule(keep_balance="5"), Schedule(spread_seconds=3600.0)):
+        with database.unit() as unit:
+            batches.set_schedule(unit, batch_id, schedule)
+        told = run(refundry, stripe, database)
+        assert f"nobody sends what is due by its schedule: batch {batch_id[:8]}" in the(told, "work_overdue")["said"]
+        assert "due now, and nobody executes" in refundry("batch", "status", batch_id, **there).out
+    with executing(database):
+        assert "work_overdue" not in of_work(run(refundry, stripe, database))
+        assert "nobody executes" not in refundry("batch", "status", batch_id, **there).out
 
 
 @pytest.mark.usefixtures("ours")
