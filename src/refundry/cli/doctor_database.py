@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +116,12 @@ def _sqlite(settings: Settings, file: Path) -> Iterator[Finding]:
         if file.parent != settings.folder:
             yield doctor_machine.disk(place)
         ahead = inspection.written_ahead(file)
+        if not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK | os.X_OK)):
+            yield Finding(
+                Area.DATABASE, "database", f"{file} can only be read by this user", Level.WRONG, "database_read_only",
+                "nothing can be accepted or paid", f"make it writable, with its folder: chmod u+w {shlex.quote(str(file))}",
+            )  # fmt: skip
+            return
     except OSError as error:
         said = f"{file} cannot be read ({error.strerror})"
         yield Finding(
@@ -147,6 +155,11 @@ def _postgres(facts: PostgresFacts) -> Iterator[Finding]:
             Area.DATABASE, "database", "this server is a standby: it can only be read", Level.WRONG, "database_read_only",
             "nothing can be accepted or paid", "set REFUNDRY_DATABASE_URL to the primary server",
         )  # fmt: skip
+    if facts.read_only:
+        yield Finding(
+            Area.DATABASE, "database", "default_transaction_read_only is on: it can only be read", Level.WRONG, "database_read_only",
+            "nothing can be accepted or paid", _reset(facts, "default_transaction_read_only", "off", facts.read_only),
+        )  # fmt: skip
     for name in facts.unsafe:
         yield Finding(
             Area.DATABASE, "durability", f"{name} is off", Level.WRONG, "database_not_durable",
@@ -164,6 +177,18 @@ def _postgres(facts: PostgresFacts) -> Iterator[Finding]:
             Area.DATABASE, "connections", said, Level.WARNING, "database_connections", "one more worker may find no connection, and wait",
             "raise max_connections, or run fewer workers",
         )  # fmt: skip
+
+
+def _reset(facts: PostgresFacts, name: str, value: str, source: str) -> str:
+    """Tell the statement that mends a setting: one of a role or a database stands above the server's own."""
+    reset = {
+        "global": "ALTER ROLE ALL",
+        "database": f"ALTER DATABASE {facts.database}",
+        "user": f"ALTER ROLE {facts.role}",
+        "database user": f"ALTER ROLE {facts.role} IN DATABASE {facts.database}",
+    }.get(source)
+    said = f"{reset} RESET {name};" if reset else f"ALTER SYSTEM SET {name} = {value}; SELECT pg_reload_conf();"
+    return f"as its administrator: {said}"
 
 
 def _schema(found: str | None) -> Finding:

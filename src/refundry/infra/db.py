@@ -54,6 +54,7 @@ ALIVE = {
 }
 # The codes of both (Postgres, appendix A).
 CUT_OFF = {"25P03", "25P04"}
+READ_ONLY = "25006"
 # More often than processes can be started in the moment that the first of them takes.
 WAL_TRIES = 50
 SQLITE_MIN = (3, 35)
@@ -237,7 +238,7 @@ class Database:
         except sa.exc.OperationalError as error:
             raise unusable(error, self.engine.url.render_as_string()) from error
         except sa.exc.DBAPIError as error:
-            if self.postgres and (error.connection_invalidated or _cut_off(error)):
+            if self.postgres and (error.connection_invalidated or _cut_off(error) or _read_only(error)):
                 raise unusable(error, self.engine.url.render_as_string()) from error
             if "not a database" not in str(error.orig) and "malformed" not in str(error.orig):
                 raise
@@ -274,6 +275,11 @@ def _cut_off(error: sa.exc.DBAPIError) -> bool:
     The driver says so by its class of internal errors, as it says that a unit goes on after a failed statement, which is a fault of ours.
     """
     return getattr(error.orig, "sqlstate", None) in CUT_OFF
+
+
+def _read_only(error: sa.exc.DBAPIError) -> bool:
+    """Tell whether Postgres takes no writes: it is a standby, or somebody has set it so."""
+    return getattr(error.orig, "sqlstate", None) == READ_ONLY
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:  # noqa: ANN401  # the driver's own
@@ -316,6 +322,11 @@ def unusable(error: sa.exc.DBAPIError, url: str) -> DatabaseUnusable:
             f"the database {where} has ended a unit that stood still or took too long ({text.strip()}): this process was stopped in "
             "the middle of it, or the machine does too much; nothing of it was kept, and it will be done again",
             code="database_cut_off",
+        )
+    if _read_only(error):
+        return DatabaseUnusable(
+            f"the database {where} cannot be written ({text.strip()}): `refundry doctor` says why, and what to type",
+            code="database_read_only",
         )
     for sign, code, advice in (
         ("full", "database_full", "free some space; nothing of the last step was kept, and it will be done again"),

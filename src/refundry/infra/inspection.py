@@ -53,9 +53,11 @@ class Inspected(Database):
         return engine
 
     def _postgres(self) -> sa.Engine:
-        options = f"-c default_transaction_read_only=on -c statement_timeout={WAIT_SECONDS}s"
-        how = {"connect_timeout": WAIT_SECONDS, "options": options}
-        return sa.create_engine(self.url, poolclass=sa.NullPool, connect_args=how)
+        how = {"connect_timeout": WAIT_SECONDS, "options": f"-c statement_timeout={WAIT_SECONDS}s"}
+        engine = sa.create_engine(self.url, poolclass=sa.NullPool, connect_args=how)
+        # Said of each transaction and not of the session, whose own default would then not be seen.
+        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("SET TRANSACTION READ ONLY"))
+        return engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,10 @@ class PostgresFacts:
         connections_used: How many there are, this one left out.
         unsafe: Which of `synchronous_commit`, `fsync`, `full_page_writes` are off, so that a power cut takes back what was committed.
         standby: It is a copy that only reads.
+        read_only: Who set `default_transaction_read_only`, as `pg_settings.source` says it; empty, where it is off.
         timezone: Its own; every time of ours is in epoch seconds.
+        database: Its name, as it stands in a statement.
+        role: Whom it knows us as, likewise.
         workers: Where the processes that execute are connected from, one entry each; empty text is the server's own machine.
     """
 
@@ -139,13 +144,18 @@ class PostgresFacts:
     connections_used: int
     unsafe: tuple[str, ...]
     standby: bool
+    read_only: str
     timezone: str
+    database: str
+    role: str
     workers: tuple[str, ...]
 
 
-_SETTINGS = """SELECT name, setting FROM pg_settings WHERE name IN ('server_version', 'server_version_num', 'max_connections',
- 'superuser_reserved_connections', 'reserved_connections', 'synchronous_commit', 'fsync', 'full_page_writes', 'TimeZone')"""
+_SETTINGS = """SELECT name, setting, source FROM pg_settings WHERE name IN ('server_version', 'server_version_num', 'max_connections',
+ 'superuser_reserved_connections', 'reserved_connections', 'synchronous_commit', 'fsync', 'full_page_writes', 'TimeZone',
+ 'default_transaction_read_only')"""
 _USED = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+_NAMES = "SELECT quote_ident(current_database()), quote_ident(session_user)"
 # Every executing process holds one advisory lock for as long as it lives (`infra/engine.py`); those of transactions are over at once.
 _WORKERS = """SELECT DISTINCT l.pid, coalesce(host(a.client_addr), '') FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
  WHERE l.locktype = 'advisory' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -155,7 +165,9 @@ _WORKERS = """SELECT DISTINCT l.pid, coalesce(host(a.client_addr), '') FROM pg_l
 def postgres_facts(unit: Unit) -> PostgresFacts:
     """Ask a Postgres server about itself."""
     ask = unit.connection.exec_driver_sql
-    told = {row[0]: row[1] for row in ask(_SETTINGS)}
+    rows = ask(_SETTINGS).all()
+    told, source = {row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows}
+    database, role = ask(_NAMES).one()
     kept = int(told["superuser_reserved_connections"]) + int(told.get("reserved_connections", 0))
     return PostgresFacts(
         version=told["server_version"].split()[0],
@@ -165,6 +177,9 @@ def postgres_facts(unit: Unit) -> PostgresFacts:
         # `local` and the like are on: they wait for this server's own disk.
         unsafe=tuple(n for n in ("synchronous_commit", "fsync", "full_page_writes") if told[n] == "off"),
         standby=ask("SELECT pg_is_in_recovery()").scalar_one(),
+        read_only=source["default_transaction_read_only"] if told["default_transaction_read_only"] == "on" else "",
         timezone=told["TimeZone"],
+        database=database,
+        role=role,
         workers=tuple(row[1] for row in ask(_WORKERS)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -337,6 +338,14 @@ def test_a_file_without_a_write_ahead_log_is_told_and_left_so(refundry: Run, fil
     assert file.read_bytes() == before
 
 
+def test_a_file_that_cannot_be_written_is_wrong(refundry: Run, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The tests may run as root, who may write everything.
+    monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == file and mode & os.W_OK))
+    told = refundry("doctor", "--json")
+    finding = the(told, "database_read_only")
+    assert (told.code, finding["level"], finding["do"].endswith(str(file))) == (1, "wrong", True)
+
+
 def test_a_file_that_is_none_is_wrong(refundry: Run, file: Path) -> None:
     file.write_bytes(b"hello" * 1000)
     told = refundry("doctor", "--json")
@@ -408,18 +417,41 @@ def test_settings_that_lose_commits_are_wrong(
         )
 
 
+def test_a_database_that_takes_no_writes_is_wrong_and_told_so_to_who_writes(
+    refundry: Run, stripe: Server, postgres: PostgresServer
+) -> None:
+    with postgres.made() as url:
+        there = {"STRIPE_SECRET_KEY": key(stripe), "REFUNDRY_DATABASE_URL": url}
+        assert refundry("refund", "list", **there).code == 0
+        engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
+            connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        told = refundry("doctor", "--json", **there)
+        finding = the(told, "database_read_only")
+        assert (told.code, finding["level"]) == (1, "wrong")
+        assert finding["do"] == f"as its administrator: ALTER DATABASE {name} RESET default_transaction_read_only;"
+        asked = ("refund", "create", "--order", "o1", "--amount", "1.00", "--reason", "duplicate", "--json")
+        error = refundry(*asked, **there).error
+        assert error["code"] == "database_read_only"
+        assert "refundry doctor" in error["message"]
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "level"),
     [
         ({}, "", Level.OK),
         ({"standby": True}, "database_read_only", Level.WRONG),
+        ({"read_only": "database"}, "database_read_only", Level.WRONG),
         ({"number": 120_009}, "database_version", Level.WARNING),
         ({"connections_used": 80}, "database_connections", Level.WARNING),
         ({"unsafe": ("fsync",)}, "database_not_durable", Level.WRONG),
     ],
 )
 def test_what_a_server_says_of_itself_is_judged(changes: dict[str, Any], code: str, level: Level) -> None:
-    facts = PostgresFacts("16.2", 160_002, 97, 3, (), standby=False, timezone="UTC", workers=())
+    facts = PostgresFacts(
+        "16.2", 160_002, 97, 3, (), standby=False, read_only="", timezone="UTC", database="r", role="me", workers=()
+    )
     told = [(finding.code, finding.level) for finding in _postgres(replace(facts, **changes)) if finding.code]
     assert told == ([(code, level)] if code else [])
 
