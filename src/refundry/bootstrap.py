@@ -292,6 +292,7 @@ def gateway_of(
         slots=slots,
         http_client=transport,
         order_key=access.order_key,
+        key_by=access.key_by,
     )
 
 

@@ -130,7 +130,12 @@ class Access:
     @property
     def opened_by(self) -> str:
         """Name the variable that opens it."""
-        return self.setting("connected" if self.connected else "secret_key")
+        return self.setting("connected") if self.connected else self.key_by
+
+    @property
+    def key_by(self) -> str:
+        """Name the variable that sets the key: of a connected account it is the primary one's."""
+        return "STRIPE_SECRET_KEY" if self.connected else self.setting("secret_key")
 
 
 class PaySettings(BaseModel):

@@ -202,6 +202,8 @@ def test_the_doctor_looks_at_every_account_or_at_one(desk: Desk) -> None:
     assert any(text.startswith(f"{desk.platform}: opens") for text in said)
     assert any(text.startswith(f"{desk.shop}: opens") for text in said)
     assert any(text.startswith("REFUNDRY_ACCOUNTS__OLD__SECRET_KEY: ") for text in said)
+    advice = [finding["do"] for finding in told.json["findings"] if finding["code"] == "stripe_key_refused"]
+    assert advice == ["set REFUNDRY_ACCOUNTS__OLD__SECRET_KEY to a valid key of this account"]
     one = desk.told("doctor", "--account", "shop", **settings)
     assert one.code == 0, one.out
     keys = [finding["said"] for finding in one.json["findings"] if finding["what"] == "key"]

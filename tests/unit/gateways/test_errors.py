@@ -322,6 +322,15 @@ def test_a_failed_read_says_what_about_which_id_and_keeps_stripes_code(trouble: 
     assert trouble is Trouble.KEY_REFUSED or "ch_1" in error.message
 
 
+def test_a_refused_key_is_named_by_the_variable_that_sets_it() -> None:
+    usual = errors.read_failed(Trouble.KEY_REFUSED, "GET /v1/account", "the key's account", None)
+    assert "set STRIPE_SECRET_KEY to" in usual.message
+    setting = "REFUNDRY_ACCOUNTS__EU__SECRET_KEY"
+    other = errors.read_failed(Trouble.KEY_REFUSED, "GET /v1/account", "the key's account", None, key_by=setting)
+    assert f"set {setting} to a valid key" in other.message
+    assert "STRIPE_SECRET_KEY" not in other.message
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

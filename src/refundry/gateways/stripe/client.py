@@ -113,6 +113,7 @@ class StripeGateway:
         slots: Where each call takes its slot; `send` takes none.
         http_client: Carries the calls, and is the caller's to close; without it the gateway has its own.
         order_key: The metadata key that holds the order id on charges.
+        key_by: The variable that sets the key, for who has to mend it.
 
     Raises:
         InvariantViolated: A live key and another address than Stripe's.
@@ -128,6 +129,7 @@ class StripeGateway:
         slots: Slots,
         http_client: stripe.HTTPClient | None = None,
         order_key: str = "order_id",
+        key_by: str = "STRIPE_SECRET_KEY",
     ) -> None:
         """Keep the parts; nothing is sent."""
         base = (api_base or STRIPE_API).rstrip("/")
@@ -153,6 +155,7 @@ class StripeGateway:
         self._clock = clock
         self._slots = slots
         self._order_key = order_key
+        self._key_by = key_by
         self._heard: tuple[float, float] | None = None
 
     @property
@@ -454,7 +457,9 @@ class StripeGateway:
                     await self._clock.sleep(READ_WAITS_SECONDS[failed])
                     failed += 1
                 case _:
-                    raise errors.read_failed(trouble or Trouble.UNREACHABLE, operation, what, read, failure)
+                    raise errors.read_failed(
+                        trouble or Trouble.UNREACHABLE, operation, what, read, failure, key_by=self._key_by
+                    )
 
     async def _limited(self, operation: str, reason: str | None, taken_at: float, count: int) -> None:
         await self._slots.limited(operation, reason, taken_at)

@@ -212,7 +212,9 @@ def limiter_of(headers: Mapping[str, str], read: object) -> str | None:
     return next((value for name, value in headers.items() if name.lower() == LIMITER_HEADER), None)
 
 
-def read_failed(trouble: Trouble, operation: str, what: str, read: object, failure: str = "") -> GatewayError:
+def read_failed(
+    trouble: Trouble, operation: str, what: str, read: object, failure: str = "", *, key_by: str = "STRIPE_SECRET_KEY"
+) -> GatewayError:
     """Build the error of a read, in a sentence for a support agent.
 
     Args:
@@ -221,12 +223,13 @@ def read_failed(trouble: Trouble, operation: str, what: str, read: object, failu
         what: What was asked for: an id, or words.
         read: The body of the last answer.
         failure: What else is known, where no answer came.
+        key_by: The variable that sets the key.
     """
     error = error_of(read) or {}
     told = redacted(_message(error) or failure or "its answer cannot be read")[:MESSAGE_MAX]
     sentences = {
         Trouble.NOT_FOUND: f"Stripe does not know {what} ({told}): check the id, and that the key is of its account and mode",
-        Trouble.KEY_REFUSED: f"Stripe refused the key ({told}): set STRIPE_SECRET_KEY to a valid key of this account",
+        Trouble.KEY_REFUSED: f"Stripe refused the key ({told}): set {key_by} to a valid key of this account",
         Trouble.FORBIDDEN: f"the key has no right to {operation} for {what} ({told}): grant it in Stripe's Dashboard",
         Trouble.RATE_LIMITED: f"Stripe's limits kept {operation} for {what} waiting ({told}): it can be tried again later",
         Trouble.REFUSED: f"Stripe refused {operation} for {what}: {told}",
