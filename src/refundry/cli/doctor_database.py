@@ -58,7 +58,8 @@ def look(settings: Settings) -> Seen:
         file = doctor_machine.database_file(settings)
         if file is not None:
             seen.findings += _sqlite(settings, file)
-            if not file.exists() or any(finding.level is Level.WRONG for finding in seen.findings):
+            # Of a folder that may not be looked into, even that a file exists cannot be asked.
+            if any(finding.level is Level.WRONG for finding in seen.findings) or not file.exists():
                 return seen
         database = Inspected(settings.database, SystemClock())
     except RefundryError as error:

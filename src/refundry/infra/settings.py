@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+import sqlalchemy as sa
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as Unreadable
@@ -362,14 +363,39 @@ class Settings(BaseSettings):
         url = self.database_url.get_secret_value()
         for prefix in ("postgresql://", "postgres://"):
             if url.startswith(prefix):
-                return "postgresql+psycopg://" + url.removeprefix(prefix)
-        if url.startswith(("sqlite:///", "postgresql+psycopg://")):
+                return _checked_url("postgresql+psycopg://" + url.removeprefix(prefix))
+        if url.startswith("postgresql+psycopg://"):
+            return _checked_url(url)
+        if url.startswith("sqlite:///"):
             return url
-        raise SettingsError(
-            "REFUNDRY_DATABASE_URL should begin with sqlite:/// or postgresql://",
-            code="database_url_wrong",
-            setting="REFUNDRY_DATABASE_URL",
-        )
+        raise _url_wrong("should begin with sqlite:/// or postgresql://")
+
+
+def _checked_url(url: str) -> str:
+    """See that the address of a Postgres can be read; nothing of it is told, since any part may be one of a password.
+
+    Raises:
+        SettingsError: `database_url_wrong`.
+    """
+    import psycopg  # not on SQLite: it takes longer than most commands
+
+    shape = "write it as postgresql://user:password@host:port/database"
+    try:
+        parts = sa.make_url(url)
+    except (ValueError, sa.exc.ArgumentError):
+        raise _url_wrong(f"cannot be read as an address: {shape}, the port in figures") from None
+    if "@" in (parts.host or ""):
+        raise _url_wrong("holds more than one @: write an @ of a name or a password as %40")
+    try:
+        psycopg.conninfo.make_conninfo("", **dict.fromkeys(parts.query, ""))
+    except psycopg.ProgrammingError:
+        raise _url_wrong(f"has an option after its ? that Postgres does not know: {shape}?sslmode=require") from None
+    return url
+
+
+def _url_wrong(what: str) -> SettingsError:
+    setting = "REFUNDRY_DATABASE_URL"
+    return SettingsError(f"{setting} {what}", code="database_url_wrong", setting=setting)
 
 
 def _webhook_secrets(given: SecretStr | None, setting: str) -> tuple[str, ...]:
@@ -490,8 +516,8 @@ def _masked(name: str, value: str) -> str:
     if name.upper().endswith(("_KEY", "_SECRET", "_SECRETS")) and not name.upper().endswith("ORDER_KEY"):
         kind = re.match(r"(?:sk|rk|pk)_(?:test|live)_|whsec_", value)
         return (kind[0] if kind else "") + "…" + (value[-4:] if len(value) >= SECRET_SHOWN_FROM else "")
-    # The password of an address, in the two places where one can stand.
-    value = re.sub(r"(?<=://)([^:/@]*):[^@]*@", r"\1:…@", value)
+    # The password of an address, in the two places where one can stand; up to the last @, since one may stand in it unescaped.
+    value = re.sub(r"(?s)(?<=://)([^:/]*):.*@", r"\1:…@", value)
     # A key in a variable that holds several settings as JSON, or that is none of ours.
     value = re.sub(r"((?:sk|rk|pk)_(?:test|live)_|whsec_)\w+", r"\1…", value)
     return re.sub(r"(?i)(password=)[^&\s]*", r"\1…", value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import socket
 import urllib.parse
@@ -125,6 +127,13 @@ def test_in_words_every_trouble_has_its_reason_and_its_advice(refundry: Run, str
         ({"REFUNDRY_STRIPE__HEADROOM": "2"}, "setting_wrong", "REFUNDRY_STRIPE__HEADROOM"),
         ({"REFUNDRY_STRIPE__LIMITS": "much"}, "limits_wrong", "REFUNDRY_STRIPE__LIMITS"),
         ({"REFUNDRY_DATABASE_URL": "mysql://x"}, "database_url_wrong", "REFUNDRY_DATABASE_URL"),
+        ({"REFUNDRY_DATABASE_URL": "postgresql://127.0.0.1:abc/r"}, "database_url_wrong", "REFUNDRY_DATABASE_URL"),
+        (
+            {"REFUNDRY_DATABASE_URL": "postgresql://127.0.0.1:9/r?bogus=1"},
+            "database_url_wrong",
+            "REFUNDRY_DATABASE_URL",
+        ),
+        ({"REFUNDRY_DATABASE_URL": "postgresql://pg:a@b@127.0.0.1:9/r"}, "database_url_wrong", "REFUNDRY_DATABASE_URL"),
         ({"REFUNDRY_STRIPE__ACCOUNT": "acct_other"}, "account_disagrees", "REFUNDRY_STRIPE__ACCOUNT"),
         ({"REFUNDRY_KEEP__EVENTS_DAYS": "34"}, "setting_wrong", "REFUNDRY_KEEP__EVENTS_DAYS"),
         ({"REFUNDRY_ORDERS__URL": "shop.example"}, "orders_url_wrong", "REFUNDRY_ORDERS__URL"),
@@ -162,6 +171,17 @@ def test_no_secret_is_shown(refundry: Run) -> None:
     assert "STRIPE_SECRET_KEY=sk_test_…1234" in told.out
     assert "abcdefgh" not in told.out + told.err
     assert "letmein" not in told.out + told.err
+
+
+@pytest.mark.parametrize(
+    "part", ["postgresql://pg:let@mein@h", "postgresql://p@g:letmein@h", "postgresql://pg:let/m@mein@h"]
+)
+def test_no_part_of_a_password_is_shown_where_its_signs_are_not_escaped(refundry: Run, part: str) -> None:
+    for rest in ("/r", ":abc/r", "/r?bogus=1"):
+        told = refundry("doctor", REFUNDRY_DATABASE_URL=part + rest)
+        assert ":…@h" in told.out
+        assert "let" not in told.out + told.err
+        assert "mein" not in told.out + told.err
 
 
 def test_live_mode_is_told(refundry: Run) -> None:
@@ -202,6 +222,27 @@ def test_a_directory_that_cannot_be_made_is_wrong(refundry: Run, tmp_path: Path)
     assert (told.code, finding["level"]) == (1, "wrong")
     assert place in finding["said"]
     assert "REFUNDRY_STATE_DIR" in finding["do"]
+
+
+def test_a_directory_that_may_not_be_looked_into_is_wrong(
+    refundry: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0)
+    exists = Path.exists
+
+    # The tests may run as root, who may look everywhere.
+    def refused(path: Path) -> bool:
+        if path.parent == state:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", refused)
+    monkeypatch.setattr(os, "access", lambda path, _: path != state)
+    told = refundry("doctor", "--json")
+    assert (told.code, the(told, "state_dir_unusable")["level"]) == (1, "wrong")
+    assert the(told, "database_unreachable")["said"].endswith("(Permission denied)")
+    assert any(finding["what"] == "key" and finding["level"] == "ok" for finding in told.json["findings"])
 
 
 @pytest.mark.parametrize(
