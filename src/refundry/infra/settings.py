@@ -246,6 +246,20 @@ class Settings(BaseSettings):
         default=None, validation_alias=AliasChoices("STRIPE_WEBHOOK_SECRET")
     )
 
+    @field_validator("state_dir", mode="before")
+    @classmethod
+    def _none_if_empty(cls, value: object) -> object:
+        # An empty path would be the current directory.
+        return None if isinstance(value, str) and not value.strip() else value
+
+    @field_validator("state_dir")
+    @classmethod
+    def _a_folder(cls, value: Path | None) -> Path | None:
+        try:
+            return value.expanduser().absolute() if value is not None else None
+        except RuntimeError:
+            raise ValueError("should be a directory; its ~ names nobody's home") from None
+
     otlp_endpoint: str | None = Field(default=None, validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_ENDPOINT"))
     otlp_traces_endpoint: str | None = Field(
         default=None, validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")

@@ -168,6 +168,18 @@ def test_without_an_address_the_database_lies_in_the_state_directory(
     assert read(monkeypatch, REFUNDRY_STATE_DIR=str(tmp_path)).database == f"sqlite:///{tmp_path}/refundry.db"
 
 
+def test_the_state_directory_is_absolute_and_may_begin_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    usual = settings.read().folder
+    for empty in ("", "  "):
+        assert read(monkeypatch, REFUNDRY_STATE_DIR=empty).folder == usual
+    assert read(monkeypatch, REFUNDRY_STATE_DIR="~/desk").folder == tmp_path / "home" / "desk"
+    assert read(monkeypatch, REFUNDRY_STATE_DIR="desk").folder == tmp_path / "desk"
+    with pytest.raises(SettingsError, match="REFUNDRY_STATE_DIR should be a directory"):
+        read(monkeypatch, REFUNDRY_STATE_DIR="~nobody-of-that-name/desk")
+
+
 def test_the_state_directory_is_the_platforms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     assert read(monkeypatch, XDG_DATA_HOME=str(tmp_path)).folder == tmp_path / "refundry"
