@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import urlencode
 
 from refundry import bootstrap
-from refundry.accounts.model import Account
+from refundry.accounts.model import Account, NoSuchAccount
 from refundry.accounts.rules import Choice, choose
 from refundry.cli import doctor_database, doctor_machine, output
 from refundry.cli.doctor_findings import Area, Finding, Level, of_error
@@ -106,6 +106,11 @@ def look(settings: Settings, database: doctor_database.Seen, account: str | None
     try:
         accesses = settings.accesses
     except RefundryError as error:
+        if error.code == "webhook_secret_wrong":
+            wrong = of_error(Area.STRIPE, "webhooks", error, "no command that pays starts before that is mended")
+            others = look(_without_secrets(settings), database, account)
+            # Left out by us, it is not missing.
+            return [wrong, *(finding for finding in others if finding.code != "webhook_secret_missing")]
         keyless = of_error(Area.STRIPE, "key", error, "nothing can be looked up or paid without one")
         return [keyless, *doctor_machine.limits(settings)]
     seen = loop.run(_look_at_all(settings, accesses, database))
@@ -113,7 +118,12 @@ def look(settings: Settings, database: doctor_database.Seen, account: str | None
         choices = [
             Choice(found or access.said or "", access.name) for access, (found, _) in zip(accesses, seen, strict=True)
         ]
-        seen = [seen[choose(account, choices)]]
+        try:
+            seen = [seen[choose(account, choices)]]
+        except NoSuchAccount as error:
+            # A key that does not tell its account may be that of the one that is meant, so all is told then.
+            if error.code == "account_ambiguous" or all(choice.id for choice in choices):
+                raise
     if len(seen) == 1:
         return seen[0][1]
     return [
@@ -121,6 +131,12 @@ def look(settings: Settings, database: doctor_database.Seen, account: str | None
         for access, (found, findings) in zip(accesses, seen, strict=True)
         for finding in findings
     ]
+
+
+def _without_secrets(settings: Settings) -> Settings:
+    """Leave out the secrets of webhooks, so that a wrong one keeps nothing else from being looked at."""
+    further = {name: own.model_copy(update={"webhook_secret": None}) for name, own in settings.accounts.items()}
+    return settings.model_copy(update={"stripe_webhook_secret": None, "accounts": further})
 
 
 @asynccontextmanager

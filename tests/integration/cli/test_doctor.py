@@ -413,6 +413,31 @@ def test_clocks_that_disagree_are_told(refundry: Run) -> None:
         base = {"REFUNDRY_STRIPE__API_BASE": ahead.url}
         ahead.move(60)
         told = refundry("doctor", "--json", **base)
+def test_a_wrong_secret_of_a_webhook_is_told_as_such_and_all_else_is_looked_at(refundry: Run, stripe: Server) -> None:
+    post(
+        stripe,
+        "/v1/webhook_endpoints",
+        url="https://desk.example/webhooks/stripe",
+        **{"enabled_events[]": ["refund.created"]},
+    )
+    told = refundry("doctor", "--json", STRIPE_WEBHOOK_SECRET="foo")
+    finding = the(told, "webhook_secret_wrong")
+    assert (told.code, finding["what"], finding["setting"]) == (2, "webhooks", "STRIPE_WEBHOOK_SECRET")
+    assert found(told, "webhook_secret_missing") == []
+    looked_at = {finding["what"] for finding in told.json["findings"] if finding["area"] == "stripe"}
+    assert {"key", "permissions", "balance", "webhooks", "clock", "limits"} <= looked_at
+
+
+@pytest.mark.parametrize("account", ["acct_1", "acct_nobodys"])
+def test_a_key_that_does_not_tell_its_account_is_told_whichever_is_asked_for(
+    refundry: Run, stripe: Server, account: str
+) -> None:
+    secret = key(stripe)
+    stripe.control(f"POST /_sim/keys/{secret}/expire", {})
+    told = refundry("doctor", "--json", "--account", account, STRIPE_SECRET_KEY=secret)
+    assert (told.code, the(told, "stripe_key_refused")["what"]) == (1, "key")
+
+
         assert (told.code, the(told, "clock_apart")["level"]) == (0, "note")
         ahead.move(300)
         told = refundry("doctor", "--json", **base)
