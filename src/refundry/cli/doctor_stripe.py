@@ -163,8 +163,8 @@ async def _look(settings: Settings, access: Access, database: doctor_database.Se
             async with asyncio.timeout(SECONDS_MAX):
                 account = await _key(settings, access, gateway, database.accounts, findings)
                 if account is not None:
-                    findings += [*await _rights(settings, gateway), *await _balance(gateway)]
-                    findings += await _webhooks(access, gateway, database.webhook_ages.get(account.name))
+                    findings += [*await _rights(settings, access, gateway), *await _balance(settings, gateway)]
+                    findings += await _webhooks(settings, access, gateway, database.webhook_ages.get(account.name))
         except TimeoutError:
             findings.append(_silent())
         except GatewayError as error:
@@ -203,7 +203,7 @@ async def _key(
         findings.append(
             Finding(
                 Area.STRIPE, "key", "it is a full secret key", Level.NOTE, "key_unrestricted",
-                "whoever gets hold of it can do everything with the account", f"take a restricted one, filled in by this link: {link(settings)}",
+                "whoever gets hold of it can do everything with the account", f"take a restricted one, filled in by this link{_besides(access)}: {link(settings)}",
             )
         )  # fmt: skip
     if not access.name:
@@ -228,11 +228,22 @@ def link(settings: Settings) -> str:
     # Write includes read, so a resource is named once.
     named = [slug for slug in slugs if not (slug.endswith("_read") and slug.removesuffix("read") + "write" in slugs)]
     query = urlencode([("name", "Refundry"), *(("permissions[]", slug) for slug in named)])
-    return f"{DASHBOARD}{'' if settings.mode == 'live' else '/test'}/apikeys/create?{query}"
+    return f"{_page(settings, 'apikeys/create')}?{query}"
 
 
-async def _rights(settings: Settings, gateway: PaymentGateway) -> list[Finding]:
-    asked = await asyncio.gather(*(_right(gateway, right) for right in NEEDS))
+def _page(settings: Settings, name: str) -> str:
+    """Tell the address of a page of the dashboard, which shows the test mode's things on pages of their own."""
+    return f"{DASHBOARD}{'' if settings.mode == 'live' else '/test'}/{name}"
+
+
+def _besides(access: Access) -> str:
+    """Tell what a key needs besides what the link fills in: nobody knows how the link names the account."""
+    setting = access.setting("account")
+    return "" if access.said else f", and add Account: Read (or set {setting}=acct_…)"
+
+
+async def _rights(settings: Settings, access: Access, gateway: PaymentGateway) -> list[Finding]:
+    asked = await asyncio.gather(*(_right(settings, gateway, right) for right in NEEDS))
     missing = [finding for finding in asked if finding is not None]
     there = [need.label for need, finding in zip(NEEDS.values(), asked, strict=True) if finding is None]
     findings = [Finding(Area.STRIPE, "permissions", ", ".join(there))] if there else []
@@ -241,7 +252,7 @@ async def _rights(settings: Settings, gateway: PaymentGateway) -> list[Finding]:
         findings.append(
             Finding(
                 Area.STRIPE, "permissions", "a new key that has what is needed", Level.NOTE, "key_link", "",
-                f"create it at {link(settings)}",
+                f"create it by this link{_besides(access)}: {link(settings)}",
             )
         )  # fmt: skip
     else:
@@ -249,7 +260,7 @@ async def _rights(settings: Settings, gateway: PaymentGateway) -> list[Finding]:
     return findings
 
 
-async def _right(gateway: PaymentGateway, right: Right) -> Finding | None:
+async def _right(settings: Settings, gateway: PaymentGateway, right: Right) -> Finding | None:
     need = NEEDS[right]
     try:
         await gateway.ask(right)
@@ -263,7 +274,7 @@ async def _right(gateway: PaymentGateway, right: Right) -> Finding | None:
         called = f" (Stripe calls it {error.permission})" if error.permission else ""
         return Finding(
             Area.STRIPE, "permissions", f"{need.label} is missing{called}", need.level, "permission_missing", need.why,
-            f"edit the key at {DASHBOARD}/apikeys" if need.level is not Level.NOTE else "grant it only if you want that",
+            f"edit the key at {_page(settings, 'apikeys')}" if need.level is not Level.NOTE else "grant it only if you want that",
         )  # fmt: skip
     return None
 
@@ -271,7 +282,7 @@ async def _right(gateway: PaymentGateway, right: Right) -> Finding | None:
 # The balance, and the webhooks
 
 
-async def _balance(gateway: PaymentGateway) -> list[Finding]:
+async def _balance(settings: Settings, gateway: PaymentGateway) -> list[Finding]:
     try:
         available = await gateway.balance()
     except GatewayError as error:
@@ -285,12 +296,12 @@ async def _balance(gateway: PaymentGateway) -> list[Finding]:
     return [
         Finding(
             Area.STRIPE, "balance", said, Level.WARNING if len(dry) == len(available) else Level.NOTE, "balance_dry",
-            f"refunds out of {' and '.join(dry)} wait there, or fail, until money comes in", f"top it up at {DASHBOARD}/balance",
+            f"refunds out of {' and '.join(dry)} wait there, or fail, until money comes in", f"top it up at {_page(settings, 'balance')}",
         )
     ]  # fmt: skip
 
 
-async def _webhooks(access: Access, gateway: PaymentGateway, age: float | None) -> list[Finding]:
+async def _webhooks(settings: Settings, access: Access, gateway: PaymentGateway, age: float | None) -> list[Finding]:
     """Look at the endpoints that lead to us, at the secrets, and at when an event came last.
 
     A connected account's events come through its platform, whose endpoints are told there.
@@ -311,7 +322,7 @@ async def _webhooks(access: Access, gateway: PaymentGateway, age: float | None) 
                 "changes at Stripe are found by polling, within minutes instead of seconds", "refundry webhooks register https://…",
             )
         ]  # fmt: skip
-    findings = [_endpoint(endpoint, gateway.api_version) for endpoint in mine]
+    findings = [_endpoint(settings, endpoint, gateway.api_version) for endpoint in mine]
     if not access.webhook_secrets:
         setting = access.setting("webhook_secret")
         findings.append(
@@ -334,14 +345,14 @@ def _last(age: float | None) -> Finding:
     )  # fmt: skip
 
 
-def _endpoint(endpoint: SeenEndpoint, api_version: str) -> Finding:
+def _endpoint(settings: Settings, endpoint: SeenEndpoint, api_version: str) -> Finding:
     amiss = lacks(endpoint, api_version)
     said = f"{endpoint.id} sends to {endpoint.url}"
     if not amiss:
         return Finding(Area.STRIPE, "webhooks", said)
     return Finding(
         Area.STRIPE, "webhooks", f"{said}; {'; '.join(amiss)}", Level.WARNING, "webhook_endpoint", "what it does not tell is found by polling",
-        f"refundry webhooks rotate {endpoint.url}" if endpoint.enabled else f"enable it at {DASHBOARD}/webhooks",
+        f"refundry webhooks rotate {endpoint.url}" if endpoint.enabled else f"enable it at {_page(settings, 'webhooks')}",
     )  # fmt: skip
 
 

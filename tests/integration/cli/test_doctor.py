@@ -110,7 +110,7 @@ def test_in_words_every_trouble_has_its_reason_and_its_advice(refundry: Run, str
     at = next(n for n, line in enumerate(lines) if "Refunds: Write is missing (Stripe calls it refund_write)" in line)
     assert lines[at].startswith("  WRONG   permissions   ")
     assert lines[at + 1].strip() == "why  nothing can be paid"
-    assert lines[at + 2].strip() == "do   edit the key at https://dashboard.stripe.com/apikeys"
+    assert lines[at + 2].strip() == "do   edit the key at https://dashboard.stripe.com/test/apikeys"
     assert lines[-1].startswith("2 things to mend")
 
 
@@ -287,6 +287,7 @@ def test_a_right_that_is_missing_is_named_with_a_link_to_a_key_that_has_it(
     missing = the(told, "permission_missing")
     assert (told.code, missing["level"]) == (int(level == "wrong"), level)
     assert f"is missing (Stripe calls it {right})" in missing["said"]
+    assert "add Account: Read (or set REFUNDRY_STRIPE__ACCOUNT=acct_…)" in the(told, "key_link")["do"]
     link = the(told, "key_link")["do"].split()[-1]
     where = urllib.parse.urlsplit(link)
     assert (where.netloc, where.path) == ("dashboard.stripe.com", "/test/apikeys/create")
@@ -307,7 +308,9 @@ def test_what_a_write_right_includes_is_missing_with_it(refundry: Run, stripe: S
 
 def test_a_full_secret_key_is_advised_against(refundry: Run) -> None:
     told = refundry("doctor", "--json")
-    assert the(told, "key_unrestricted")["do"].endswith("rak_event_read")
+    advice = the(told, "key_unrestricted")["do"]
+    assert "add Account: Read (or set REFUNDRY_STRIPE__ACCOUNT=acct_…)" in advice
+    assert advice.endswith("rak_event_read")
     assert told.code == 0
 
 
@@ -383,6 +386,7 @@ def test_a_balance_that_is_dry_is_told(refundry: Run, stripe: Server) -> None:
     told = refundry("doctor", "--json")
     finding = the(told, "balance_dry")
     assert (told.code, finding["level"], finding["said"]) == (0, "warning", "-5.00 GBP available")
+    assert finding["do"] == "top it up at https://dashboard.stripe.com/test/balance"
 
 
 def test_a_webhook_endpoint_is_told_with_what_it_lacks(refundry: Run, stripe: Server) -> None:
@@ -400,6 +404,7 @@ def test_a_webhook_endpoint_is_told_with_what_it_lacks(refundry: Run, stripe: Se
     said = the(told, "webhook_endpoint")["said"]
     assert made["id"] in said
     assert "it is disabled" in said
+    assert the(told, "webhook_endpoint")["do"] == "enable it at https://dashboard.stripe.com/test/webhooks"
     assert "it is of API 2026-10-28.endive, not 2026-08-26.dahlia" in said
     assert "charge.dispute.closed, charge.dispute.funds_reinstated" in said
     assert "refund.created" not in said
@@ -408,11 +413,6 @@ def test_a_webhook_endpoint_is_told_with_what_it_lacks(refundry: Run, stripe: Se
     assert told.code == 0
 
 
-def test_clocks_that_disagree_are_told(refundry: Run) -> None:
-    with Server(start=None) as ahead:
-        base = {"REFUNDRY_STRIPE__API_BASE": ahead.url}
-        ahead.move(60)
-        told = refundry("doctor", "--json", **base)
 def test_a_wrong_secret_of_a_webhook_is_told_as_such_and_all_else_is_looked_at(refundry: Run, stripe: Server) -> None:
     post(
         stripe,
@@ -438,6 +438,11 @@ def test_a_key_that_does_not_tell_its_account_is_told_whichever_is_asked_for(
     assert (told.code, the(told, "stripe_key_refused")["what"]) == (1, "key")
 
 
+def test_clocks_that_disagree_are_told(refundry: Run) -> None:
+    with Server(start=None) as ahead:
+        base = {"REFUNDRY_STRIPE__API_BASE": ahead.url}
+        ahead.move(60)
+        told = refundry("doctor", "--json", **base)
         assert (told.code, the(told, "clock_apart")["level"]) == (0, "note")
         ahead.move(300)
         told = refundry("doctor", "--json", **base)
