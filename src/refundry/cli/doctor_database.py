@@ -161,11 +161,11 @@ def _postgres(facts: PostgresFacts) -> Iterator[Finding]:
             Area.DATABASE, "database", "default_transaction_read_only is on: it can only be read", Level.WRONG, "database_read_only",
             "nothing can be accepted or paid", _reset(facts, "default_transaction_read_only", "off", facts.read_only),
         )  # fmt: skip
-    for name in facts.unsafe:
+    for name, source in facts.unsafe.items():
         yield Finding(
             Area.DATABASE, "durability", f"{name} is off", Level.WRONG, "database_not_durable",
             "a power cut can take back what was committed: a refund could be sent whose attempt nobody remembers",
-            f"as its administrator: ALTER SYSTEM SET {name} = on; SELECT pg_reload_conf();",
+            _reset(facts, name, "on", source),
         )  # fmt: skip
     if not facts.unsafe:
         yield Finding(Area.DATABASE, "durability", "what is committed is on the disk")
@@ -182,6 +182,8 @@ def _postgres(facts: PostgresFacts) -> Iterator[Finding]:
 
 def _reset(facts: PostgresFacts, name: str, value: str, source: str) -> str:
     """Tell the statement that mends a setting: one of a role or a database stands above the server's own."""
+    if source == "command line":
+        return f"start the server without {name} on its command line"
     reset = {
         "global": "ALTER ROLE ALL",
         "database": f"ALTER DATABASE {facts.database}",

@@ -329,6 +329,17 @@ def unusable(error: sa.exc.DBAPIError, url: str) -> DatabaseUnusable:
             code="database_read_only",
         )
     for sign, code, advice in (
+        (
+            "does not exist",
+            "database_unreachable",
+            "make it on the server, or name another one in REFUNDRY_DATABASE_URL",
+        ),
+        (
+            "does not support SSL",
+            "database_unreachable",
+            "turn SSL on at the server, or take sslmode out of REFUNDRY_DATABASE_URL",
+        ),
+        ("password", "database_unreachable", "check the user and the password in REFUNDRY_DATABASE_URL"),
         ("full", "database_full", "free some space; nothing of the last step was kept, and it will be done again"),
         (
             "I/O error",
@@ -341,7 +352,7 @@ def unusable(error: sa.exc.DBAPIError, url: str) -> DatabaseUnusable:
         ("locked", "database_busy", "another process holds the database for longer than it should; try again"),
     ):
         if sign in text:
-            return DatabaseUnusable(f"the database {where} cannot be used ({text}): {advice}", code=code)
+            return DatabaseUnusable(f"the database {where} cannot be used ({text.strip()}): {advice}", code=code)
     return DatabaseUnusable(f"the database {where} cannot be reached ({text.strip()}): check that it runs")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -129,9 +130,10 @@ class PostgresFacts:
         number: The same to compare, as 160002.
         connections_max: How many it takes, without those that it keeps for administrators.
         connections_used: How many there are, this one left out.
-        unsafe: Which of `synchronous_commit`, `fsync`, `full_page_writes` are off, so that a power cut takes back what was committed.
+        unsafe: Which of `synchronous_commit`, `fsync`, `full_page_writes` are off, so that a power cut takes back what was committed;
+            each with who set it, as `pg_settings.source` says it.
         standby: It is a copy that only reads.
-        read_only: Who set `default_transaction_read_only`, as `pg_settings.source` says it; empty, where it is off.
+        read_only: Who set `default_transaction_read_only`, likewise; empty, where it is off.
         timezone: Its own; every time of ours is in epoch seconds.
         database: Its name, as it stands in a statement.
         role: Whom it knows us as, likewise.
@@ -142,7 +144,7 @@ class PostgresFacts:
     number: int
     connections_max: int
     connections_used: int
-    unsafe: tuple[str, ...]
+    unsafe: Mapping[str, str]
     standby: bool
     read_only: str
     timezone: str
@@ -175,7 +177,7 @@ def postgres_facts(unit: Unit) -> PostgresFacts:
         connections_max=int(told["max_connections"]) - kept,
         connections_used=ask(_USED).scalar_one(),
         # `local` and the like are on: they wait for this server's own disk.
-        unsafe=tuple(n for n in ("synchronous_commit", "fsync", "full_page_writes") if told[n] == "off"),
+        unsafe={n: source[n] for n in ("synchronous_commit", "fsync", "full_page_writes") if told[n] == "off"},
         standby=ask("SELECT pg_is_in_recovery()").scalar_one(),
         read_only=source["default_transaction_read_only"] if told["default_transaction_read_only"] == "on" else "",
         timezone=told["TimeZone"],

@@ -31,7 +31,7 @@ from refundry.follow.model import Feed
 from refundry.inbox import service as inbox
 from refundry.inbox.model import Source
 from refundry.infra import inspection
-from refundry.infra.db import sqlite_url
+from refundry.infra.db import sqlite_url, unusable
 from refundry.infra.inspection import Inspected, PostgresFacts, filesystem_of
 from refundry.infra.lock import FileLock
 from refundry.kernel.actor import SYSTEM
@@ -405,16 +405,63 @@ def test_settings_that_lose_commits_are_wrong(
                 connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET synchronous_commit = {setting}')
             told = refundry("doctor", "--json", STRIPE_SECRET_KEY=key(stripe), REFUNDRY_DATABASE_URL=url)
             assert told.code == int(bool(found(told, "database_not_durable")))
-            return {finding["said"] for finding in found(told, "database_not_durable")}
+            return {(finding["said"], finding["do"]) for finding in found(told, "database_not_durable")}
 
         without, having = named("on"), named("off")
-        assert having - without == {"synchronous_commit is off"}
+        name = sa.make_url(url).database
+        do = f"as its administrator: ALTER DATABASE {name} RESET synchronous_commit;"
+        assert having - without == {("synchronous_commit is off", do)}
         monkeypatch.setattr(doctor_database, "PROCESS_CONNECTIONS_MAX", 10**6)
         told = refundry("doctor", "--json", REFUNDRY_DATABASE_URL=url)
         assert the(told, "database_connections")["level"] == "warning"
         assert any(
             "Postgres" in finding["said"] and "time zone" in finding["said"] for finding in told.json["findings"]
         )
+
+
+@pytest.mark.parametrize(
+    ("source", "do"),
+    [
+        ("configuration file", "as its administrator: ALTER SYSTEM SET fsync = on; SELECT pg_reload_conf();"),
+        ("command line", "start the server without fsync on its command line"),
+        ("global", "as its administrator: ALTER ROLE ALL RESET fsync;"),
+        ("user", "as its administrator: ALTER ROLE me RESET fsync;"),
+        ("database user", "as its administrator: ALTER ROLE me IN DATABASE r RESET fsync;"),
+    ],
+)
+def test_a_setting_is_mended_where_it_is_set(source: str, do: str) -> None:
+    facts = PostgresFacts(
+        "16.2", 160_002, 97, 3, {"fsync": source}, standby=False, read_only="", timezone="UTC", database="r",
+        role="me", workers=(),
+    )  # fmt: skip
+    assert [finding.do for finding in _postgres(facts) if finding.code] == [do]
+
+
+def test_what_the_server_lacks_is_advised_about(refundry: Run, stripe: Server, postgres: PostgresServer) -> None:
+    with postgres.made() as url:
+        made = sa.make_url(url)
+        for wrong, do in (
+            (made.set(database="nowhere"), "make it on the server"),
+            (made.set(username="nobody"), "make it on the server"),
+        ):
+            address = wrong.render_as_string(hide_password=False)
+            told = refundry("doctor", "--json", STRIPE_SECRET_KEY=key(stripe), REFUNDRY_DATABASE_URL=address)
+            finding = the(told, "database_unreachable")
+            assert finding["do"].startswith(do), finding
+
+
+@pytest.mark.parametrize(
+    ("said", "do"),
+    [
+        ("server does not support SSL, but SSL was required", "turn SSL on at the server"),
+        ('FATAL:  password authentication failed for user "me"', "check the user and the password"),
+        ("connection refused", "check that it runs"),
+    ],
+)
+def test_what_the_driver_says_is_advised_about(said: str, do: str) -> None:
+    error = unusable(sa.exc.OperationalError("", None, Exception(said)), "postgresql://h/r")
+    assert error.code == "database_unreachable"
+    assert error.message.rpartition(": ")[2].startswith(do)
 
 
 def test_a_database_that_takes_no_writes_is_wrong_and_told_so_to_who_writes(
@@ -445,12 +492,12 @@ def test_a_database_that_takes_no_writes_is_wrong_and_told_so_to_who_writes(
         ({"read_only": "database"}, "database_read_only", Level.WRONG),
         ({"number": 120_009}, "database_version", Level.WARNING),
         ({"connections_used": 80}, "database_connections", Level.WARNING),
-        ({"unsafe": ("fsync",)}, "database_not_durable", Level.WRONG),
+        ({"unsafe": {"fsync": "configuration file"}}, "database_not_durable", Level.WRONG),
     ],
 )
 def test_what_a_server_says_of_itself_is_judged(changes: dict[str, Any], code: str, level: Level) -> None:
     facts = PostgresFacts(
-        "16.2", 160_002, 97, 3, (), standby=False, read_only="", timezone="UTC", database="r", role="me", workers=()
+        "16.2", 160_002, 97, 3, {}, standby=False, read_only="", timezone="UTC", database="r", role="me", workers=()
     )
     told = [(finding.code, finding.level) for finding in _postgres(replace(facts, **changes)) if finding.code]
     assert told == ([(code, level)] if code else [])
