@@ -129,7 +129,7 @@ async def _followed(seen: Seen, *, as_json: bool) -> int:
 
 def _json_lines(moment: Moment) -> None:
     output.as_json(watch_view.told(moment))
-    sys.stdout.flush()
+    output.flush()
 
 
 def _live(stack: ExitStack) -> Callable[[Moment], None]:
@@ -150,7 +150,7 @@ def _lines(clock: SystemClock) -> Callable[[Moment], None]:
         if now - told_at >= PLAIN_SECONDS or moment.over:
             told_at = now
             output.line(f"{output.moment(clock.now())}  {watch_view.line(moment)}")
-            sys.stdout.flush()
+            output.flush()
 
     return show
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import sys
 import traceback
@@ -79,12 +78,11 @@ def run() -> NoReturn:
     """Run the program and end the process with its exit code."""
     # A polite kill ends like Ctrl-C: what was started is ended too, and the exit code says that it was interrupted.
     signal.signal(signal.SIGTERM, _interrupt)
+    output.prepare()
     code = main(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has gone, as `head` does; there is nobody to tell, also not at the interpreter's end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if (lost := output.lost()) is not None:
+        output.fail(lost, as_json=False)
+        code = code or output.FAILED
     sys.exit(code)
 
 
@@ -104,12 +102,13 @@ def main(arguments: Sequence[str]) -> int:
         output.fail(UsageError(_usage(error)), as_json=as_json)
         return output.USAGE
     except (KeyboardInterrupt, Abort):
+        output.lost()
         output.say("interrupted")
         return output.INTERRUPTED
     except BrokenPipeError:
         return output.FAILED
     except Exception as error:  # noqa: BLE001  # the last place where anything can be told
-        output.fail(_unexpected(error), as_json=as_json)
+        output.fail(output.lost() or _unexpected(error), as_json=as_json)
         return output.FAILED
     return told if isinstance(told, int) else output.DONE
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import json
 import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -27,15 +29,80 @@ WIDTH_MAX = 110
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of words.")]
 
 
+def prepare() -> None:
+    """Let standard output and error take every character, whatever encoding they are set to, and also where they are closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            # Whoever closes it wants to hear nothing; without one, a file that is opened later could take its number.
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115  # open until the process ends
+        elif isinstance(stream, io.TextIOWrapper):
+            # A character that the encoding does not have is escaped: what was paid is not to end in an error for a file's name.
+            stream.reconfigure(errors="backslashreplace")
+
+
+def as_file() -> TextIO:
+    """Tell standard output, to write a file to it: in UTF-8, as into a file, whatever it is set to."""
+    sys.stdout.flush()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    return sys.stdout
+
+
+class OutputUnwritable(RefundryError):  # noqa: N818  # read in a sentence
+    """Standard output takes no more."""
+
+    code = "output_unwritable"
+
+
+@contextmanager
+def _to_stdout() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # Nothing more goes there: what is still held back would fail again, at the latest at the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever has gone while reading our output, as `head` does, needs to be told nothing.
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise OutputUnwritable(
+            f"standard output cannot be written ({error.strerror}): lead it to a place that can be written, with room, and run the "
+            "same command again; what was done or accepted is kept"
+        ) from error
+
+
+def flush() -> None:
+    """Write out what standard output holds back.
+
+    Raises:
+        OutputUnwritable: It cannot be written.
+        BrokenPipeError: Its reader has gone.
+    """
+    with _to_stdout():
+        sys.stdout.flush()
+
+
+def lost() -> OutputUnwritable | None:
+    """Tell what keeps standard output from taking what it holds back, if anybody reads it; nothing more is written there then."""
+    try:
+        flush()
+    except OutputUnwritable as error:
+        return error
+    except BrokenPipeError:
+        return None
+    return None
+
+
 def line(text: str = "") -> None:
     """Write a line of the result."""
-    sys.stdout.write(text + "\n")
+    with _to_stdout():
+        sys.stdout.write(text + "\n")
 
 
 def say(text: str = "") -> None:
     """Write a line beside the result: progress, advice."""
     # Both may lead to one terminal or one log, where the order matters.
-    sys.stdout.flush()
+    flush()
     sys.stderr.write(_filled(text, sys.stderr, "", "") + "\n")
     sys.stderr.flush()
 
@@ -66,15 +133,24 @@ def _filled(text: str, to: TextIO, first: str, rest: str) -> str:
 
 
 def as_json(result: Mapping[str, Any]) -> None:
-    """Write the result as one JSON object."""
-    line(json.dumps(result, ensure_ascii=False))
+    """Write the result as one JSON object; where standard output is not UTF-8, in ASCII, since JSON knows no other encoding."""
+    line(_json(result))
+
+
+def _json(told: Mapping[str, Any]) -> str:
+    utf_8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    return json.dumps(told, ensure_ascii=not utf_8)
 
 
 def fail(error: RefundryError, *, as_json: bool) -> None:
     """Tell an error: its sentence and its code; with `--json` as one object on stdout too."""
+    # An error is told also where the result could not be.
+    lost()
     say(f"error: {error.message} [{error.code}]")
     if as_json:
-        line(json.dumps({"error": error.told()}, ensure_ascii=False))
+        with suppress(OutputUnwritable, BrokenPipeError):
+            line(_json({"error": error.told()}))
+            flush()
 
 
 @contextmanager

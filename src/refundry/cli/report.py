@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import io
 import json
-import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -43,7 +42,7 @@ def write(prefix: str, to: Path | None, form: str | None) -> int:
     with session.local() as local, local.database.reading() as unit:
         batch = batches.need(unit, prefix)
         if to is None:
-            _written(sys.stdout, unit, batch, chosen)
+            _written(output.as_file(), unit, batch, chosen)
             return output.DONE
         _replace(to, unit, batch, chosen)
         output.say(f"{output.counted(batch.row_count, 'row')} written to {visible(str(to))}")

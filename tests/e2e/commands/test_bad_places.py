@@ -1,6 +1,8 @@
 """A place that cannot be written, a disk that is full, a program of another version: one sentence, and nothing paid or lost."""
 
 import ctypes
+import json
+import os
 import resource
 import sqlite3
 import sys
@@ -95,3 +97,54 @@ def test_of_two_versions_at_once_the_older_ends_and_leaves_the_database_to_the_n
     done = installed.run("batch", "run", file, "--yes", "--json")
     assert (done.code, done.json["paid"]) == (0, 60), done.err
     shop.judge()
+
+
+def test_what_standard_output_cannot_express_is_escaped_and_a_report_is_utf_8(
+    shop: Shop, installed: Installation, tmp_path: Path
+) -> None:
+    file = shop.file(tmp_path / "€7.csv", order=[0, 1])
+    file.write_text(file.read_text().replace("T-0", "Ł-0"), encoding="utf-8")
+    installed.more["PYTHONIOENCODING"] = "latin-1"
+    paid = installed.run("batch", "run", str(file), "--yes")
+    assert paid.code == 0, (paid.out, paid.err)
+    assert "\\u20ac7.csv" in paid.out
+    listed = installed.run("batch", "list", "--json")
+    (batch,) = listed.json["batches"]
+    assert listed.out.isascii()
+    assert batch["file"] == "€7.csv"
+    report = installed.run("batch", "report", batch["batch_id"])
+    assert report.out.splitlines()[1].startswith("Ł-0,o0,10.00,gbp,1,paid,")
+    rows = json.loads(installed.run("batch", "report", batch["batch_id"], "--json").out)["rows"]
+    assert rows[0]["input"]["ticket_id"] == "Ł-0"
+
+
+def nowhere_with_room() -> None:
+    """Lead standard output to a disk that is always full."""
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+
+
+def closed() -> None:
+    """Start without a standard output."""
+    os.close(1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a disk that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", [("--version",), ("refund", "list", "--json")])
+def test_a_standard_output_that_cannot_be_written_is_one_sentence(
+    installed: Installation, command: tuple[str, ...], unbuffered: str
+) -> None:
+    installed.more["PYTHONUNBUFFERED"] = unbuffered
+    told = installed.run(*command, before=nowhere_with_room)
+    assert told.code == 1
+    assert "[output_unwritable]" in told.err
+    assert told.err.count("\n") == 1, told.err
+    # An error of the command's own comes first.
+    told = installed.run("refund", "list", "--state", "none", "--json", before=nowhere_with_room)
+    assert (told.code, told.err.count("\n"), "[state_unknown]" in told.err) == (2, 1, True), told.err
+
+
+@pytest.mark.parametrize("command", [("--version",), ("refund", "list")])
+def test_whoever_closes_standard_output_hears_nothing(installed: Installation, command: tuple[str, ...]) -> None:
+    told = installed.run(*command, before=closed)
+    assert (told.code, told.out, told.err) == (0, "", "")
