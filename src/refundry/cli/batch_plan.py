@@ -199,7 +199,8 @@ def apply_plan(named: str, *, yes: bool, wait: Wait, schedule: Schedule | None =
             )  # fmt: skip
         batch = batches.need(unit, plan.batch)
     if not yes:
-        words(plan, batch, session.where(plan.account, settings))
+        if not as_json:
+            words(plan, batch, session.where(plan.account, settings))
         raise NotConfirmed("nothing was paid: add --yes to pay this plan", facts(plan, batch))
 
     async def pay() -> int:

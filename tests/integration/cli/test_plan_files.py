@@ -44,6 +44,13 @@ def test_a_plan_whose_hash_was_computed_anew_is_altered_all_the_same(
     assert refundry("batch", "apply", str(written), "--yes", "--json").json["paid"] == 2
 
 
+def test_a_plan_that_is_not_confirmed_is_told_as_one_json_object(refundry: Run, refunds: Path) -> None:
+    plan = refundry("batch", "plan", str(refunds), "--json").json
+    told = refundry("batch", "apply", plan["plan_id"], "--json")
+    assert (told.code, told.error["code"], told.error["payable"]) == (2, "not_confirmed", 2)
+    assert refundry("batch", "apply", plan["plan_id"]).out.startswith(f"Plan {plan['plan_id'][:8]} of ")
+
+
 def test_a_charge_that_stripe_does_not_have_any_more_refuses_its_own_rows(
     refundry: Run, stripe: Server, refunds: Path
 ) -> None:
