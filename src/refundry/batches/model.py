@@ -9,14 +9,14 @@ from enum import IntEnum, StrEnum
 from typing import assert_never
 
 from refundry.connectors.base import AmountKind, AmountText, ParsedRow, Reference, ReferenceKind
-from refundry.kernel.errors import RefundryError
+from refundry.kernel.errors import RefundryError, UsageError
 from refundry.refunds.model import FULL, Planned, State
 
 DAY_SECONDS = 86_400
 BATCHES = uuid.UUID("0b2f9a54-8a3e-5c68-8d0f-1f0f5f9f2a77")
 
 
-class BatchUnknown(RefundryError):  # noqa: N818
+class BatchUnknown(UsageError):  # noqa: N818
     """There is no such batch."""
 
     code = "batch_unknown"

@@ -16,7 +16,7 @@ from refundry.kernel.errors import RefundryError, UsageError
 VERSION = 1
 
 
-class MessageUnknown(RefundryError):  # noqa: N818
+class MessageUnknown(UsageError):  # noqa: N818
     """There is no such message."""
 
     code = "message_unknown"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from refundry.charges.model import Expected
-from refundry.kernel.errors import RefundryError
+from refundry.kernel.errors import RefundryError, UsageError
 
 # Rows with these codes wait for somebody in a run; in a plan they are told apart from what can never be paid.
 REPEATS = frozenset({"possible_repeat"})
@@ -21,7 +21,7 @@ LOOK_MAX_AGE_MAX = 3600.0
 FEE_THOUSANDTHS = 29
 
 
-class PlanUnknown(RefundryError):  # noqa: N818
+class PlanUnknown(UsageError):  # noqa: N818
     """There is no such plan here."""
 
     code = "plan_unknown"

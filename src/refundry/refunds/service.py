@@ -16,7 +16,7 @@ from refundry.charges import service as charges
 from refundry.charges.model import REQUEST_ID, Charge, KnownRefund, Origin
 from refundry.infra.db import Database, Needs, Unit
 from refundry.kernel.actor import SYSTEM, Actor
-from refundry.kernel.errors import InvariantViolated, RefundryError
+from refundry.kernel.errors import InvariantViolated, RefundryError, UsageError
 from refundry.kernel.lane import Lane
 from refundry.kernel.money import shown
 from refundry.kernel.outcome import Accepted, Declined, NotTaken, Outcome, SeenRefund, Unknown
@@ -84,7 +84,7 @@ STRIPE_SECOND = 1.0
 LOOK_GRACE = 30.0
 
 
-class RequestUnknown(RefundryError):  # noqa: N818
+class RequestUnknown(UsageError):  # noqa: N818
     """There is no such refund request."""
 
     code = "request_unknown"
@@ -1118,7 +1118,9 @@ def _held(unit: Unit, request_id: str) -> RefundRequest:
 
 def _needed(request: RefundRequest | None, request_id: str) -> RefundRequest:
     if request is None:
-        raise RequestUnknown(f"there is no refund request {request_id}", request=request_id)
+        raise RequestUnknown(
+            f"there is no refund request {request_id}: `refundry refund list` shows them", request=request_id
+        )
     return request
 
 

@@ -20,9 +20,15 @@ class TaskUnknown(UsageError):  # noqa: N818  # read in a sentence
 
 
 class TaskForbids(RefundryError):  # noqa: N818
-    """The task does not allow what was chosen: `task_resolved`, `task_option_wrong`, `task_note_missing`, `refund_not_over`."""
+    """The task does not allow what was chosen: `task_resolved`, `refund_not_over`."""
 
     code = "task_resolved"
+
+
+class TaskChoiceWrong(UsageError):  # noqa: N818  # read in a sentence
+    """What was chosen is not for such a task, or lacks its note (`task_note_missing`)."""
+
+    code = "task_option_wrong"
 
 
 class Kind(StrEnum):

@@ -16,7 +16,7 @@ from refundry.kernel.outcome import SeenRefund
 from refundry.refunds import service as refunds
 from refundry.refunds.model import Concern, RefundRequest
 from refundry.tasks import repository
-from refundry.tasks.model import NOTE_NEEDED, How, Kind, Task, TaskForbids, TaskUnknown, task_id
+from refundry.tasks.model import NOTE_NEEDED, How, Kind, Task, TaskChoiceWrong, TaskForbids, TaskUnknown, task_id
 from refundry.tasks.rules import double_loss, ended_by, opened_by
 
 
@@ -65,20 +65,19 @@ def check(task: Task, how: How, note: str) -> None:
     """See that a task may be resolved in a way.
 
     Raises:
-        TaskForbids: `task_resolved`, `task_option_wrong`, `task_note_missing`.
+        TaskForbids: `task_resolved`.
+        TaskChoiceWrong: `task_option_wrong`, `task_note_missing`.
     """
     if task.resolved_at is not None:
         raise TaskForbids(
             f"task {task.id} was resolved by {task.resolved_by} ({task.how}): nothing is left to do", task=task.id
         )
     if how not in task.options:
-        raise TaskForbids(
-            f"a task of kind {task.kind} cannot be resolved by {how}: choose {' or '.join(task.options)}",
-            code="task_option_wrong",
-            task=task.id,
+        raise TaskChoiceWrong(
+            f"a task of kind {task.kind} cannot be resolved by {how}: choose {' or '.join(task.options)}", task=task.id
         )
     if how in NOTE_NEEDED and not note.strip():
-        raise TaskForbids(
+        raise TaskChoiceWrong(
             f"{how} needs a note: say what was done, as in --note 'bank transfer of 24 November'",
             code="task_note_missing",
             task=task.id,
@@ -90,7 +89,7 @@ def resolve(unit: Unit, task_id_: str, how: How, actor: Actor, note: str = "") -
 
     Raises:
         TaskUnknown: There is none.
-        TaskForbids: See `check`.
+        TaskForbids, TaskChoiceWrong: See `check`.
     """
     task = need(unit, task_id_, hold=True)
     check(task, how, note)
@@ -112,7 +111,8 @@ def replace_failed(
 
     Raises:
         TaskUnknown: There is none.
-        TaskForbids: See `check`; `refund_not_over`: the refund is not failed or canceled at Stripe any more.
+        TaskForbids: `refund_not_over`: the refund is not failed or canceled at Stripe any more.
+        TaskForbids, TaskChoiceWrong: See `check`.
     """
     task = need(unit, task_id_, hold=True)
     check(task, How.REPLACE, note)

@@ -74,13 +74,13 @@ def test_a_plan_altered_by_hand_or_of_another_database_is_refused(
 
     elsewhere = Installation(tmp_path / "elsewhere", shop.server.url)
     unknown = elsewhere.run("batch", "apply", str(written), "--yes", "--json")
-    assert (unknown.code, unknown.error["code"]) == (1, "plan_unknown"), unknown.out
+    assert (unknown.code, unknown.error["code"]) == (2, "plan_unknown"), unknown.out
     blank = tmp_path / "blank.jsonl"
     blank.write_text(written.read_text() + "\n[3]\n")
     refused = installed.run("batch", "apply", str(blank), "--yes", "--json")
     assert (refused.code, refused.error["code"]) == (1, "plan_altered"), refused.out
     nobody = installed.run("batch", "apply", "x" * 5000, "--yes", "--json")
-    assert (nobody.code, nobody.error["code"]) == (1, "plan_unknown"), nobody.out
+    assert (nobody.code, nobody.error["code"]) == (2, "plan_unknown"), nobody.out
     no_plan = installed.run("batch", "apply", str(refunds), "--yes", "--json")
     assert (no_plan.code, no_plan.error["code"]) == (2, "plan_unreadable"), no_plan.out
     assert shop.refunds() == 0

@@ -27,7 +27,9 @@ def test_a_refund_that_failed_is_found_told_and_replaced(refundry: Run, stripe: 
     assert listed["open"] == {"refund_failed": 1}
     assert "declined it" in refundry("task", "show", task["task_id"]).out
     missing = refundry("task", "resolve", task["task_id"], "--how", "paid_otherwise", "--json")
-    assert (missing.code, missing.error["code"]) == (1, "task_note_missing")
+    assert (missing.code, missing.error["code"]) == (2, "task_note_missing")
+    wrong = refundry("task", "resolve", task["task_id"], "--how", "noted", "--note", "n", "--json")
+    assert (wrong.code, wrong.error["code"]) == (2, "task_option_wrong")
     done = refundry("task", "resolve", task["task_id"], "--how", "replace", "--note", "again", "--json").json
     assert (done["how"], done["options"]) == ("replace", [])
     new = refundry("refund", "show", done["replacement"], "--json").json

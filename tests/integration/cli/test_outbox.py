@@ -93,8 +93,8 @@ def test_pages_of_several_targets_show_every_delivery_once(refundry: Run, tmp_pa
         (["list", "--state", "lost"], "state_unknown", 2), (["list", "--target", "smtp"], "target_unknown", 2),
         (["list", "--after", "17"], "place_unknown", 2), (["list", "--after", "x:http"], "place_unknown", 2),
         (["resend"], "message_needed", 2), (["resend", "x", "--parked"], "message_needed", 2),
-        (["drop", "x", "--why", " "], "why_needed", 2), (["drop", "x", "--why", "y"], "message_unknown", 1),
-        (["resend", "x"], "message_unknown", 1), (["show", "x"], "message_unknown", 1),
+        (["drop", "x", "--why", " "], "why_needed", 2), (["drop", "x", "--why", "y"], "message_unknown", 2),
+        (["resend", "x"], "message_unknown", 2), (["show", "x"], "message_unknown", 2),
     ],
 )  # fmt: skip
 def test_bad_input_is_told_and_changes_nothing(refundry: Run, words: list[str], code: str, exit_code: int) -> None:

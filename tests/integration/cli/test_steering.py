@@ -139,7 +139,7 @@ def test_a_run_of_a_batch_that_was_paused_before_its_charges_were_looked_up_ends
 @pytest.mark.parametrize("verb", ["status", "pause", "resume", "retry", "withdraw", "report"])
 def test_a_batch_that_is_not_there_is_named(refundry: Run, verb: str) -> None:
     told = refundry("batch", verb, "beef", "--json")
-    assert (told.code, told.error["code"], told.error["batch"]) == (1, "batch_unknown", "beef")
+    assert (told.code, told.error["code"], told.error["batch"]) == (2, "batch_unknown", "beef")
 
 
 # Single ones
@@ -182,7 +182,8 @@ def test_a_refund_is_taken_back_with_its_reason_and_decided_anew_when_asked_for_
 @pytest.mark.parametrize("verb", ["show", "withdraw", "cancel"])
 def test_a_refund_that_is_not_there_is_named(refundry: Run, verb: str) -> None:
     told = refundry("refund", verb, "beef", "--json")
-    assert (told.code, told.error["code"], told.error["request"]) == (1, "request_unknown", "beef")
+    assert (told.code, told.error["code"], told.error["request"]) == (2, "request_unknown", "beef")
+    assert "`refundry refund list`" in told.error["message"]
 
 
 def test_refunds_are_listed_page_by_page_and_by_state(

@@ -13,7 +13,7 @@ from refundry.refunds import service as refunds
 from refundry.refunds.model import State
 from refundry.tasks import repository
 from refundry.tasks import service as tasks
-from refundry.tasks.model import How, Kind, Task, TaskForbids, TaskUnknown
+from refundry.tasks.model import How, Kind, Task, TaskChoiceWrong, TaskForbids, TaskUnknown
 from refundry.tasks.rules import double_loss
 from tests.support.builders import ACCOUNT, seen_refund
 from tests.support.following import Scene
@@ -50,7 +50,7 @@ async def test_a_late_failure_opens_one_task_with_the_three_ways_out(scene: Scen
 
 async def test_paid_in_another_way_needs_a_note_and_stands_in_the_timeline(scene: Scene) -> None:
     task = await failed(scene)
-    with scene.database.unit() as unit, pytest.raises(TaskForbids, match="note") as missing:
+    with scene.database.unit() as unit, pytest.raises(TaskChoiceWrong, match="note") as missing:
         tasks.resolve(unit, task.id, How.PAID_OTHERWISE, ADA, "  ")
     assert missing.value.code == "task_note_missing"
     with scene.database.unit() as unit:
@@ -94,7 +94,7 @@ async def test_nothing_is_replaced_that_is_alive_at_stripe(scene: Scene) -> None
 
 async def test_what_does_not_fit_a_task_is_refused(scene: Scene) -> None:
     task = await failed(scene)
-    with scene.database.unit() as unit, pytest.raises(TaskForbids, match="paid_otherwise or replace") as wrong:
+    with scene.database.unit() as unit, pytest.raises(TaskChoiceWrong, match="paid_otherwise or replace") as wrong:
         tasks.resolve(unit, task.id, How.CANCEL, ADA)
     assert wrong.value.code == "task_option_wrong"
     with scene.database.unit() as unit, pytest.raises(TaskUnknown):
