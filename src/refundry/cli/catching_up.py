@@ -59,10 +59,21 @@ def moment_of(text: str, now: float) -> float:
 
 
 def catch_up(since: str | None, account: str | None, *, reads_max: int | None, as_json: bool) -> int:
-    """Read events and refunds, and apply what they tell."""
+    """Read events and refunds, and apply what they tell.
+
+    Raises:
+        UsageError: `since_wrong`: Stripe does not have the events of that time any more.
+    """
 
     async def work(desk: Desk, found: CatchUp, from_: float | None, now: float) -> dict[str, Any]:
         name = desk.account.name
+        if from_ is not None and from_ < now - EVENTS_KEPT:
+            # Whoever asks for more is not to believe that all of it was read.
+            raise UsageError(
+                f"--since {since:.40} is too long ago: Stripe keeps events for 30 days; write --since 30d at most, nothing was read",
+                code="since_wrong",
+                option="--since",
+            )
 
         def begins(unit: Unit) -> dict[Feed, float]:
             marks = {feed: follow.mark(unit, name, feed).mark for feed in (Feed.EVENTS, Feed.REFUNDS)}

@@ -20,13 +20,16 @@ def show_all(
     kind: Annotated[list[str] | None, typer.Option(metavar="KIND", help="Only this kind; may be given again.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Those that are resolved too, the newest first.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 50,
+    after: Annotated[
+        str | None, typer.Option(metavar="ID", help="Go on from here: the `next` of the page before.")
+    ] = None,
     account: AccountOption = None,
     as_json: AsJson = False,
 ) -> int:
     """Show the open tasks, those that are due first at the top. Exit code 3, if any is overdue."""
     from refundry.cli import task_steer
 
-    return task_steer.show_all(kind or [], account, every=every, limit=limit, as_json=as_json)
+    return task_steer.show_all(kind or [], account, every=every, limit=limit, after=after, as_json=as_json)
 
 
 @app.command("show", epilog="example: refundry task show 2b0d8f5e-7a53-5c1e-9d55-6a2f3c4e8b07")

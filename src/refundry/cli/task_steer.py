@@ -18,14 +18,21 @@ from refundry.tasks.model import How, Task
 AT_STRIPE = frozenset({How.REPLACE, How.CANCEL})
 
 
-def show_all(kinds: Sequence[str], account: str | None, *, every: bool, limit: int, as_json: bool) -> int:
-    """Show tasks."""
+def show_all(
+    kinds: Sequence[str], account: str | None, *, every: bool, limit: int, after: str | None, as_json: bool
+) -> int:
+    """Show a page of tasks.
+
+    Raises:
+        UsageError: `task_kind_unknown`, `place_unknown`.
+    """
     with session.local(account) as local, local.database.reading() as unit:
-        found, now = tasks.page(unit, local.name, kinds, limit, resolved=every), unit.now
+        found, now = tasks.page(unit, local.name, kinds, limit, resolved=every, after=after), unit.now
         counts, overdue = tasks.counts(unit, local.name), tasks.overdue(unit, local.name)
+    more = found[-1].id if len(found) == limit else None
     if as_json:
         told = {"tasks": [facts(task, now) for task in found], "open": {kind.value: n for kind, n in counts.items()}}
-        output.as_json({**told, "overdue": overdue})
+        output.as_json({**told, "overdue": overdue, "next": more})
         return output.PARTLY if overdue else output.DONE
     if not found:
         output.line("There are none.")
@@ -39,6 +46,8 @@ def show_all(kinds: Sequence[str], account: str | None, *, every: bool, limit: i
         f", {output.number(overdue)} overdue" if overdue else ""
     )
     output.say(f"{told_of}; `{session.program()} task show ID` says what to do")
+    if more is not None:
+        output.say(f"more: --after {more}")
     return output.PARTLY if overdue else output.DONE
 
 

@@ -62,8 +62,13 @@ def find(unit: Unit, task: str, *, hold: bool = False) -> Task | None:
     return _task(row) if row else None
 
 
-def page(unit: Unit, account: str, kinds: Sequence[Kind], most: int, *, resolved: bool) -> list[Task]:
-    """Read the open tasks of an account, those that are overdue first; with `resolved` all, the newest first."""
+def page(
+    unit: Unit, account: str, kinds: Sequence[Kind], most: int, *, resolved: bool, after: Task | None
+) -> list[Task]:
+    """Read the open tasks of an account, those that are overdue first; with `resolved` all, the newest first.
+
+    Those that stand behind a task, if one is named.
+    """
     statement = sa.select(tasks).where(t.account == account)
     if kinds:
         statement = statement.where(t.kind.in_([kind.value for kind in kinds]))
@@ -71,6 +76,14 @@ def page(unit: Unit, account: str, kinds: Sequence[Kind], most: int, *, resolved
         statement = statement.order_by(t.opened_at.desc(), t.id)
     else:
         statement = statement.where(t.resolved_at.is_(None)).order_by(t.due_at, t.id)
+    if after is not None:
+        # Many may have been opened by one event, in the same moment.
+        later, same = (
+            (t.opened_at < after.opened_at, t.opened_at == after.opened_at)
+            if resolved
+            else (t.due_at > after.due_at, t.due_at == after.due_at)
+        )
+        statement = statement.where(sa.or_(later, sa.and_(same, t.id > after.id)))
     return [_task(row) for row in unit.connection.execute(statement.limit(most))]
 
 

@@ -148,17 +148,34 @@ def _resolved(unit: Unit, task: Task, how: How, actor: Actor, note: str, replace
     return need(unit, task.id)
 
 
-def page(unit: Unit, account: str, kinds: Sequence[str], most: int, *, resolved: bool = False) -> list[Task]:
+def page(
+    unit: Unit, account: str, kinds: Sequence[str], most: int, *, resolved: bool = False, after: str | None = None
+) -> list[Task]:
     """Read the open tasks of an account, those that are due first at the top; with `resolved` all, the newest first.
 
+    Args:
+        unit: The open unit.
+        account: Whose.
+        kinds: Only these; all, if none is named.
+        most: How many.
+        resolved: Those that are resolved too.
+        after: The task behind which to go on, which may be resolved by now.
+
     Raises:
-        UsageError: `task_kind_unknown`.
+        UsageError: `task_kind_unknown`, `place_unknown`.
     """
     known = {kind.value for kind in Kind}
     for kind in kinds:
         if kind not in known:
             raise UsageError(f"--kind {kind} is none: {', '.join(Kind)}", code="task_kind_unknown", option="--kind")
-    return repository.page(unit, account, [Kind(kind) for kind in kinds], most, resolved=resolved)
+    place = None if after is None else repository.find(unit, after)
+    if after is not None and place is None:
+        raise UsageError(
+            f"--after {after:.40} is no place in the list: take the `next` of the page before, a task's id",
+            code="place_unknown",
+            option="--after",
+        )
+    return repository.page(unit, account, [Kind(kind) for kind in kinds], most, resolved=resolved, after=place)
 
 
 of_charge = repository.of_charge

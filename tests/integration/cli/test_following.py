@@ -71,6 +71,38 @@ def test_a_time_that_is_none_is_refused(refundry: Run, since: str) -> None:
     assert (told.code, told.error["code"]) == (2, "since_wrong")
 
 
+@pytest.mark.parametrize("since", ["31d", "721h", "2020-01-01"])
+def test_a_time_of_which_stripe_has_no_events_is_refused(refundry: Run, since: str) -> None:
+    told = refundry("catch-up", "--since", since, "--json")
+    assert (told.code, told.error["code"]) == (2, "since_wrong")
+    assert "30 days" in told.error["message"]
+    assert refundry("catch-up", "--since", "30d", "--json").json["complete"]
+
+
+def test_tasks_are_shown_page_by_page(refundry: Run, stripe: Server) -> None:
+    for at in range(5):
+        paid = refundry(*CREATE, "--order", f"o{5 + at}", "--amount", "1.00", "--ticket", f"T-{at}", "--json").json
+        stripe.control(f"POST /_sim/refunds/{paid['refund']}/fail", {"reason": "declined"})
+    refundry("catch-up", "--since", "1h")
+    for more in ((), ("--all",)):
+        whole = [task["task_id"] for task in refundry("task", "list", "--json", *more).json["tasks"]]
+        pages: list[str] = []
+        place: tuple[str, ...] = ()
+        while True:
+            told = refundry("task", "list", "--limit", "2", "--json", *more, *place).json
+            pages += [task["task_id"] for task in told["tasks"]]
+            if told["next"] is None:
+                break
+            place = ("--after", told["next"])
+        assert (len(whole), pages) == (5, whole)
+    first = refundry("task", "list", "--limit", "2", "--json").json["next"]
+    said = refundry("task", "list", "--limit", "2").err
+    assert "5 open tasks" in said
+    assert f"more: --after {first}\n" in said
+    lost = refundry("task", "list", "--after", "nothing", "--json")
+    assert (lost.code, lost.error["code"]) == (2, "place_unknown")
+
+
 def test_what_is_no_task_is_refused(refundry: Run) -> None:
     refundry("db", "upgrade")
     assert refundry("task", "show", "nothing", "--json").error["code"] == "task_unknown"
