@@ -22,6 +22,7 @@ def run(account: str | None = None, *, as_json: bool) -> int:
             doctor_machine.mode(settings),
             *doctor_machine.directory(settings),
             doctor_waits.targets(settings),
+            *doctor_waits.traces(settings),
             *database.findings,
             *doctor_stripe.look(settings, database, account),
         ]

@@ -12,6 +12,7 @@ from refundry.disputes.model import Dispute
 from refundry.follow import rules
 from refundry.follow import service as follow
 from refundry.follow.model import Backlog, Feed
+from refundry.infra import tracing
 from refundry.infra.db import Unit
 from refundry.infra.settings import Settings
 from refundry.kernel.clock import SystemClock
@@ -39,6 +40,17 @@ def targets(settings: Settings) -> Finding:
         return of_error(Area.MACHINE, "orders", error, why)
     named = " and ".join(target.name for target in made)
     return Finding(Area.MACHINE, "orders", f"told by {named}" if named else "no order system is set to be told")
+
+
+def traces(settings: Settings) -> Iterator[Finding]:
+    """See that an address for traces is one."""
+    address = settings.traces_endpoint
+    if address and not tracing.sendable(address):
+        name = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" if settings.otlp_traces_endpoint else "OTEL_EXPORTER_OTLP_ENDPOINT"
+        yield Finding(
+            Area.MACHINE, "traces", f"{name} has no scheme", Level.WARNING, "traces_endpoint_wrong",
+            "refunds are paid, but not traced", f"write it as in {name}=http://localhost:4318, an address of OTLP over HTTP",
+        )  # fmt: skip
 
 
 def of_account(unit: Unit, account: Account, settings: Settings) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import refundry
+from refundry.infra.logs import logger
 from refundry.kernel.errors import RefundryError
 from refundry.kernel.outcome import Accepted, Declined, NotTaken, Unknown
 
@@ -129,6 +130,11 @@ def _outcome(result: object) -> Mapping[str, Value]:
     return {key: value for key, value in told.items() if value is not None}
 
 
+def sendable(address: str) -> bool:
+    """Tell whether traces can be sent to an address: OTLP over HTTP needs to be told by which scheme."""
+    return address.strip().lower().startswith(("http://", "https://"))
+
+
 def started(address: str | None, mode: str) -> Tracing:
     """Begin to trace, if there is an address for traces.
 
@@ -138,9 +144,13 @@ def started(address: str | None, mode: str) -> Tracing:
     """
     if not address:
         return OFF
+    if not sendable(address):
+        # Traces are a help: for them nobody's refunds wait, and OpenTelemetry would tell an error for each that it cannot send.
+        logger().warning("traces.off", why="the address for traces is none: write it with http:// or https://")
+        return OFF
     # Together they take longer to load than all the rest of a command.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
@@ -153,7 +163,9 @@ def started(address: str | None, mode: str) -> Tracing:
             return uuid.UUID(request).int if request else super().generate_trace_id()
 
     named = {"service.name": "refundry", "service.version": refundry.__version__, "deployment.environment.name": mode}
-    provider = TracerProvider(resource=Resource.create(named), id_generator=OfRequest())
+    # What was set by OpenTelemetry's own variables says more about this process than its program can.
+    wanted = Resource(named).merge(OTELResourceDetector().detect())
+    provider = TracerProvider(resource=Resource.create(wanted.attributes), id_generator=OfRequest())
     exporter = OTLPSpanExporter()
     provider.add_span_processor(BatchSpanProcessor(exporter))
     return Traced(provider, exporter)

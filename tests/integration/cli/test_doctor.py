@@ -161,6 +161,15 @@ def test_a_variable_that_sets_nothing_is_told_with_the_one_that_was_meant(refund
     assert "docs/operate/settings.md" in meant["REFUNDRY_NOTHING_LIKE_IT_AT_ALL"]
 
 
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
+def test_an_address_for_traces_without_a_scheme_is_told(refundry: Run, name: str) -> None:
+    told = refundry("doctor", "--json", **{name: "localhost:4318"})
+    finding = the(told, "traces_endpoint_wrong")
+    assert (told.code, finding["level"]) == (0, "warning")
+    assert f"{name}=http://" in finding["do"]
+    assert not found(refundry("doctor", "--json", **{name: "http://localhost:4318"}), "traces_endpoint_wrong")
+
+
 def test_no_secret_is_shown(refundry: Run) -> None:
     told = refundry(
         "doctor",

@@ -154,6 +154,39 @@ def test_nothing_of_it_is_loaded_where_no_address_is_set() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603  # our own program
 
 
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({}, {"service.name": "refundry", "deployment.environment.name": "test"}),
+        ({"OTEL_SERVICE_NAME": "desk"}, {"service.name": "desk", "deployment.environment.name": "test"}),
+        (
+            {"OTEL_RESOURCE_ATTRIBUTES": "service.name=eu,deployment.environment.name=staging,team=a"},
+            {"service.name": "eu", "deployment.environment.name": "staging", "team": "a"},
+        ),
+    ],
+)
+async def test_what_opentelemetrys_own_variables_say_wins(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], named: dict[str, str]
+) -> None:
+    for name, value in {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, **variables}.items():
+        monkeypatch.setenv(name, value)
+    traced = tracing.started(receiver.url, "test")
+
+    async def works() -> None:
+        """Do nothing."""
+
+    await traced.of("send", works(), request="11111111-1111-5111-8111-111111111111")
+    await traced.close()
+    (told,) = (ExportTraceServiceRequest.FromString(body).resource_spans[0].resource for body in receiver.bodies)
+    resource = {one.key: one.value.string_value for one in told.attributes}
+    assert {name: resource.get(name) for name in named} == named
+    assert resource["service.version"]
+
+
+def test_an_address_without_a_scheme_traces_nothing() -> None:
+    assert tracing.started("localhost:4318", "test") is tracing.OFF
+
+
 async def test_a_receiver_that_is_away_keeps_nobody_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "FLUSH_SECONDS", 0.05)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
