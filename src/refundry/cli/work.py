@@ -22,6 +22,8 @@ Result = TypeVar("Result")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # For so long a Postgres may be away before a command that watches gives up.
 LOST_SECONDS = 60
+# `timeout` and others signal a process, and in the same moment the group that it is in: that is one wish, and not a second one.
+AGAIN_SECONDS = 0.5
 # Called before the process leaves at once, on the second Ctrl-C.
 last_words: list[Callable[[], None]] = []
 
@@ -36,6 +38,7 @@ class Work:
         stop: Set, when no more is to be begun.
         task: The worker's run; once it is done, it has failed or was stopped.
         interrupted: A person, or a polite kill, wants it to end.
+        interrupted_at: When that was first said, by the machine's boot clock.
     """
 
     desk: Desk
@@ -43,16 +46,20 @@ class Work:
     stop: asyncio.Event
     task: asyncio.Task[None]
     interrupted: bool = False
+    interrupted_at: float = 0.0
     woken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def interrupt(self) -> None:
         """Begin nothing more; the second time, leave at once."""
+        now = self.desk.clock.boot_seconds()
+        if self.interrupted and now - self.interrupted_at < AGAIN_SECONDS:
+            return
         if self.interrupted:
             for word in last_words:
                 word()
             # What is on its way stands in the database as in doubt, and the next run looks: nothing is lost.
             os._exit(output.INTERRUPTED)
-        self.interrupted = True
+        self.interrupted, self.interrupted_at = True, now
         self.woken.set()
         self.stop.set()
         output.say("stopping: nothing more is begun, what is on its way is finished (again: leave at once)")
