@@ -212,4 +212,4 @@ def report(
     """Write one row per input row: its own columns, then what became of it."""
     from refundry.cli import report as written
 
-    return written.write(batch, to, "json" if as_json else form)
+    return written.write(batch, to, form, as_json=as_json)

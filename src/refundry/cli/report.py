@@ -28,13 +28,21 @@ OURS = (
 PREFIX = "refundry_"
 
 
-def write(prefix: str, to: Path | None, form: str | None) -> int:
+def write(prefix: str, to: Path | None, form: str | None, *, as_json: bool) -> int:
     """Write the report, to a file as a whole or not at all.
+
+    Args:
+        prefix: The batch's id, or the beginning of it.
+        to: The file; standard output, if none is named.
+        form: `csv` or `json`; by default after the file's name.
+        as_json: One object on stdout: the report itself, or with a file what was written there.
 
     Raises:
         UsageError: `format_unknown`, `output_is_input`, `output_unwritable`.
     """
-    chosen = form or ("json" if to is not None and to.suffix == ".json" else "csv")
+    # What stdout gets says nothing about a file.
+    json_meant = as_json if to is None else form is None and to.suffix == ".json"
+    chosen = "json" if json_meant else form or "csv"
     if chosen not in {"csv", "json"}:
         raise UsageError(
             f"--format {chosen} is not possible: write csv or json", code="format_unknown", option="--format"
@@ -45,6 +53,10 @@ def write(prefix: str, to: Path | None, form: str | None) -> int:
             _written(output.as_file(), unit, batch, chosen)
             return output.DONE
         _replace(to, unit, batch, chosen)
+        if as_json:
+            told = {"batch_id": batch.id, "output": str(to), "format": chosen, "row_count": batch.row_count}
+            output.as_json(told)
+            return output.DONE
         output.say(f"{output.counted(batch.row_count, 'row')} written to {visible(str(to))}")
     return output.DONE
 

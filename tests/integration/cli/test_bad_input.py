@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -266,3 +267,11 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(refundry: Run, tmp_p
     head, row = target.read_text().splitlines()
     assert head.startswith("ticket_id,order_id,amount,currency,refundry_row,refundry_outcome,")
     assert row.startswith("T-1,o1,10.00,gbp,1,paid,settled,")
+    # What stdout gets says nothing about the file.
+    as_csv = target.read_text()
+    told = refundry("batch", "report", batch, "-o", str(target), "--json")
+    assert told.json == {"batch_id": batch, "output": str(target), "format": "csv", "row_count": 1}
+    assert target.read_text() == as_csv
+    as_json = refundry("batch", "report", batch, "-o", str(tmp_path / "report.json"), "--json")
+    assert as_json.json["format"] == "json"
+    assert json.loads((tmp_path / "report.json").read_text()) == refundry("batch", "report", batch, "--json").json
