@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from refundry import bootstrap
 from refundry.bootstrap import Desk, Seat
@@ -20,6 +20,7 @@ from refundry.kernel.errors import UsageError
 
 Result = TypeVar("Result")
 PATH = "/webhooks/stripe"
+PORTS = {"http": 80, "https": 443}
 
 
 class EndpointRefused(UsageError):  # noqa: N818  # read in a sentence
@@ -46,7 +47,15 @@ def address(url: str, *, live: bool) -> str:
     path = parts.path.rstrip("/") or PATH
     if PATH not in path:
         raise _wrong(url, f"leads elsewhere: Refundry answers at {PATH}, and {PATH}/acct_… with several accounts")
-    return f"{parts.scheme}://{parts.netloc.lower()}{path}"
+    return f"{_place(parts)}{path}"
+
+
+def _place(parts: SplitResult) -> str:
+    """Tell scheme, host and port in the one way in which they are written: in small letters, without a port that the scheme means anyway."""
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    port = "" if parts.port in {None, PORTS.get(parts.scheme)} else f":{parts.port}"
+    return f"{parts.scheme}://{host}{port}"
 
 
 def _wrong(url: str, why: str) -> UsageError:
@@ -70,7 +79,13 @@ def ours(endpoint: SeenEndpoint) -> bool:
 
 
 def _same(endpoint: SeenEndpoint, url: str) -> bool:
-    return endpoint.url.rstrip("/").lower() == url.lower()
+    parts = urlsplit(endpoint.url)
+    try:
+        there = f"{_place(parts)}{parts.path.rstrip('/')}"
+    except ValueError:
+        # Whatever else is written there, it is no address of ours.
+        return False
+    return there.lower() == url.lower() and not parts.query
 
 
 def _at_seat(account: str | None, work: Callable[[Desk, Seat], Awaitable[Result]]) -> Result:

@@ -48,7 +48,7 @@ def test_a_person_is_told_what_to_set(refundry: Run) -> None:
     assert "whsec_old" not in told.out + told.err
 
 
-@pytest.mark.parametrize("again", [URL, "https://desk.example", URL + "/"])
+@pytest.mark.parametrize("again", [URL, "https://desk.example", URL + "/", "HTTPS://Desk.Example:443"])
 def test_a_second_endpoint_of_one_address_is_not_made(refundry: Run, again: str) -> None:
     made = refundry("webhooks", "register", URL, "--json").json
     told = refundry("webhooks", "register", again, "--json")
@@ -103,7 +103,9 @@ def test_an_address_that_does_not_lead_to_us_is_refused(url: str) -> None:
 def test_live_events_go_over_an_encrypted_line() -> None:
     with pytest.raises(UsageError, match="not encrypted"):
         webhook_endpoints.address("http://desk.example", live=True)
-    assert webhook_endpoints.address("http://127.0.0.1:80", live=False) == "http://127.0.0.1:80/webhooks/stripe"
+    assert webhook_endpoints.address("http://127.0.0.1:80", live=False) == "http://127.0.0.1/webhooks/stripe"
+    assert webhook_endpoints.address("HTTPS://[::1]:8443", live=True) == "https://[::1]:8443/webhooks/stripe"
+    assert webhook_endpoints.address("https://x.example:80", live=True) == "https://x.example:80/webhooks/stripe"
     assert webhook_endpoints.address("https://x.example/a/webhooks/stripe/acct_1/", live=True).endswith(
         "/a/webhooks/stripe/acct_1"
     )
