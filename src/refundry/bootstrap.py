@@ -205,8 +205,8 @@ class Desk:
             NoSuchAccount: There is none of that name.
             RefundryError: It did not open: the error says why.
         """
-        choices = [Choice(seat.account.id, seat.access.name) for seat in self.seats]
-        choices += [Choice(shut.access.said or "", shut.access.name) for shut in self.closed]
+        choices = [Choice(seat.account.id, seat.access.name, seat.account.mode) for seat in self.seats]
+        choices += [Choice(shut.access.said or "", shut.access.name, self.settings.mode) for shut in self.closed]
         at = choose(self.wanted, choices)
         if at >= len(self.seats):
             raise self.closed[at - len(self.seats)].error

@@ -15,10 +15,17 @@ class Choice:
     Args:
         id: Its `acct_…`; empty, where its key does not tell.
         name: What the settings call it, lower case; empty for the primary account, and for one that no setting opens.
+        mode: `test` or `live`.
     """
 
     id: str
     name: str = ""
+    mode: str = ""
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Tell how its id may be written: with its mode as `--json` does, or without; in no way, where it is not known."""
+        return (self.id, f"{self.id}|{self.mode}") if self.id else ()
 
     @property
     def told(self) -> str:
@@ -32,7 +39,7 @@ def choose(wanted: str | None, choices: Sequence[Choice]) -> int:
     """Tell which one is meant, by its place among the choices; with only one, nobody needs to say it.
 
     Args:
-        wanted: `acct_…`, the beginning of one, or a name from the settings in either case.
+        wanted: `acct_…`, with its mode as `--json` writes it or without, the beginning of one, or a name from the settings in either case.
         choices: At least one.
 
     Raises:
@@ -45,7 +52,9 @@ def choose(wanted: str | None, choices: Sequence[Choice]) -> int:
             return 0
         raise AccountNeeded(f"there are {len(choices)} accounts, say which with --account: {told}", option="--account")
     said = wanted.strip()
-    found = [at for at, choice in enumerate(choices) if said and (choice.id == said or choice.name == said.lower())]
+    found = [
+        at for at, choice in enumerate(choices) if said and (said in choice.written or choice.name == said.lower())
+    ]
     found = found or [at for at, choice in enumerate(choices) if said and choice.id.startswith(said)]
     if len(found) == 1:
         return found[0]

@@ -116,7 +116,8 @@ def look(settings: Settings, database: doctor_database.Seen, account: str | None
     seen = loop.run(_look_at_all(settings, accesses, database))
     if account is not None:
         choices = [
-            Choice(found or access.said or "", access.name) for access, (found, _) in zip(accesses, seen, strict=True)
+            Choice(found or access.said or "", access.name, settings.mode)
+            for access, (found, _) in zip(accesses, seen, strict=True)
         ]
         try:
             seen = [seen[choose(account, choices)]]

@@ -71,7 +71,7 @@ class Local:
                 f"the account itself ({told})",
                 option="--account",
             )
-        return self.known[choose(self.wanted, [Choice(one.id, names.get(one.id, "")) for one in self.known])]
+        return self.known[choose(self.wanted, [Choice(one.id, names.get(one.id, ""), one.mode) for one in self.known])]
 
     def among(self, account: str) -> str:
         """Tell the name of an account if the database belongs to it; else the name of the one that it belongs to."""

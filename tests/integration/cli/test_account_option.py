@@ -100,6 +100,10 @@ def test_the_same_order_and_ticket_in_two_accounts_are_two_refunds(desk: Desk) -
         assert desk.told("batch", "status", batch["batch_id"]).json["paid"] == 1
         assert desk.told("batch", "retry", batch["batch_id"]).code == 0
         (refund,) = desk.told("refund", "list", "--account", account).json["refunds"]
+        # What `--json` calls an account can be handed in again; what is of the other mode is nobody here.
+        assert desk.told("refund", "list", "--account", refund["account"]).json["refunds"] == [refund]
+        live = desk.told("refund", "list", "--account", refund["account"].replace("|test", "|live"))
+        assert (live.code, live.error["code"]) == (2, "account_not_here")
         assert refund["account"].startswith(account)
         assert desk.told("refund", "show", refund["request_id"]).code == 0
     assert desk.paid() == [desk.platform, desk.shop]

@@ -29,6 +29,14 @@ def test_the_beginning_of_one_account_is_enough() -> None:
     assert choose("acct_1", (Choice("acct_12"), Choice("acct_1"))) == 1
 
 
+def test_an_account_is_meant_also_as_json_writes_it_and_never_in_the_other_mode() -> None:
+    several = tuple(Choice(choice.id, choice.name, "test") for choice in SEVERAL)
+    assert choose("acct_1Ab|test", several) == 1
+    for wrong in ("acct_1Ab|live", "acct_1Ab|", "|test", "acct_1A|test"):
+        with pytest.raises(NoSuchAccount):
+            choose(wrong, several)
+
+
 def test_with_several_the_choices_are_named() -> None:
     with pytest.raises(AccountNeeded) as needed:
         choose(None, SEVERAL)
