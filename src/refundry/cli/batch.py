@@ -26,7 +26,9 @@ NoWait = Annotated[
 Patience = Annotated[
     float,
     typer.Option(
-        metavar="SECONDS", min=0, help="End when all that is left waits for longer than this, as rows in doubt may."
+        metavar="SECONDS",
+        min=0,
+        help="End when all that is left waits for longer than this, as rows in doubt may. A schedule is waited for.",
     ),
 ]
 

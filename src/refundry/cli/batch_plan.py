@@ -17,7 +17,7 @@ from refundry.batches.model import Batch, BatchState, Schedule
 from refundry.bootstrap import Desk, read_file
 from refundry.cli import batch_run, output, session
 from refundry.cli.batch_run import NotConfirmed, Wait
-from refundry.cli.schedule_options import scheduled
+from refundry.cli.schedule_options import changed, previewed, scheduled
 from refundry.cli.work import working
 from refundry.connectors.base import FileOpened, ReadOptions, visible
 from refundry.gateways.base import GatewayError
@@ -198,20 +198,29 @@ def apply_plan(named: str, *, yes: bool, wait: Wait, schedule: Schedule | None =
                 code="plan_altered", plan=plan.id,
             )  # fmt: skip
         batch = batches.need(unit, plan.batch)
+    understood = previewed(schedule, batch.row_count) if schedule is not None else ""
     if not yes:
         if not as_json:
             words(plan, batch, session.where(plan.account, settings))
-        raise NotConfirmed("nothing was paid: add --yes to pay this plan", facts(plan, batch))
+        if understood:
+            output.say(f"  to be sent: {understood}")
+        raise NotConfirmed(
+            "nothing was paid: add --yes to pay this plan", facts(plan, batch) | {"schedule": understood}
+        )
 
     async def pay() -> int:
         async with working(settings, plan.account.partition("|")[0]) as work:
             account = work.desk.account.name
 
-            def applied(unit: Unit) -> Batch:
-                return scheduled(unit, plans.apply(unit, plan, account, session.person()), schedule, session.person())
+            def applied(unit: Unit) -> tuple[Batch, str]:
+                before = plans.apply(unit, plan, account, session.person())
+                after = scheduled(unit, before, schedule, session.person())
+                return after, changed(before.schedule, after.schedule, unit.now)
 
-            batch = await work.desk.writer.put(applied, long=True)
+            batch, note = await work.desk.writer.put(applied, long=True)
             output.say(f"plan {plan.id[:8]} of {batch.name} is applied: batch {batch.id[:8]}")
+            if note:
+                output.say(note)
             return await batch_run.followed(work, batch, frozenset(), wait, as_json=as_json)
 
     return loop.run(pay())

@@ -10,11 +10,10 @@ from typing import Any, assert_never
 
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState, Schedule
-from refundry.batches.rules.asked import check
 from refundry.bootstrap import read_file
 from refundry.cli import batch_told, output, session
 from refundry.cli.progress import Progress, Seen
-from refundry.cli.schedule_options import scheduled
+from refundry.cli.schedule_options import changed, previewed, scheduled
 from refundry.cli.work import Work, working
 from refundry.connectors.base import AmountKind, FileOpened, ParsedRow, ReadOptions, amount_asked
 from refundry.infra import loop
@@ -89,21 +88,23 @@ def pay_file(
     for assumption in file.assumed:
         output.say(f"{file.name}: {assumption}")
     check_rows(file, allow_repeat)
-    if schedule is not None:
-        check(schedule, file.row_count, 0.0, new=False)
+    understood = previewed(schedule, file.row_count) if schedule is not None else ""
     if not yes:
-        raise _unconfirmed(file)
+        raise _unconfirmed(file, understood)
 
     async def pay() -> int:
         async with working(settings, account) as work:
             ready = await work.desk.writer.aside(lambda: batches.ready(file))
 
-            def taken(unit: Unit) -> tuple[Batch, bool]:
-                batch, new = batches.accept(unit, work.desk.account.name, ready, file.options, session.person())
-                return scheduled(unit, batch, schedule, session.person()), new
+            def taken(unit: Unit) -> tuple[Batch, bool, str]:
+                before, new = batches.accept(unit, work.desk.account.name, ready, file.options, session.person())
+                after = scheduled(unit, before, schedule, session.person())
+                return after, new, changed(before.schedule, after.schedule, unit.now)
 
-            batch, new = await work.desk.writer.put(taken, long=True)
+            batch, new, note = await work.desk.writer.put(taken, long=True)
             output.say(f"{_taken(batch)} {'was taken in' if new else _here(batch)}: batch {batch.id[:8]}")
+            if note:
+                output.say(note)
             return await followed(work, batch, allow_repeat, wait, as_json=as_json)
 
     return loop.run(pay())
@@ -138,8 +139,8 @@ def _taken(batch: Batch) -> str:
     return f"{batch.name} ({output.counted(batch.row_count, 'row')})"
 
 
-def _unconfirmed(file: FileOpened) -> NotConfirmed:
-    """Show what a file asks for, as far as it says so itself, and refuse to pay it yet."""
+def _unconfirmed(file: FileOpened, schedule: str) -> NotConfirmed:
+    """Show what a file asks for, as far as it says so itself, and when it would be paid, and refuse to pay it yet."""
     asked: Counter[str] = Counter()
     unreadable = full = unpriced = 0
     for row in file.rows():
@@ -166,12 +167,15 @@ def _unconfirmed(file: FileOpened) -> NotConfirmed:
         output.say(f"  {output.counted(unreadable, 'row')} cannot be read, and will be refused")
     if file.unknown_columns:
         output.say(f"  columns that mean nothing here, and are kept for the report: {', '.join(file.unknown_columns)}")
+    if schedule:
+        output.say(f"  to be sent: {schedule}")
     told = {
         "rows": file.row_count,
         "amounts": dict(asked),
         "full": full,
         "without_currency": unpriced,
         "unreadable": unreadable,
+        "schedule": schedule,
     }
     return NotConfirmed("nothing was taken in and nothing was paid: add --yes to pay this file", told)
 

@@ -98,3 +98,28 @@ def scheduled(unit: Unit, batch: Batch, schedule: Schedule | None, actor: Actor)
     # The same schedule again may have begun long ago.
     check(schedule, batch.row_count, unit.now, new=batch.schedule != schedule)
     return batches.set_schedule(unit, batch, schedule, actor)
+
+
+def previewed(schedule: Schedule, rows: int) -> str:
+    """Say how a schedule is understood, for whoever is about to approve the totals.
+
+    Raises:
+        ScheduleInvalid: No batch of so many rows can keep it.
+    """
+    from refundry.batches.rules.asked import check, past, words
+    from refundry.kernel.clock import SystemClock
+
+    # A batch that is here already may have begun long ago: whether this is one is not known yet.
+    check(schedule, rows, 0.0, new=False)
+    now = SystemClock().now()
+    late = "; that start is past, and only a batch that has it already goes on" if past(schedule, now) else ""
+    return words(schedule, now) + late
+
+
+def changed(before: Schedule | None, after: Schedule | None, now: float) -> str:
+    """Say which schedule a batch had before, where it has another one now; else nothing."""
+    from refundry.batches.rules.asked import words
+
+    if before is None or after is None or before == after:
+        return ""
+    return f"its schedule was {words(before, now)}, and is now {words(after, now)}: what is not named again is over"

@@ -63,7 +63,22 @@ def test_what_a_batch_waits_for_is_said_and_a_second_run_may_change_its_schedule
 
     done = refundry("batch", "run", file, "--yes", "--json", "--max-per-day", "30.00", "--keep-balance", "5")
     assert done.code == 0, done.err
+    assert "its schedule was from 2099-11-28 09:00 Europe/Berlin, and is now at most 30.00 a day (UTC)" in done.err
     assert done.json["batch_id"][:8] == batch
     assert (done.json["paid"], done.json["state"]) == (3, "done")
     assert done.json["schedule"]["schedule"] == "at most 30.00 a day (UTC); keeping a balance of 5"
     assert refunds_of() == 3
+
+
+def test_a_schedule_is_shown_with_the_totals_as_it_is_understood(refundry: Run, file: str) -> None:
+    told = refundry("batch", "run", file, "--json", "--between", "22:00-6:00 Europe/Berlin", "--max-per-day", "50")
+    assert (told.code, told.error["code"]) == (2, "not_confirmed")
+    assert told.error["schedule"] == "22:00-06:00 Europe/Berlin; at most 50 a day (Europe/Berlin)"
+    assert "to be sent: 22:00-06:00 Europe/Berlin" in told.err
+    past = refundry("batch", "run", file, "--json", "--start-at", "2020-01-01 09:00 UTC")
+    assert "that start is past" in past.error["schedule"]
+    plan = refundry("batch", "plan", file, "--json").json["plan_id"]
+    shown = refundry("batch", "apply", plan, "--between", "22:00-06:00 UTC")
+    assert (shown.code, "to be sent: 22:00-06:00 UTC" in shown.err) == (2, True)
+    large = refundry("batch", "apply", plan, "--canary", "1,50", "--json")
+    assert (large.code, large.error["code"]) == (2, "canary_too_large")

@@ -74,6 +74,11 @@ class Asked:
         )
 
 
+def past(schedule: Schedule, now: float) -> bool:
+    """Tell whether a new batch can begin only later than it should."""
+    return schedule.start_at is not None and schedule.start_at < now - PAST_SECONDS
+
+
 def check(schedule: Schedule, rows: int, now: float, *, new: bool) -> None:
     """See that a batch can keep a schedule.
 
@@ -99,7 +104,7 @@ def check(schedule: Schedule, rows: int, now: float, *, new: bool) -> None:
             code="start_too_far",
             option="--start-at",
         )
-    if new and schedule.start_at is not None and schedule.start_at < now - PAST_SECONDS:
+    if new and schedule.start_at is not None and past(schedule, now):
         raise ScheduleInvalid(
             f"--start-at {told(schedule.zone, schedule.start_at, now)} is past: correct it, or leave it out to begin at once",
             code="start_in_the_past",
