@@ -28,6 +28,12 @@ class BatchWithdrawn(RefundryError):  # noqa: N818
     code = "batch_withdrawn"
 
 
+class BatchDone(RefundryError):  # noqa: N818
+    """All rows of a batch are paid: nothing of it can be steered."""
+
+    code = "batch_done"
+
+
 class NotApplied(RefundryError):  # noqa: N818
     """A batch waits for its plan to be applied."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from refundry.batches import service as batches
-from refundry.batches.model import Batch, BatchState, Standing, Totals
+from refundry.batches.model import Batch, BatchDone, BatchState, Standing, Totals
 from refundry.cli import batch_told, output, session
 from refundry.infra.db import Unit
 
@@ -69,13 +69,26 @@ def withdraw(prefix: str, why: str, *, as_json: bool) -> int:
 def _steered(prefix: str, verb: Callable[[Unit, Batch], int], words: str, *, as_json: bool) -> int:
     with session.local() as local:
         with local.database.unit() as unit:
-            batches.hold_up(unit, batches.need(unit, prefix), session.person())
+            batch = batches.need(unit, prefix)
+            if batch.state in {BatchState.ACCEPTED, BatchState.RUNNING}:
+                _not_done(unit, batch)
+            batches.hold_up(unit, batch, session.person())
         with local.database.unit() as unit:
             count = verb(unit, batches.need(unit, prefix))
         output.say(words.format(output.counted(count, "row")))
         with local.database.reading() as unit:
             _told(local, unit, batches.need(unit, prefix), as_json=as_json)
     return output.DONE
+
+
+def _not_done(unit: Unit, batch: Batch) -> None:
+    totals = batches.totals(unit, batch)
+    if totals.standings[Standing.PAID] == totals.rows:
+        raise BatchDone(
+            f"batch {batch.id[:8]} ({batch.name}) is done: all of its {output.counted(totals.rows, 'row')} are paid, and nothing is left to "
+            "pause or to take back",
+            batch=batch.id,
+        )
 
 
 def _told(local: session.Local, unit: Unit, batch: Batch, *, as_json: bool) -> int:

@@ -123,6 +123,14 @@ def test_a_withdrawn_batch_stays_withdrawn(
     assert refunds_of() == 0
 
 
+def test_a_batch_whose_rows_are_all_paid_is_done_whatever_is_said_of_it(refundry: Run, tmp_path: Path) -> None:
+    batch = refundry("batch", "run", written(tmp_path, "o5"), "--yes", "--json").json["batch_id"][:8]
+    for verb in (("pause",), ("withdraw", "--why", "a mistake")):
+        told = refundry("batch", verb[0], batch, *verb[1:], "--json")
+        assert (told.code, told.error["code"]) == (1, "batch_done"), told.err
+    assert refundry("batch", "status", batch, "--json").json["state"] == "done"
+
+
 def test_a_run_of_a_batch_that_was_paused_before_its_charges_were_looked_up_ends(
     refundry: Run, refunds_of: Callable[[], int], unpaid: Callable[..., Told], tmp_path: Path
 ) -> None:
