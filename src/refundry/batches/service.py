@@ -187,8 +187,9 @@ def _planned_if_all(unit: Unit, batch: Batch) -> Batch:
 
 
 def next_unplanned(unit: Unit, batch: str, most: int = SLICE) -> list[BatchRow]:
-    """Read the next rows whose charges are to be looked up."""
-    return repository.unplanned(unit, batch, most)
+    """Read the next rows whose charges are to be looked up; none of a batch that is paused, or that nothing is paid of."""
+    current = repository.find(unit, batch)
+    return repository.unplanned(unit, batch, most) if current is not None and current.state in PAYING else []
 
 
 def plan_slice(

@@ -81,6 +81,19 @@ def test_a_batch_paused_while_it_was_planned_is_planned_further_when_it_goes_on(
     assert len(clerk.claim()) == 3
 
 
+def test_nothing_is_looked_up_for_a_paused_batch(clerk: Clerk) -> None:
+    batch = clerk.accept("charge_id,amount,ticket_id\nch_1,1.00,a\nch_2,1.00,b\n")
+
+    def numbers() -> list[int]:
+        return clerk.unit(lambda unit: [row.number for row in batches.next_unplanned(unit, batch.id)])
+
+    assert numbers() == [1, 2]
+    clerk.unit(lambda unit: batches.pause(unit, batch, ADA))
+    assert numbers() == []
+    clerk.unit(lambda unit: batches.resume(unit, batch, ADA))
+    assert numbers() == [1, 2]
+
+
 def test_what_is_freed_from_another_wait_keeps_to_the_pause(clerk: Clerk) -> None:
     clerk.looked("ch_1", refunds=(seen_refund("re_x", amount_minor=1000),))
     batch = three(clerk)
