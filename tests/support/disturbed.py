@@ -97,6 +97,10 @@ def disturb(
             time.sleep(trouble.stop_seconds)  # noqa: TID251  # the stop itself is what is tried
             crew[at].send_signal(signal.SIGCONT)
         else:
+            # What a kill has left in doubt is looked at by the right time too, and one that was started anew has begun by it: by a wrong
+            # one it waits for an hour.
+            those_are_over(house, crew)
+            _reached(progress() + 1, crew, progress)
             set_clock(house, moved, wrong_by=(-1) ** number * JUMP_SECONDS)
             _reached(progress() + max((within[1] - within[0]) // 50, 1), crew, progress)
             set_clock(house, moved)
