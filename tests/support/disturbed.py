@@ -14,6 +14,8 @@ from tests.support.crash_run import HOUR, RIGHT_BEFORE_KILL, House, Shop, those_
 
 JUMP_SECONDS = 25 * HOUR
 # Looks at the counts of the simulator cost it something, and it has calls to answer.
+# Longer than a process takes to begin, and than an attempt in doubt waits for its first looks.
+STILL_SECONDS = 20.0
 LOOK = 0.02
 Process = subprocess.Popen[str]
 
@@ -100,12 +102,12 @@ def disturb(
             # What a kill has left in doubt is looked at by the right time too, and one that was started anew has begun by it: by a wrong
             # one it waits for an hour.
             those_are_over(house, crew)
-            _reached(progress() + 1, crew, progress)
+            _goes_on(progress() + 1, crew, progress)
             set_clock(house, moved, wrong_by=(-1) ** number * JUMP_SECONDS)
-            _reached(progress() + max((within[1] - within[0]) // 50, 1), crew, progress)
+            _goes_on(progress() + max((within[1] - within[0]) // 50, 1), crew, progress)
             set_clock(house, moved)
             # What is on its way while the clock is wrong can for a day neither be sent again nor be proven absent, if its process is killed.
-            _reached(progress() + RIGHT_BEFORE_KILL, crew, progress)
+            _goes_on(progress() + RIGHT_BEFORE_KILL, crew, progress)
             those_are_over(house, crew)
 
 
@@ -125,6 +127,21 @@ def set_clock(house: House, moved: float, *, wrong_by: float = 0.0) -> None:
     """
     assert house.clock_file is not None
     house.clock_file.write_text(f"{moved + wrong_by} {moved}")
+
+
+def _goes_on(moment: int, crew: list[Process], progress: Callable[[], int]) -> None:
+    """Wait for a count, or until it has stood still for a while: a day's money may be spent by now, and then nothing more is sent."""
+    last, since = progress(), time.monotonic()
+
+    def reached() -> bool:
+        nonlocal last, since
+        now = progress()
+        if now != last:
+            last, since = now, time.monotonic()
+        still = time.monotonic() - since > STILL_SECONDS
+        return now >= moment or still or all(process.poll() is not None for process in crew)
+
+    wait_until(f"call {moment}", reached, every=LOOK)
 
 
 def _reached(moment: int, crew: list[Process], progress: Callable[[], int]) -> None:
