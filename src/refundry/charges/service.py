@@ -54,7 +54,7 @@ def mirror(unit: Unit, account: str, looks: Sequence[Look], order_key: str) -> N
     kept = repository.held(unit, [look.charge.id for look in looks]) if looks else {}
     for look in looks:
         held = kept.get(look.charge.id)
-        if held is not None and look.began_at <= unit.now < max(held[0], held[1] or 0.0):
+        if held is not None and look.began_at <= unit.now and unit.yet_to_come(max(held[0], held[1] or 0.0)):
             # What we know is from the future: the clock was set back since. By that order no look would ever count again.
             repository.untouch(unit, look.charge.id)
         elif held is not None and (look.began_at <= held[0] or (held[1] is not None and look.began_at < held[1])):
@@ -146,7 +146,12 @@ def overtaken(unit: Unit, refund: SeenRefund, began_at: float) -> bool:
     """
     known = repository.refunds_known(unit, [refund.id]).get(refund.id)
     # What was seen in the future was dated by a clock that was set back since.
-    return known is not None and known.refund.status != refund.status and began_at <= known.seen_at <= unit.now
+    return (
+        known is not None
+        and known.refund.status != refund.status
+        and began_at <= known.seen_at
+        and not unit.yet_to_come(known.seen_at)
+    )
 
 
 find = repository.find

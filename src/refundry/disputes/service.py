@@ -43,7 +43,7 @@ def seen(unit: Unit, account: str, charge_id: str, found: Sequence[SeenDispute],
     known = {dispute.id: dispute for dispute in repository.of_charge(unit, charge_id)}
     now = [_kept(account, charge_id, one, began_at) for one in found]
     # A look that began before one that is kept was overtaken by it.
-    now = [one for one in now if one.id not in known or not one.seen_at < known[one.id].seen_at <= unit.now]
+    now = [one for one in now if one.id not in known or not _overtaken(unit, one, known[one.id])]
     fresh = [one for one in now if one.id not in known or known[one.id].status != one.status]
     repository.save(unit, now)
     for dispute in fresh:
@@ -52,6 +52,10 @@ def seen(unit: Unit, account: str, charge_id: str, found: Sequence[SeenDispute],
     if fresh:
         _follow(unit, charge_id)
     return bool(fresh)
+
+
+def _overtaken(unit: Unit, one: Dispute, known: Dispute) -> bool:
+    return one.seen_at < known.seen_at and not unit.yet_to_come(known.seen_at)
 
 
 def _kept(account: str, charge: str, one: SeenDispute, began_at: float) -> Dispute:

@@ -92,6 +92,7 @@ class Unit:
         now: The database's time, in epoch seconds UTC, which no jump of a clock moves while this process runs: leases and due times are compared by it, so that workers whose
             clocks differ agree.
         boot: This machine's boot clock in that very moment: what is due at a time of the database is due here that much later or sooner.
+        present: Tells the database's time at this very moment: `now` is that of the unit's begin, and while it waits for a row others commit.
         writes: Whether it may write; rows on its shelves are held then.
         flushed: Under which names something that is collected is written.
     """
@@ -100,6 +101,7 @@ class Unit:
     postgres: bool
     now: float
     boot: float
+    present: Callable[[], float]
     writes: bool = True
     collected: dict[str, list[Any]] = field(default_factory=dict)
     flushed: Collection[str] = ()
@@ -110,6 +112,10 @@ class Unit:
         """Tell where statements go; only repositories use it."""
         self.settle()
         return self.direct
+
+    def yet_to_come(self, at: float) -> bool:
+        """Tell whether a time that stands in a row was written by a clock that was set back since; the unit holds the row."""
+        return at > self.now and at > self.present()
 
     def shelf(self, kind: type[Kept]) -> Kept:
         """Tell a repository's shelf in this unit."""
@@ -234,7 +240,11 @@ class Database:
                 # The database answered somewhere between.
                 boot = (asked + self._clock.boot_seconds()) / 2
                 self.offset = now - self._clock.now()
-                yield Unit(connection, self.postgres, now, boot, writes, flushed=self._flushers.keys())
+
+                def present() -> float:
+                    return self._now(connection, short=False)
+
+                yield Unit(connection, self.postgres, now, boot, present, writes, flushed=self._flushers.keys())
         except sa.exc.OperationalError as error:
             raise unusable(error, self.engine.url.render_as_string()) from error
         except sa.exc.DBAPIError as error:
