@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
+import os
 import resource
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,6 +50,29 @@ async def test_standard_output_gets_utf_8_whatever_it_is_set_to(monkeypatch: pyt
     before, line = out.buffer.getvalue().decode().splitlines()  # type: ignore[attr-defined]
     assert before == "before"
     assert json.loads(line) == envelope(message("注文-1"))
+
+
+async def test_standard_output_that_nobody_reads_keeps_nothing_else_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is paid is written by threads too: a reader that has stopped must not have taken them all."""
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writes, b"full\n" * 1000):
+            pass
+    os.set_blocking(writes, True)
+    with os.fdopen(reads, "rb") as reader, io.TextIOWrapper(os.fdopen(writes, "wb")) as out:
+        monkeypatch.setattr("sys.stdout", out)
+        target = FileTarget("-")
+        # More than the threads that a loop has.
+        some = [asyncio.create_task(target.deliver(outgoing(message(version=n)))) for n in range(40)]
+        await asyncio.sleep(0)
+        try:
+            await asyncio.wait_for(asyncio.to_thread(int), 10)
+        finally:
+            reading = asyncio.get_running_loop().run_in_executor(ThreadPoolExecutor(1), reader.read)
+            assert await asyncio.gather(*some) == [Delivered()] * 40
+            out.close()
+            await reading
 
 
 async def test_a_file_that_cannot_be_written_stops_the_start_and_later_keeps_messages_waiting(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,6 +75,22 @@ async def test_a_statement_is_run_once_for_each_message(make: Make, shop: str) -
     assert await target.deliver(outgoing(message(version=2))) == Delivered("1 rows changed")
     assert run(shop, "SELECT * FROM orders ORDER BY id") == [("o1", "partial", 200, 2), ("o2", "none", 0, 0)]
     assert len(run(shop, "SELECT id FROM refundry_messages")) == 2
+
+
+async def test_a_shop_that_keeps_its_table_locked_keeps_nothing_else_waiting(make: Make, shop: str) -> None:
+    """What is paid is written by threads too: a shop's database that does not answer must not have taken them all."""
+    target, engine = make(), sa.create_engine(shop, poolclass=sa.NullPool)
+    await target.open()
+    with engine.connect() as locking:
+        sqlite = locking.dialect.name == "sqlite"
+        locking.exec_driver_sql("BEGIN IMMEDIATE" if sqlite else "LOCK TABLE orders")
+        # More than the threads that a loop has.
+        some = [asyncio.create_task(target.deliver(outgoing(message(version=n)))) for n in range(40)]
+        await asyncio.sleep(0)
+        await asyncio.to_thread(int)
+        assert not any(task.done() for task in some)
+        locking.rollback()
+    assert await asyncio.gather(*some) == [Delivered("1 rows changed")] * 40
 
 
 async def test_what_changes_no_row_is_said(make: Make) -> None:

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
 
@@ -21,6 +22,8 @@ STDOUT = "-"
 # The file may grow piece by piece under the line of another process: one that is written takes less than a millisecond, and this is a
 # hundred of them, waited once after a crash.
 LOOKS, LOOK_SECONDS = 10, 0.01
+# Lines that are seen on the disk at once.
+WRITERS = 4
 
 
 class FileTarget:
@@ -39,6 +42,8 @@ class FileTarget:
         self._path = path
         # Messages of several orders are written at once. Other processes are not kept out: one that is stopped would hold up everybody.
         self._alone = threading.Lock()
+        # Of its own: whoever reads standard output and stops would take those away by which refunds are written down.
+        self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="orders-file")
 
     async def open(self) -> None:
         """See that it can be written.
@@ -47,7 +52,7 @@ class FileTarget:
             SettingsError: `orders_file_unusable`.
         """
         try:
-            await asyncio.to_thread(self._append, b"")
+            await self._appended(b"")
         except OSError as error:
             raise SettingsError(
                 f"{FILE} cannot be written ({self._path}: {error.strerror}): name a file in a folder that exists and is yours, or -",
@@ -58,13 +63,17 @@ class FileTarget:
     async def deliver(self, message: Outgoing) -> DeliveryOutcome:
         """Append one line, and see it on the disk."""
         try:
-            await asyncio.to_thread(self._append, orjson.dumps(message.envelope) + b"\n")
+            await self._appended(orjson.dumps(message.envelope) + b"\n")
         except OSError as error:
             return NotDelivered(f"{self._path}: {error.strerror}")
         return Delivered()
 
     async def close(self) -> None:
-        """Nothing is kept open."""
+        """Let its threads go; no file is kept open."""
+        self._threads.shutdown(wait=False)
+
+    async def _appended(self, line: bytes) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._append, line)
 
     def _append(self, line: bytes) -> None:
         if self._path == STDOUT:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy as sa
 
 from refundry.connectors.base import Delivered, DeliveryOutcome, NotDelivered, Outgoing
+from refundry.infra.db import ALIVE
 from refundry.infra.http import refuse_inside_unit
 from refundry.infra.logs import logger, redacted
 from refundry.infra.settings import OrderSettings, SettingsError
 
+Result = TypeVar("Result")
 URL, STATEMENT = "REFUNDRY_ORDERS__SQL_URL", "REFUNDRY_ORDERS__SQL_STATEMENT"
 KINDS = "REFUNDRY_ORDERS__SQL_KINDS"
 GUARD = "refundry_messages"
@@ -26,6 +29,7 @@ WORDS = re.compile(
     r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|(?:\$\w*\$).*?(?:\$\w*\$)|::|:([A-Za-z_]\w*)|%""", re.DOTALL
 )
 WAIT_SECONDS = 5
+CONNECTIONS_KEPT, CONNECTIONS_MAX = 2, 12
 TOLD_MAX = 200
 
 
@@ -49,12 +53,15 @@ class SqlTarget:
         self._statement = for_postgres(statement) if self._postgres else statement
         self._log = logger()
         self._guarded = False
+        # Of its own: a database that does not answer would take those away by which refunds are written down.
+        self._threads = ThreadPoolExecutor(CONNECTIONS_MAX, thread_name_prefix="orders-sql")
+        pool = {"pool_size": CONNECTIONS_KEPT, "max_overflow": CONNECTIONS_MAX - CONNECTIONS_KEPT}
         if self._postgres:
             options = f"-c statement_timeout={WAIT_SECONDS}s -c lock_timeout={WAIT_SECONDS}s"
-            how: dict[str, Any] = {"connect_timeout": WAIT_SECONDS, "options": options}
-            self._engine = sa.create_engine(url, pool_size=2, pool_pre_ping=True, connect_args=how)
+            how: dict[str, Any] = ALIVE | {"connect_timeout": WAIT_SECONDS, "options": options}
+            self._engine = sa.create_engine(url, pool_pre_ping=True, connect_args=how, **pool)
         else:
-            self._engine = sa.create_engine(url, pool_size=2, creator=lambda: _opened(url.removeprefix("sqlite:///")))
+            self._engine = sa.create_engine(url, creator=lambda: _opened(url.removeprefix("sqlite:///")), **pool)
             sa.event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
 
     async def open(self) -> None:
@@ -66,7 +73,7 @@ class SqlTarget:
             SettingsError: `orders_sql_wrong`: it refuses the statement.
         """
         try:
-            await asyncio.to_thread(self._check)
+            await self._aside(self._check)
         except sa.exc.DBAPIError as error:
             # SQLite has one class of errors for all that can go wrong. The other: somebody else has just made the guard's table.
             away = isinstance(error, sa.exc.OperationalError) and (self._postgres or "locked" in str(error.orig))
@@ -89,7 +96,7 @@ class SqlTarget:
         """Run the statement for a message, unless that was done before."""
         refuse_inside_unit("the shop's database")
         try:
-            return await asyncio.to_thread(self._run, message)
+            return await self._aside(lambda: self._run(message))
         except sa.exc.SQLAlchemyError as error:
             # Rolled back with the rest, should it have been made in this transaction.
             self._guarded = False
@@ -108,7 +115,11 @@ class SqlTarget:
 
     async def close(self) -> None:
         """Close all connections."""
-        await asyncio.to_thread(self._engine.dispose)
+        await self._aside(self._engine.dispose)
+        self._threads.shutdown(wait=False)
+
+    async def _aside(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
 def _opened(file: str) -> sqlite3.Connection:
