@@ -173,6 +173,21 @@ async def test_a_watermark_of_a_clock_that_was_set_back_since_leaves_no_gap(scen
     assert max(marks) <= scene.clock.now()
 
 
+@pytest.mark.parametrize("hours", [1, 24])
+async def test_a_clock_that_is_hours_ahead_of_stripes_hides_nothing(scene: Scene, hours: int) -> None:
+    """By that clock, everything that happens at Stripe is older than the last watermark."""
+    scene.clock.jump(hours * 3600.0)
+    await scene.poll()
+    failed = await scene.paid(await scene.sim.charge(5000, card="pm_card_refundFail"), 1200)
+    assert scene.state(failed) is State.SETTLED
+    made = await scene.by_hand(await scene.sim.charge(5000), 300)
+    for _ in range(20):
+        await scene.move(61)
+        await scene.poll()
+    assert scene.state(failed) is State.FAILED
+    assert scene.origin(made) == "external"
+
+
 async def test_a_watermark_older_than_stripe_keeps_events_moves_on(scene: Scene) -> None:
     await scene.poll()
     await scene.move(40 * 86_400)
