@@ -179,10 +179,10 @@ class CatchUp:
             return
         now, since, told_at = begun
         if rules.failed_will_do(now, seen.mark, told_at, self._settings.poll_seconds):
-            await self._list_events(since, _open(now, now), only_failed=True)
+            await self._list_events(since, self._open(now, now), only_failed=True)
             return
         if now - since > self._settings.poll_seconds * rules.CALM * TURNS_AWAY:
-            await self._list_events(since, _open(now, now), only_failed=True)
+            await self._list_events(since, self._open(now, now), only_failed=True)
         await self.events_between(since, now)
 
     async def _refunds(self, seen: Mark) -> None:
@@ -231,7 +231,7 @@ class CatchUp:
         """Store the events of a time, window by window, the oldest first; each window moves the watermark."""
         since = max(since, until - EVENTS_KEPT)
         for begin, end in rules.windows(since, until, WINDOW_SECONDS):
-            await self._list_events(begin, _open(end, until))
+            await self._list_events(begin, self._open(end, until))
             await self._moved(Feed.EVENTS, begin, end)
 
     async def _list_events(self, since: float, until: float, *, only_failed: bool = False) -> None:
@@ -248,7 +248,7 @@ class CatchUp:
         """Hold the refunds that were created in a time against ours, window by window, the oldest first."""
         for begin, end in rules.windows(since, until, WINDOW_SECONDS):
             began_at = self._now()
-            async for page in self._gateway.refunds(begin, _open(end, until), Lane.BULK):
+            async for page in self._gateway.refunds(begin, self._open(end, until), Lane.BULK):
                 self.done.refunds += len(page)
                 await self._held_against(page, began_at)
                 await self._paid_for(Feed.REFUNDS, 1)
@@ -309,7 +309,7 @@ class CatchUp:
         # Where it begins is kept at once: what is left off is gone on with from there.
         await self._moved(Feed.CHARGES, since, since)
         for begin, end in rules.windows(since, until, DAY):
-            async for page in self._gateway.charges(begin, _open(end, until)):
+            async for page in self._gateway.charges(begin, self._open(end, until)):
                 self.done.charges += len(page)
                 await asyncio.gather(*(self._alone(self._take_look(look), look.charge.id) for look in page))
                 await self._paid_for(Feed.CHARGES, 1 + sum(bool(look.disputes) for look in page))
@@ -341,6 +341,12 @@ class CatchUp:
         if self.reads_max is not None and self.done.reads >= self.reads_max and self._got_on:
             raise OutOfReads
 
+    def _open(self, end: float, until: float) -> float:
+        """Leave the last window open, to Stripe's present and beyond."""
+        stripe = self._gateway.stripe_now()
+        behind = 0.0 if stripe is None else max(stripe - self._now(), 0.0)
+        return end + behind + CLOCKS_APART if end == until else end
+
     def _now(self) -> float:
         return self._clock.now() + self._database.offset
 
@@ -350,8 +356,3 @@ class CatchUp:
                 return work(unit)
 
         return await self._writer.aside(reading)
-
-
-def _open(end: float, until: float) -> float:
-    """Leave the last window open."""
-    return end + CLOCKS_APART if end == until else end

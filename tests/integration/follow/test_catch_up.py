@@ -173,9 +173,9 @@ async def test_a_watermark_of_a_clock_that_was_set_back_since_leaves_no_gap(scen
     assert max(marks) <= scene.clock.now()
 
 
-@pytest.mark.parametrize("hours", [1, 24])
-async def test_a_clock_that_is_hours_ahead_of_stripes_hides_nothing(scene: Scene, hours: int) -> None:
-    """By that clock, everything that happens at Stripe is older than the last watermark."""
+@pytest.mark.parametrize("hours", [1, 24, -1, -24])
+async def test_a_clock_that_is_hours_apart_from_stripes_hides_nothing(scene: Scene, hours: int) -> None:
+    """By that clock, everything that happens at Stripe is older than the last watermark, or yet to come."""
     scene.clock.jump(hours * 3600.0)
     await scene.poll()
     failed = await scene.paid(await scene.sim.charge(5000, card="pm_card_refundFail"), 1200)
