@@ -16,7 +16,6 @@ from refundry.follow.model import EVENTS_KEPT, Feed
 from refundry.inbox import service as inbox
 from refundry.inbox.model import State
 from refundry.infra import loop
-from refundry.infra.db import Unit
 from refundry.kernel.errors import UsageError
 from refundry.worker.catch_up import CatchUp, Caught, OutOfReads
 from refundry.worker.following import catch_up_of, follower_of
@@ -75,11 +74,9 @@ def catch_up(since: str | None, account: str | None, *, reads_max: int | None, a
                 option="--since",
             )
 
-        def begins(unit: Unit) -> dict[Feed, float]:
-            marks = {feed: follow.mark(unit, name, feed).mark for feed in (Feed.EVENTS, Feed.REFUNDS)}
-            return {feed: (mark or now - EVENTS_KEPT) if from_ is None else from_ for feed, mark in marks.items()}
-
-        begin = await desk.writer.put(begins)
+        begin = await desk.writer.put(
+            lambda unit: {feed: found.begins(unit, feed, from_, now) for feed in (Feed.EVENTS, Feed.REFUNDS)}
+        )
         complete = await _within(
             lambda: found.events_between(begin[Feed.EVENTS], now),
             lambda: found.refunds_between(begin[Feed.REFUNDS], now),

@@ -227,6 +227,20 @@ class CatchUp:
 
     # What commands do too
 
+    def begins(self, unit: Unit, feed: Feed, since: float | None, now: float) -> float:
+        """Tell from when on a command reads a feed: from a time, or from the watermark on; without one it gets one."""
+        mark = follow.mark(unit, self.account, feed).mark
+        if mark is None:
+            # As when it begins by itself: what is older than was asked for here is not passed over for ever.
+            worked = since is None or charges.any_refund(unit, self.account)
+            mark = now - EVENTS_KEPT if worked else since or now
+            follow.move(unit, self.account, feed, mark)
+        elif feed is Feed.EVENTS and mark < now - EVENTS_KEPT:
+            # Nothing before can be asked for.
+            mark = now - EVENTS_KEPT
+            follow.move(unit, self.account, feed, mark)
+        return mark - OVERLAP_SECONDS - self._ahead(now) if since is None else since
+
     async def events_between(self, since: float, until: float) -> None:
         """Store the events of a time, window by window, the oldest first; each window moves the watermark."""
         since = max(since, until - EVENTS_KEPT)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from pathlib import Path
+
 import pytest
 
 from tests.integration.cli.conftest import Run
@@ -53,6 +56,28 @@ def test_disputes_and_fraud_warnings_are_shown(refundry: Run, stripe: Server) ->
     assert paid["charge"] in refundry("dispute", "list").out
     assert [one["kind"] for one in refundry("task", "list", "--json").json["tasks"]] == ["double_loss"]
     assert refundry("dispute", "list", "--phase", "open", "--json").error["code"] == "dispute_phase_unknown"
+
+
+def test_what_stripe_lists_a_little_late_is_found_by_the_command_too(
+    refundry: Run, stripe: Server, tmp_path: Path
+) -> None:
+    refundry("catch-up", "--since", "1h")
+    paid = refundry(*CREATE, "--order", "o1", "--amount", "12.34", "--ticket", "T-1", "--json").json
+    stripe.control(f"POST /_sim/refunds/{paid['refund']}/fail", {"reason": "declined"})
+    with sqlite3.connect(tmp_path / "state" / "refundry.db") as connection:
+        # The lists were read until now, and did not have that yet.
+        connection.execute("UPDATE follow_marks SET mark = ?", [stripe.control("GET /_sim/clock")["now"] + 1])
+    refundry("catch-up")
+    assert [one["kind"] for one in refundry("task", "list", "--json").json["tasks"]] == ["refund_failed"]
+
+
+def test_to_catch_up_on_an_hour_skips_nothing_of_before(refundry: Run, stripe: Server) -> None:
+    refundry(*CREATE, "--order", "o1", "--amount", "12.34", "--ticket", "T-1")
+    marks = refundry("catch-up", "--since", "1h", "--json").json["watermarks"]
+    # Worked before it followed: what has become of its refunds in thirty days is still to be asked for.
+    month_ago = stripe.control("GET /_sim/clock")["now"] - 30 * 86_400
+    assert {feed: mark < month_ago + 3600 for feed, mark in marks.items()} == {"events": True, "refunds": True}
+    assert refundry("catch-up", "--json").json["watermarks"]["events"] > month_ago + 86_400
 
 
 def test_charges_are_synced_from_the_watermark_within_a_budget(refundry: Run) -> None:
