@@ -80,6 +80,7 @@ class Mirror:
 
 _FIND = sa.select(charges).where(charges.c.id.in_(_b("ids", expanding=True))).order_by(charges.c.id)
 _FIND_HELD = _FIND.with_for_update()
+_RESERVE = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(id, 0)) FROM unnest(CAST(:ids AS text[])) AS id")
 _FREE = _FIND.with_only_columns(charges.c.id).with_for_update(skip_locked=True)
 _REFUNDS = (
     sa.select(stripe_refunds)
@@ -100,6 +101,10 @@ def fetch(unit: Unit, ids: Iterable[str], *, hold: bool) -> Mirror:
         unit.settle()
         return fetch(unit, ids, hold=hold)
     rows = {row.id: row for row in unit.direct.execute(_FIND_HELD if held else _FIND, {"ids": wanted})}
+    if held and unit.postgres and (new := [id_ for id_ in wanted if id_ not in rows]):
+        # There is no row to hold yet: of two units that see a charge first, one would write over what the other has seen later.
+        unit.direct.execute(_RESERVE, {"ids": new})
+        rows |= {row.id: row for row in unit.direct.execute(_FIND_HELD, {"ids": new})}
     refunds: dict[str, list[SeenRefund]] = {id_: [] for id_ in wanted}
     for row in unit.direct.execute(_REFUNDS, {"ids": wanted}):
         refunds[row.charge].append(_refund(row))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
+from refundry.charges import service as charges
 from refundry.disputes import service as disputes
 from refundry.disputes.model import Phase
 from refundry.follow import service as follow
@@ -109,3 +111,23 @@ def test_a_dispute_stays_as_the_later_look_has_shown_it(hand: Hand, other: Hand)
         assert not disputes.seen(unit, ACCOUNT, CHARGE, [INQUIRY], began)
     with hand.database.reading() as unit:
         assert [one.phase for one in disputes.of_charge(unit, CHARGE)] == [Phase.CHARGEBACK]
+
+
+def test_of_two_that_see_a_charge_first_the_later_look_stays(hand: Hand, other: Hand) -> None:
+    """There is no row to hold yet; what the later look has shown is not written over by the one that began before."""
+    old = look(began_at=hand.clock.now())
+    hand.clock.move(TICK)
+    new = look(began_at=hand.clock.now(), disputes=(CHARGEBACK,))
+    hand.clock.move(TICK)
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    with ThreadPoolExecutor(1) as thread:
+        with hand.database.unit() as unit:
+            charges.hold_still(unit, CHARGE)
+            taken = thread.submit(other.unit, lambda theirs: follow.take_look(theirs, ACCOUNT, new, ORDER_KEY))
+            # Until that one waits for this, or is over.
+            while not taken.done() and not unit.direct.exec_driver_sql(waiting).scalar_one():
+                pass
+            follow.take_look(unit, ACCOUNT, old, ORDER_KEY)
+        assert taken.result()
+    assert hand.charge().disputes
+    assert hand.charge().looked_at == new.began_at
