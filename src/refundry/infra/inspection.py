@@ -158,9 +158,10 @@ _SETTINGS = """SELECT name, setting, source FROM pg_settings WHERE name IN ('ser
  'default_transaction_read_only')"""
 _USED = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
 _NAMES = "SELECT quote_ident(current_database()), quote_ident(session_user)"
-# Every executing process holds one advisory lock for as long as it lives (`infra/engine.py`); those of transactions are over at once.
+# Every executing process holds one advisory lock for as long as it lives (`infra/engine.py`), outside any transaction; a unit that sees a
+# charge first has others (`charges.repository`).
 _WORKERS = """SELECT DISTINCT l.pid, coalesce(host(a.client_addr), '') FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
- WHERE l.locktype = 'advisory' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+ WHERE l.locktype = 'advisory' AND l.granted AND a.xact_start IS NULL AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
  ORDER BY l.pid"""
 
 

@@ -13,6 +13,7 @@ from refundry.disputes import service as disputes
 from refundry.disputes.model import Phase
 from refundry.follow import service as follow
 from refundry.gateways.base import Look, SeenDispute
+from refundry.infra.inspection import postgres_facts
 from refundry.kernel.outcome import Accepted, Answer
 from refundry.refunds import service as refunds
 from refundry.refunds.model import RefundRequest, State
@@ -131,3 +132,9 @@ def test_of_two_that_see_a_charge_first_the_later_look_stays(hand: Hand, other: 
         assert taken.result()
     assert hand.charge().disputes
     assert hand.charge().looked_at == new.began_at
+
+
+def test_a_unit_that_sees_a_charge_first_is_not_counted_as_a_process_of_its_own(hand: Hand, other: Hand) -> None:
+    with hand.database.unit() as unit:
+        charges.hold_still(unit, CHARGE)
+        assert other.unit(postgres_facts).workers == ()
