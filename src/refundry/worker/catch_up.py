@@ -45,6 +45,8 @@ TURNS_AWAY = 3
 REFUND_UNSEEN_SECONDS, DISPUTE_UNSEEN_SECONDS = 6 * 3600.0, DAY
 # So many of them in one turn at most: a hundred pending bank debits take some turns.
 REREAD_MAX = 20
+# What keeps one object from being read, and says nothing about others.
+ITS_OWN = frozenset({Trouble.NOT_FOUND, Trouble.FORBIDDEN, Trouble.REFUSED})
 # How often the turn of a feed is looked for; also how soon what is asked for by the setting begins.
 TICK_SECONDS = 1.0
 LOST_SECONDS = 30.0
@@ -119,6 +121,8 @@ class CatchUp:
         self._without_events = False
         # Whether a window was read to its end: a limit that ends each attempt in the middle of the first one would never get on.
         self._got_on = False
+        # Refunds and charges that Stripe does not know any more: they are not read again before the next start.
+        self._lost: set[str] = set()
         self._log = logger().bind(account=account)
 
     # Always, at a low rate
@@ -278,9 +282,26 @@ class CatchUp:
         )
         # Nobody here has asked for these charges yet: whose orders they are, and what is left of them, only a look at them tells.
         for charge in dict.fromkeys(refund.charge for refund in fresh if refund.charge not in mirrors):
-            look = await self._gateway.look(charge, Lane.BULK)
-            self.done.moved += await self._alone(self._take_look(look), charge)
+            look = await self._known(self._gateway.look(charge, Lane.BULK), charge)
+            if look is not None:
+                self.done.moved += await self._alone(self._take_look(look), charge)
+            else:
+                # What was given back is known all the same, for when the charge can be looked at.
+                for refund in (refund for refund in fresh if refund.charge == charge):
+                    await self._alone(self._take(refund, began_at), refund.id)
             await self._paid_for(Feed.REFUNDS, 1)
+
+    async def _known(self, reading: Awaitable[Result], what: str) -> Result | None:
+        """Read one object; `None` where Stripe does not know it, or does not show it to this key: that concerns it alone, and the rest goes on."""
+        try:
+            return await reading
+        except GatewayError as error:
+            if error.trouble not in ITS_OWN:
+                raise
+            self._log.warning("catch_up.not_read", object=what, code=error.code, why=error.message)
+            if error.trouble is Trouble.NOT_FOUND:
+                self._lost.add(what)
+            return None
 
     async def _alone(self, work: Awaitable[None], what: str) -> bool:
         """Do something about one object; what goes wrong concerns that alone, and the list goes on. Tells whether it was done."""
@@ -303,19 +324,25 @@ class CatchUp:
     async def _reread(self, now: float) -> None:
         """Read again what may have changed without anybody telling."""
         still = await self._read(
-            lambda unit: charges.refunds_open(unit, self.account, now - REFUND_UNSEEN_SECONDS, REREAD_MAX)
+            lambda unit: charges.refunds_open(
+                unit, self.account, now - REFUND_UNSEEN_SECONDS, REREAD_MAX + len(self._lost)
+            )
         )
-        for known in still:
+        for name in [one.refund.id for one in still if one.refund.id not in self._lost][:REREAD_MAX]:
             began_at = self._now()
-            refund = await self._gateway.refund(known.refund.id, Lane.BULK)
-            await self._alone(self._take(refund, began_at), refund.id)
+            refund = await self._known(self._gateway.refund(name, Lane.BULK), name)
+            if refund is not None:
+                await self._alone(self._take(refund, began_at), name)
             await self._paid_for(Feed.REFUNDS, 1)
         disputed = await self._read(
-            lambda unit: disputes.unseen(unit, self.account, now - DISPUTE_UNSEEN_SECONDS, REREAD_MAX)
+            lambda unit: disputes.unseen(unit, self.account, now - DISPUTE_UNSEEN_SECONDS, REREAD_MAX + len(self._lost))
         )
-        for charge in dict.fromkeys(one.charge for one in disputed):
-            look = await self._gateway.look(charge, Lane.BULK)
-            await self._alone(self._take_look(look), charge)
+        for name in [name for name in dict.fromkeys(one.charge for one in disputed) if name not in self._lost][
+            :REREAD_MAX
+        ]:
+            look = await self._known(self._gateway.look(name, Lane.BULK), name)
+            if look is not None:
+                await self._alone(self._take_look(look), name)
             await self._paid_for(Feed.REFUNDS, 2)
 
     async def charges_between(self, since: float, until: float) -> None:

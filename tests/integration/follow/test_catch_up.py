@@ -158,6 +158,50 @@ async def test_a_refund_of_which_nothing_was_heard_is_read_again_now_and_then(sc
     assert (await calls.since_last())["GET /v1/refunds/{refund}"] == 1
 
 
+async def test_what_stripe_has_forgotten_keeps_nothing_else_from_being_read_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after all test data was deleted there: what is asked about first each time is not to be the only thing ever."""
+    monkeypatch.setattr("refundry.worker.catch_up.REREAD_MAX", 1)
+    asked = []
+    for _ in range(3):
+        charge = await scene.sim.charge(5000)
+        await scene.control(f"POST /_sim/charges/{charge}/behaviour", {"refund": "stays"})
+        asked.append(await scene.paid(charge, 100))
+    gone, disputed, still = asked
+    # No list shows them again.
+    await scene.move(1000)
+    await scene.poll()
+    await scene.disputed(disputed.content.charge)
+    await scene.poll()
+    await scene.control(f"POST /_sim/refunds/{still.refund}/settle")
+    for kind, id_ in (("refund", gone.refund), ("charge", disputed.content.charge)):
+        scene.sim.world.store.db.execute(f'DELETE FROM "{kind}" WHERE id = ?', [id_])  # noqa: S608  # as it says
+    for _ in range(3):
+        await scene.move(86_400)
+        scene.sim.world.store.db.execute('DELETE FROM "event"')
+        await scene.poll()
+    assert scene.state(still) is State.SETTLED
+    assert scene.state(gone) is State.PENDING
+
+
+async def test_a_refund_of_a_charge_that_the_key_may_not_look_at_stops_no_list(scene: Scene) -> None:
+    await scene.poll()
+    charge = await scene.sim.charge(5000)
+    made = await scene.by_hand(charge, 300)
+    await scene.disputed(charge)
+    other = await scene.by_hand(await scene.sim.charge(5000), 300)
+    rules = [{"kind": "forbidden", "operation": f"GET /v1/{name}"} for name in ("events", "disputes")]
+    await scene.control("POST /_sim/faults", {"rules": rules})
+    await scene.move(901)
+    await scene.poll()
+    assert (scene.origin(made), scene.origin(other)) == ("external", "external")
+    with scene.database.reading() as unit:
+        mark = follow.mark(unit, ACCOUNT, Feed.REFUNDS).mark
+    assert mark is not None
+    assert scene.clock.now() - mark < 1
+
+
 async def test_a_watermark_of_a_clock_that_was_set_back_since_leaves_no_gap(scene: Scene) -> None:
     await scene.poll()
     with scene.database.unit() as unit:
