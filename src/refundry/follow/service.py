@@ -176,7 +176,8 @@ def take_known(unit: Unit, account: str, found: Needed) -> None:
     """Do what follows from events that say nothing new of themselves: hold what they repeat, weigh what was lost twice, park what says nothing at all."""
     for refund in found.external:
         charges.hold_still(unit, refund.charge)
-        refunds.suspect(unit, refund)
+        # What was read for the other events, and by others, may have shown since that it has failed.
+        refunds.suspect(unit, charges.refund_of(unit, refund.id) or refund)
     for charge in sorted(found.disputed):
         tasks.weigh(unit, account, charge)
     # Those that a person had tried again; by themselves they never wait.

@@ -155,3 +155,16 @@ async def test_an_order_that_is_named_after_its_refund_is_told_by_one_read(scene
     told = [one.message for one in written(scene.database) if one.message.kind.value == "order.refunded_changed"]
     assert [(message.order_id, message.payload["refunded_minor"]) for message in told] == [("late", 1200)]
     assert scene.follower.done.reads == reads + 1
+
+
+async def test_what_has_failed_by_the_time_its_first_event_is_applied_holds_nobody(scene: Scene) -> None:
+    await scene.listen()
+    charge = await scene.sim.charge(5000)
+    made = await scene.by_hand(charge, 700)
+    await scene.looked(charge)
+    waiting = await scene.requested(charge, 700)
+    await scene.control(f"POST /_sim/refunds/{made}/fail", {"reason": "declined"})
+    await scene.follow()
+    assert scene.held(waiting) == ""
+    await scene.pay_due()
+    assert scene.state(waiting) is State.SETTLED
