@@ -340,10 +340,10 @@ def refunds_known(unit: Unit, ids: Iterable[str]) -> dict[str, KnownRefund]:
     return {row.id: KnownRefund(_refund(row), Origin(row.origin), row.seen_at) for row in found}
 
 
-def set_origin(unit: Unit, refund: str, origin: Origin) -> None:
-    """Note who made a refund, where that was not known or is another by now."""
+def set_origin(unit: Unit, refund: str, origin: Origin) -> bool:
+    """Note who made a refund, where that was not known or is another by now; tells whether it was."""
     statement = sa.update(stripe_refunds).where(stripe_refunds.c.id == refund, stripe_refunds.c.origin != origin.value)
-    unit.connection.execute(statement.values(origin=origin.value))
+    return unit.connection.execute(statement.values(origin=origin.value)).rowcount == 1
 
 
 _OPEN = [sa.literal_column(f"'{status}'", sa.Text) for status in ("pending", "requires_action")]

@@ -418,7 +418,7 @@ class Concern:
         account: `acct_…|test`.
         charge: The charge that it is about.
         before: The request as it was; `None`, where a refund carries the id of a request that is not here.
-        change: What became of it.
+        change: What became of it; `None`, where the request of a refund is here by now that was not before.
         refund: Stripe's refund.
     """
 

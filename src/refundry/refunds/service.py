@@ -603,7 +603,8 @@ def found(unit: Unit, account: str, refund: SeenRefund) -> bool:
         if request_id:
             _unknown(unit, account, refund)
         return False
-    charges.set_origin(unit, refund.id, Origin.OURS)
+    if charges.set_origin(unit, refund.id, Origin.OURS):
+        _concern(unit, Concern(account, refund.charge, request, refund=refund))
     change = _applied(request, Found(refund), unit.now)
     if change is not None:
         if not repository.update(unit, request, change.after, None, keep_lease=False):

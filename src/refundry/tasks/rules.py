@@ -26,8 +26,10 @@ WHY = {
 def opened_by(concern: Concern, now: float) -> Task | None:
     """Tell the task that a concern opens; `None`, if it opens none."""
     before, change = concern.before, concern.change
-    if before is None or change is None:
+    if before is None:
         return _unknown(concern, now) if concern.refund is not None and not concern.refund.over else None
+    if change is None:
+        return None
     after = change.after
     if change.break_ is not None and change.break_.code == Kind.PAID_TWICE and concern.refund is not None:
         text = f"{change.break_.text}: the customer has got it twice; ask for it back, or write it off, and note what you did"
@@ -43,8 +45,10 @@ def opened_by(concern: Concern, now: float) -> Task | None:
 
 
 def ended_by(concern: Concern) -> str | None:
-    """Tell the id of the task that a concern ends: the customer has acted, or it is over."""
+    """Tell the id of the task that a concern ends: the customer has acted, or it is over; or the request is here by now."""
     before, change = concern.before, concern.change
+    if change is None and before is not None and concern.refund is not None:
+        return task_id(Kind.UNKNOWN_REFUNDRY, concern.account, concern.refund.id)
     if before is None or change is None or before.state is not State.REQUIRES_ACTION:
         return None
     if change.after.state is State.REQUIRES_ACTION:

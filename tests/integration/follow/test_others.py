@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from refundry.kernel import ids
 from refundry.refunds import service as refunds
 from refundry.refunds.model import State
 from tests.integration.outbox.conftest import wanting, written
@@ -89,6 +90,21 @@ async def test_a_refund_of_another_refundry_is_never_taken_for_an_external_one(s
     await scene.follow()
     assert scene.follower.done.reads == reads, "it stands here as it is told"
     assert scene.origin(made["id"]) == "unknown_refundry"
+
+
+async def test_the_task_ends_once_the_request_of_that_refund_is_handed_in_here_too(scene: Scene) -> None:
+    """As when a database was lost, events come of what it had paid, and then the file is run again."""
+    await scene.listen()
+    charge = await scene.sim.charge(5000)
+    await scene.looked(charge)
+    mark = {"refundry_request_id": ids.request_id("acct_1", "test", "key:lost")}
+    made = await scene.sim.call("POST /v1/refunds", charge=charge, amount=300, metadata=mark)
+    await scene.follow()
+    assert scene.kinds() == ["unknown_refundry"]
+    request = await scene.paid(charge, 300, key="key:lost")
+    assert (request.state, request.refund) == (State.SETTLED, made["id"])
+    assert scene.origin(made["id"]) == "ours"
+    assert scene.kinds() == []
 
 
 async def test_a_refund_whose_mark_was_taken_away_belongs_to_the_request_of_its_key(scene: Scene) -> None:
