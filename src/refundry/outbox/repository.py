@@ -50,6 +50,24 @@ def hold_keys(unit: Unit, keys: Iterable[str], *, make: Iterable[str]) -> dict[s
     return {row.ordering_key: OrderTold(row.version, row.told) for row in unit.connection.execute(held)}
 
 
+def rename_keys(unit: Unit, names: Mapping[str, str], targets: Iterable[str]) -> None:
+    """Keep what is not over yet under some ordering keys in order with others from now on; the old keys are held, and go.
+
+    Args:
+        unit: The open unit.
+        names: By the old name, the new.
+        targets: Where messages go.
+    """
+    wanted = sorted(targets)
+    for old, new in sorted(names.items()):
+        theirs = (d.target.in_(wanted), d.ordering_key == old, d.state.in_(_OPEN))
+        moved = sa.update(outbox_deliveries).where(*theirs).values(ordering_key=new).returning(d.number)
+        numbers = set(unit.connection.execute(moved).scalars())
+        if numbers:
+            unit.connection.execute(sa.update(outbox_messages).where(m.number.in_(numbers)).values(ordering_key=new))
+    unit.connection.execute(sa.delete(outbox_keys).where(k.ordering_key.in_(sorted(names))))
+
+
 def save_told(unit: Unit, told: Mapping[str, OrderTold]) -> None:
     """Write what was told of orders; their keys are held."""
     statement = sa.update(outbox_keys).where(k.ordering_key == _b("the_key"))

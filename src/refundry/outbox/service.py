@@ -181,6 +181,7 @@ def need(unit: Unit, message: str) -> tuple[Message, list[Delivery]]:
 
 
 hold_keys = repository.hold_keys
+rename_keys = repository.rename_keys
 save_told = repository.save_told
 due = repository.due
 delivered = repository.delivered

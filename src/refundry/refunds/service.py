@@ -903,7 +903,7 @@ def messages(unit: Unit, causes: Sequence[Cause], wants: Wants) -> list[Message]
     orders = charges.orders_of(unit, {cause.charge for cause in causes})
     changed = [(cause.kind, cause.request) for cause in causes if isinstance(cause.request, RefundRequest)]
     family = charges.families(unit, orders)
-    told = _hold_keys(unit, orders, family, [request for _, request in changed])
+    told = _hold_keys(unit, orders, family, [request for _, request in changed], wants)
     if unit.postgres:
         # Read again now that the keys are held: what others have committed for the same orders is in it.
         family = charges.families(unit, orders)
@@ -918,7 +918,11 @@ def messages(unit: Unit, causes: Sequence[Cause], wants: Wants) -> list[Message]
 
 
 def _hold_keys(
-    unit: Unit, orders: Mapping[str, tuple[str, str | None]], family: Sequence[Charge], changed: Sequence[RefundRequest]
+    unit: Unit,
+    orders: Mapping[str, tuple[str, str | None]],
+    family: Sequence[Charge],
+    changed: Sequence[RefundRequest],
+    wants: Wants,
 ) -> dict[str, OrderTold]:
     """Hold the ordering keys of what has changed, so that the messages of each are written in the order of their commits."""
     named = {one.content.charge: (one.account, None) for one in changed} | dict(orders)
@@ -926,7 +930,12 @@ def _hold_keys(
     # Most charges that are only looked at have given nothing back: there is nothing to tell of their orders, and no key to make.
     made = {one.content.charge for one in changed}
     made |= {one.id for one in family if one.id in keys and one.unrefunded_minor < one.captured_minor}
-    return outbox.hold_keys(unit, keys.values(), make={keys[charge] for charge in made})
+    # What was told before a charge's order was known stands under the charge's own key, and comes before all that is told of the order.
+    alone = {ordering_key(account, None, one): keys[one] for one, (account, order) in orders.items() if order is not None}
+    told = outbox.hold_keys(unit, [*keys.values(), *alone], make={keys[charge] for charge in made})
+    if before := {old: new for old, new in alone.items() if old in told}:
+        outbox.rename_keys(unit, before, wants.by_target)
+    return told
 
 
 def _with_late_answers(unit: Unit, attempt: Attempt) -> Attempt:

@@ -39,6 +39,28 @@ def test_a_refund_is_told_step_by_step_and_its_order_at_the_end(hand: Hand) -> N
     assert {one.message.order_id for one in written(hand.database)} == {"o1"}
 
 
+def test_what_was_told_before_its_order_was_known_comes_before_the_rest(database: HandDatabase, clock: HandClock) -> None:
+    """A request may come before its charge was ever looked at: that message belongs to no order yet, and may have to be sent again."""
+    wanting(database)
+    hand = Hand(database, clock)
+    hand.receive(refund_request())
+    (first,) = written(database)
+    assert first.message.order_id is None
+    hand.looked(metadata={"order_id": "o1"})
+    hand.judge(hand.claimed_one())
+    assert kinds(database) == ["received", "approved"]
+
+    def claim(unit: Unit) -> list[str]:
+        due = outbox.claim(unit, "http", "lease", seconds=20, most=10)
+        return [one.message.kind.value.partition(".")[2] for one in due]
+
+    assert hand.unit(claim) == ["received"]
+    with database.reading() as unit:
+        assert outbox.behind(unit, written(database)[0]) == 1
+    hand.unit(lambda unit: outbox.delivered(unit, "http", first.number, "HTTP 200"))
+    assert hand.unit(claim) == ["approved"]
+
+
 def test_a_request_and_the_order_are_told_in_words_of_their_own(hand: Hand) -> None:
     request = paid(hand, amount=10_000, status="pending")
     pending, order = (one.message.payload for one in written(hand.database)[-2:])
