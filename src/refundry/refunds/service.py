@@ -931,7 +931,9 @@ def _hold_keys(
     made = {one.content.charge for one in changed}
     made |= {one.id for one in family if one.id in keys and one.unrefunded_minor < one.captured_minor}
     # What was told before a charge's order was known stands under the charge's own key, and comes before all that is told of the order.
-    alone = {ordering_key(account, None, one): keys[one] for one, (account, order) in orders.items() if order is not None}
+    alone = {
+        ordering_key(account, None, one): keys[one] for one, (account, order) in orders.items() if order is not None
+    }
     told = outbox.hold_keys(unit, [*keys.values(), *alone], make={keys[charge] for charge in made})
     if before := {old: new for old, new in alone.items() if old in told}:
         outbox.rename_keys(unit, before, wants.by_target)

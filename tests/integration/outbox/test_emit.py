@@ -39,7 +39,9 @@ def test_a_refund_is_told_step_by_step_and_its_order_at_the_end(hand: Hand) -> N
     assert {one.message.order_id for one in written(hand.database)} == {"o1"}
 
 
-def test_what_was_told_before_its_order_was_known_comes_before_the_rest(database: HandDatabase, clock: HandClock) -> None:
+def test_what_was_told_before_its_order_was_known_comes_before_the_rest(
+    database: HandDatabase, clock: HandClock
+) -> None:
     """A request may come before its charge was ever looked at: that message belongs to no order yet, and may have to be sent again."""
     wanting(database)
     hand = Hand(database, clock)
