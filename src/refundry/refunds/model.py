@@ -616,6 +616,9 @@ def _found(request: RefundRequest, refund: SeenRefund) -> Change | None:
     to = OF_STRIPE.get(refund.status)
     if to is None:
         return _broken(request, refund, "refund_status_unknown", f"Stripe says '{refund.status}', which we do not know")
+    if refund.charge != request.content.charge:
+        text = f"{refund.id} carries the id of this request, and is of another charge, {refund.charge}: it has not paid this one"
+        return _broken(request, refund, "refund_unexpected", text)
     if request.refund not in {None, refund.id}:
         if refund.over:
             return _stored(request, refund)

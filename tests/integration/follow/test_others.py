@@ -107,6 +107,29 @@ async def test_the_task_ends_once_the_request_of_that_refund_is_handed_in_here_t
     assert scene.kinds() == []
 
 
+async def test_a_mark_that_was_copied_to_a_refund_of_another_charge_pays_nothing(scene: Scene) -> None:
+    """As by a script that makes refunds with the metadata of others: the customer of this charge has got nothing."""
+    await scene.listen()
+    charge, another = await scene.sim.charge(5000), await scene.sim.charge(5000)
+    request = await scene.requested(charge, 300)
+    mark = {"refundry_request_id": request.id}
+    made = await scene.sim.call("POST /v1/refunds", charge=another, amount=300, metadata=mark)
+    await scene.follow()
+    assert scene.state(request) is State.RECEIVED
+    with scene.database.reading() as unit:
+        ((of, opened),) = refunds.open_breaks(unit)
+    assert (of, opened.code, opened.refund) == (request.id, "refund_unexpected", made["id"])
+    await scene.move(3601)
+    await scene.pay_due()
+    after = scene.now(request)
+    assert (after.state, scene.charge(charge).given_back_minor) == (State.SETTLED, 300)
+    assert after.refund != made["id"]
+    reads = scene.follower.done.reads
+    await scene.sim.call(f"POST /v1/refunds/{made['id']}", metadata={"note": "x"})
+    await scene.follow()
+    assert scene.follower.done.reads == reads, "it stands here as it is told"
+
+
 async def test_a_refund_whose_mark_was_taken_away_belongs_to_the_request_of_its_key(scene: Scene) -> None:
     """Its mark may be wiped by anybody with the key; the event of its making remembers under which key it was made."""
     await scene.listen()
