@@ -611,7 +611,7 @@ def _not_taken(request: RefundRequest, fact: Sent, outcome: NotTaken) -> Change:
     )
 
 
-def _found(request: RefundRequest, refund: SeenRefund) -> Change | None:
+def _found(request: RefundRequest, refund: SeenRefund) -> Change | None:  # noqa: PLR0911  # one for each way in which it may not fit
     """Take in a refund that carries our id: always storable, whatever state the request is in."""
     to = OF_STRIPE.get(refund.status)
     if to is None:
