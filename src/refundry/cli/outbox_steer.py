@@ -10,7 +10,7 @@ from refundry.cli import output, session
 from refundry.kernel.errors import UsageError
 from refundry.outbox import service as outbox
 from refundry.outbox.model import Delivery, DeliveryState, Place
-from refundry.outbox.rules import envelope, moment
+from refundry.outbox.rules import envelope
 
 TARGETS = ("http", "sql", "file")
 
@@ -148,20 +148,20 @@ def _told(found: Sequence[Delivery], what: str, *, as_json: bool) -> int:
 
 
 def facts(one: Delivery) -> dict[str, Any]:
-    """Write a delivery for `--json`."""
+    """Write a delivery for `--json`; times in epoch seconds."""
     message = one.message
     return {
         "message_id": message.id,
         "kind": message.kind.value,
         "account": message.account,
         "order_id": message.order_id,
-        "created_at": moment(message.created_at),
+        "created_at": message.created_at,
         "target": one.target,
         "state": one.state.value,
         "tries": one.tries,
-        "due_at": moment(one.due_at) if one.state is DeliveryState.WAITING else None,
+        "due_at": one.due_at if one.state is DeliveryState.WAITING else None,
         "told": one.told,
-        "delivered_at": None if one.delivered_at is None else moment(one.delivered_at),
+        "delivered_at": one.delivered_at,
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any, assert_never
 
 from refundry.batches.model import Standing, standing_of
 from refundry.cli import output
-from refundry.refunds.model import HeldReason, RefundRequest, State
+from refundry.refunds.model import FULL, HeldReason, RefundRequest, State
 
 HELD = {
     HeldReason.DISPUTE: "the charge is disputed",
@@ -28,7 +28,7 @@ def facts(request: RefundRequest) -> dict[str, Any]:
         "account": request.account,
         "request_key": request.request_key,
         "charge": content.charge,
-        "asked": content.asked,
+        "asked": FULL if content.asked_minor is None else content.asked_minor,
         "amount": request.amount_minor,
         "currency": content.currency,
         "reason": content.reason,

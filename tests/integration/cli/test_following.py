@@ -36,7 +36,7 @@ def test_a_refund_that_failed_is_found_told_and_replaced(refundry: Run, stripe: 
     done = refundry("task", "resolve", task["task_id"], "--how", "replace", "--note", "again", "--json").json
     assert (done["how"], done["options"]) == ("replace", [])
     new = refundry("refund", "show", done["replacement"], "--json").json
-    assert (new["replaces"], new["state"], new["asked"]) == (paid["request_id"], "received", "1234")
+    assert (new["replaces"], new["state"], new["asked"]) == (paid["request_id"], "received", 1234)
     assert refundry("task", "list").out == "There are none.\n"
     assert task["task_id"] in refundry("task", "list", "--all").out
     assert "replace: again" in refundry("refund", "show", paid["request_id"]).out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,19 @@ def test_a_refund_is_told_to_a_file_and_its_messages_are_listed(refundry: Run, t
     words = refundry("outbox", "show", listed[0]["message_id"], **settings).out
     assert "order.refunded_changed" in words
     assert "refunded_minor   1000" in words
+
+
+def test_times_of_a_delivery_are_seconds_and_a_message_is_shown_as_it_is_sent(refundry: Run, tmp_path: Path) -> None:
+    settings: dict[str, str | None] = {"REFUNDRY_ORDERS__FILE": str(tmp_path / "told.jsonl")}
+    pay(refundry, **settings)
+    for one in refundry("outbox", "list", "--json", **settings).json["messages"]:
+        shown = refundry("outbox", "show", one["message_id"], "--json", **settings).json
+        (delivery,) = shown["deliveries"]
+        sent = datetime.fromisoformat(shown["message"]["created_at"]).timestamp()
+        assert one["created_at"] == delivery["created_at"] == pytest.approx(sent, abs=0.001)
+        at = one["delivered_at"] if one["state"] == "delivered" else one["due_at"]
+        assert isinstance(at, float)
+        assert at >= one["created_at"]
 
 
 def test_what_is_parked_is_seen_sent_again_and_dropped(refundry: Run, parked: dict[str, str | None]) -> None:
