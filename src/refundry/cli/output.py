@@ -224,12 +224,31 @@ def moment(at: float) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> None:
-    """Write a plain table; columns in `right` are right-aligned (amounts, counts)."""
+    """Write a plain table; columns in `right` are right-aligned (amounts, counts).
+
+    Where a terminal is too narrow for it a row goes over several lines, each column under its head; ids stay whole, to be copied.
+    """
     lines = [list(head), *(list(row) for row in rows)]
     widths = [max(len(cells[at]) for cells in lines) for at in range(len(head))]
+    folds = _folds(widths) if sys.stdout.isatty() else [list(range(len(widths)))]
     for cells in lines:
-        padded = [
-            cell.rjust(width) if at in right else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        line("  ".join(padded).rstrip())
+        for fold, columns in enumerate(folds):
+            padded = [cells[at].rjust(widths[at]) if at in right else cells[at].ljust(widths[at]) for at in columns]
+            text = "  ".join(padded).rstrip()
+            if not fold:
+                line(text)
+            elif text:
+                # Only a text that is longer than a whole line is broken.
+                line(f"  {text}" if len(columns) > 1 else wrapped(text, indent=2, hanging=4))
+
+
+def _folds(widths: Sequence[int]) -> list[list[int]]:
+    """Share columns out to lines that a terminal can show; all after the first are set in by two."""
+    folds, used, room = [[0]], widths[0], shutil.get_terminal_size().columns
+    for at, width in enumerate(widths[1:], 1):
+        used += 2 + width
+        if used > room:
+            folds.append([])
+            used = 2 + width
+        folds[-1].append(at)
+    return folds
