@@ -45,7 +45,7 @@ def show_all(
     told_of = output.counted(sum(counts.values()), "open task") + (
         f", {output.number(overdue)} overdue" if overdue else ""
     )
-    output.say(f"{told_of}; `{session.program()} task show ID` says what to do")
+    output.say(f"{told_of}; `refundry task show ID` says what to do")
     if more is not None:
         output.say(f"more: --after {more}")
     return output.PARTLY if overdue else output.DONE
@@ -99,7 +99,10 @@ def _told(task: Task, now: float, *, as_json: bool) -> int:
         if value:
             output.line(f"  {name:12} {value}")
     if task.options:
-        output.say(f"to resolve it: {session.program()} task resolve {task.id} --how {'|'.join(task.options)}")
+        *others, last = task.options
+        ways = f"{', '.join(others)} or {last}" if others else last
+        # Without bars, which a shell would take for pipes, and run the first choice.
+        output.say(f"to resolve it, with {ways} for HOW: refundry task resolve {task.id} --how HOW --note TEXT")
     return output.DONE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
 from pathlib import Path
 
@@ -40,6 +41,23 @@ def test_a_refund_that_failed_is_found_told_and_replaced(refundry: Run, stripe: 
     assert refundry("task", "list").out == "There are none.\n"
     assert task["task_id"] in refundry("task", "list", "--all").out
     assert "replace: again" in refundry("refund", "show", paid["request_id"]).out
+
+
+def test_what_to_type_about_a_task_can_be_pasted_and_resolves_nothing_by_itself(refundry: Run, stripe: Server) -> None:
+    refundry("db", "upgrade")
+    paid = refundry(*CREATE, "--order", "o1", "--amount", "1.00", "--ticket", "T-1", "--json").json
+    stripe.control(f"POST /_sim/refunds/{paid['refund']}/fail", {"reason": "declined"})
+    refundry("catch-up", "--since", "1h")
+    listed = refundry("task", "list")
+    assert "`refundry task show ID` says what to do" in listed.err
+    task = listed.out.splitlines()[1].split()[0]
+    advice = refundry("task", "show", task).err.strip()
+    told, _, typed = advice.partition(": ")
+    assert told == "to resolve it, with paid_otherwise, replace or give_up for HOW"
+    program, *arguments = shlex.split(typed)
+    assert program == "refundry"
+    pasted = refundry(*arguments, "--json")
+    assert (pasted.code, pasted.error["code"]) == (2, "task_option_wrong")
 
 
 def test_disputes_and_fraud_warnings_are_shown(refundry: Run, stripe: Server) -> None:
