@@ -12,11 +12,13 @@ from refundry.refunds.model import Concern, RefundRequest, State
 from refundry.tasks.model import PATIENCE, Kind, Task, task_id
 
 FAILED = {State.FAILED: Kind.REFUND_FAILED, State.CANCELED: Kind.REFUND_CANCELED}
+# The bank gives the customer the payment back then: whoever pays beside it pays twice.
+DISPUTED = "charge_for_pending_refund_disputed"
 # What Stripe's reasons say in words (stripe-facts 3.3).
 WHY = {
     "lost_or_stolen_card": "the card was lost or stolen",
     "expired_or_canceled_card": "the card has expired or was canceled",
-    "charge_for_pending_refund_disputed": "the payment was disputed meanwhile, and the bank takes the money itself",
+    DISPUTED: "the payment was disputed meanwhile, and the bank takes the money itself",
     "insufficient_funds": "your balance at Stripe was too low",
     "declined": "the customer's bank declined it",
     "merchant_request": "it was called back",
@@ -74,9 +76,15 @@ def _failed(before: RefundRequest, after: RefundRequest) -> str:
         after.reason_code, f"Stripe says {after.reason_code}" if after.reason_code else "Stripe does not say why"
     )
     late = "had been told as paid, and " if before.state is State.SETTLED else ""
+    now = (
+        "and the customer is to have it from the bank: pay nothing while the dispute is open (`refundry dispute list`); once it is won, "
+        "replace it by a new request, and once it is lost, give up"
+        if after.reason_code == DISPUTED
+        else "and the customer has none of it: pay in another way and note how, replace it by a new request, or give up"
+    )
     return (
         f"{after.refund} over {money} of {after.content.charge} {late}has {_word(after.state)} at Stripe: {told}. The money is back on your "
-        "balance and the customer has none of it: pay in another way and note how, replace it by a new request, or give up"
+        f"balance {now}"
     )
 
 

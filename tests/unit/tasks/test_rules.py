@@ -62,6 +62,15 @@ def test_a_failure_says_why_in_words(code: str, words: str) -> None:
     assert words in task.text
 
 
+@pytest.mark.parametrize("before", [State.PENDING, State.SETTLED])
+def test_nobody_is_told_to_pay_beside_a_bank(before: State) -> None:
+    task = opened_by(concern(before, State.FAILED, "charge_for_pending_refund_disputed"), START)
+    assert task is not None
+    assert "pay nothing while the dispute is open" in task.text
+    assert "in another way" not in task.text
+    assert "has none of it" not in task.text
+
+
 def test_money_that_went_out_twice_is_a_task_of_its_own() -> None:
     was, second = standing(State.SETTLED), seen_refund("re_2", amount_minor=700)
     change = Change(was, "break.opened", refund=second, break_=Break("paid_twice", "re_2", "re_2 also carries the id"))
