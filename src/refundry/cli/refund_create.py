@@ -251,6 +251,8 @@ async def _created(work: Work, asked: Asked, wanted: Wanted, patience: float, *,
         output.as_json(refund_told.facts(request))
     else:
         output.line(output.wrapped(refund_told.sentence(request)))
+        if afterwards := await desk.writer.put(lambda unit: refund_told.afterwards(unit, request)):
+            output.say(afterwards)
     if held:
         output.say(f"error: {held} [key_refused]: nothing is paid until the key works; then run the same command again")
     if work.interrupted and request.state in WORKED_ON:

@@ -54,6 +54,7 @@ def show(request_id: str, *, as_json: bool) -> int:
     with session.local() as local, local.database.reading() as unit:
         request = refunds.need(unit, request_id)
         entries, attempts = audit.timeline(unit, request_id), refunds.attempts(unit, request_id)
+        afterwards = refund_told.afterwards(unit, request)
     if as_json:
         timeline = [asdict(entry) for entry in entries]
         output.as_json(
@@ -78,6 +79,8 @@ def show(request_id: str, *, as_json: bool) -> int:
             output.line(output.wrapped(f"send {at}  {output.moment(send.at)}  {_send(send)}", indent=2, hanging=4))
         if attempt.absent:
             output.line("  proven: no refund of it exists")
+    if afterwards:
+        output.say(afterwards)
     return output.DONE
 
 

@@ -6,7 +6,10 @@ from typing import Any, assert_never
 
 from refundry.batches.model import Standing, standing_of
 from refundry.cli import output
+from refundry.infra.db import Unit
 from refundry.refunds.model import FULL, HeldReason, RefundRequest, State
+from refundry.tasks import service as tasks
+from refundry.tasks.model import Kind
 
 HELD = {
     HeldReason.DISPUTE: "the charge is disputed",
@@ -79,6 +82,22 @@ def sentence(request: RefundRequest) -> str:  # noqa: PLR0911  # one for each st
             return f"waiting: {what} was not sent yet"
         case _:
             assert_never(request.state)
+
+
+def afterwards(unit: Unit, request: RefundRequest) -> str:
+    """Say what a person did about a failed one, or can do; else nothing. Who hears only of the failure may pay it in another way, too."""
+    if request.state not in {State.FAILED, State.CANCELED}:
+        return ""
+    for task in tasks.of_charge(unit, request.content.charge):
+        if task.request != request.id or task.kind not in {Kind.REFUND_FAILED, Kind.REFUND_CANCELED}:
+            continue
+        if task.replacement:
+            new = task.replacement
+            return f"it was replaced by refund request {new}: `refundry refund show {new}` says what became of that"
+        if task.resolved_at is None:
+            return f"`refundry task show {task.id}` says what can be done"
+        return f"its task was resolved by {task.how}" + (f": {task.note}" if task.note else "")
+    return ""
 
 
 def exit_code(request: RefundRequest) -> int:

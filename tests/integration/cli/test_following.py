@@ -43,6 +43,36 @@ def test_a_refund_that_failed_is_found_told_and_replaced(refundry: Run, stripe: 
     assert "replace: again" in refundry("refund", "show", paid["request_id"]).out
 
 
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (
+            ("replace",),
+            "it was replaced by refund request {new}: `refundry refund show {new}` says what became of that",
+        ),
+        (("paid_otherwise", "--note", "bank transfer"), "its task was resolved by paid_otherwise: bank transfer"),
+        (("give_up",), "its task was resolved by give_up"),
+        ((), "`refundry task show {task}` says what can be done"),
+    ],
+)
+def test_who_asks_for_a_failed_refund_again_hears_what_was_done_about_it(
+    refundry: Run, stripe: Server, how: tuple[str, ...], words: str
+) -> None:
+    refundry("db", "upgrade")
+    wanted = (*CREATE, "--order", "o3", "--amount", "1.00", "--ticket", "T-3")
+    paid = refundry(*wanted, "--json").json
+    stripe.control(f"POST /_sim/refunds/{paid['refund']}/fail", {"reason": "declined"})
+    refundry("catch-up", "--since", "1h")
+    (task,) = refundry("task", "list", "--json").json["tasks"]
+    done = refundry("task", "resolve", task["task_id"], "--how", *how, "--json").json if how else {}
+    said = words.format(new=done.get("replacement"), task=task["task_id"])
+    again, shown = refundry(*wanted), refundry("refund", "show", paid["request_id"])
+    assert (again.code, shown.code) == (3, 0)
+    assert "failed: 1.00 GBP" in again.out
+    assert said in again.err.splitlines()
+    assert said in shown.err.splitlines()
+
+
 def test_what_to_type_about_a_task_can_be_pasted_and_resolves_nothing_by_itself(refundry: Run, stripe: Server) -> None:
     refundry("db", "upgrade")
     paid = refundry(*CREATE, "--order", "o1", "--amount", "1.00", "--ticket", "T-1", "--json").json
