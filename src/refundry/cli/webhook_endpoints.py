@@ -6,6 +6,7 @@ set, and the first one is deleted. In between every event comes twice, and is st
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -20,6 +21,8 @@ from refundry.kernel.errors import UsageError
 
 Result = TypeVar("Result")
 PATH = "/webhooks/stripe"
+# Behind whatever path a proxy has for us.
+ENDS = re.compile(rf".*{PATH}(/[^/]+)?/?")
 PORTS = {"http": 80, "https": 443}
 
 
@@ -45,7 +48,7 @@ def address(url: str, *, live: bool) -> str:
     if live and parts.scheme != "https":
         raise _wrong(url, "is not encrypted, and live events go to https:// only")
     path = parts.path.rstrip("/") or PATH
-    if PATH not in path:
+    if not ENDS.fullmatch(path):
         raise _wrong(url, f"leads elsewhere: Refundry answers at {PATH}, and {PATH}/acct_… with several accounts")
     return f"{_place(parts)}{path}"
 
@@ -75,7 +78,7 @@ def lacks(endpoint: SeenEndpoint, api_version: str) -> list[str]:
 
 def ours(endpoint: SeenEndpoint) -> bool:
     """Tell whether an endpoint leads to where Refundry answers."""
-    return PATH in urlsplit(endpoint.url).path
+    return ENDS.fullmatch(urlsplit(endpoint.url).path) is not None
 
 
 def _same(endpoint: SeenEndpoint, url: str) -> bool:

@@ -93,7 +93,8 @@ class Intake:
     def routes(self) -> list[Route]:
         """Tell its paths."""
         paths = ("/webhooks/stripe", "/webhooks/stripe/{account}")
-        return [Route(path, self, methods=["POST"]) for path in paths]
+        # With a slash at their end too: Starlette would answer with a redirect, which is a failed delivery to Stripe.
+        return [Route(f"{path}{end}", self, methods=["POST"]) for path in paths for end in ("", "/")]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a call. By ASGI itself: with Starlette's request around it an event takes a sixth longer (`bench.intake`)."""

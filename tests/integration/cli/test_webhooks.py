@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from refundry.cli import webhook_endpoints
+from refundry.gateways.base import SeenEndpoint
 from refundry.inbox.model import HANDLED, Door
 from refundry.infra.db import Database, sqlite_url
 from refundry.infra.writer import InlineWriter
@@ -91,13 +92,24 @@ def test_events_of_a_connected_account_come_through_its_platform(refundry: Run, 
     "url",
     [
         "desk.example", "ftp://desk.example", "https://", "https://desk.example/hooks", "https://u:p@desk.example", "https://desk.example?a=1",
-        "https://desk.example:0", "https://[::1", "https://desk.example#x",
+        "https://desk.example:0", "https://[::1", "https://desk.example#x", "https://desk.example/webhooks/stripe_old",
+        "https://desk.example/webhooks/stripe/acct_1/more",
     ],
 )  # fmt: skip
 def test_an_address_that_does_not_lead_to_us_is_refused(url: str) -> None:
     with pytest.raises(UsageError) as refused:
         webhook_endpoints.address(url, live=False)
     assert refused.value.code == "url_wrong"
+
+
+def test_an_endpoint_of_another_program_is_not_taken_for_ours() -> None:
+    def ours(url: str) -> bool:
+        return webhook_endpoints.ours(
+            SeenEndpoint("we_1", f"https://x.example{url}", enabled=True, api_version=None, events=("*",))
+        )
+
+    assert all(ours(path) for path in ("/webhooks/stripe", "/a/webhooks/stripe/", "/webhooks/stripe/acct_1"))
+    assert not any(ours(path) for path in ("/webhooks/stripe_old", "/webhooks/stripes", "/webhooks/stripe/a/b"))
 
 
 def test_live_events_go_over_an_encrypted_line() -> None:

@@ -107,6 +107,18 @@ async def test_a_redelivery_is_answered_again_and_stored_once(desk: Desk) -> Non
     assert len(desk.stored()) == 1
 
 
+@pytest.mark.parametrize("path", ["/", "/acct_1", "/acct_1/"])
+async def test_a_slash_at_the_end_of_an_address_is_no_redirect_which_stripe_does_not_follow(
+    desk: Desk, path: str
+) -> None:
+    body = written(body_of())
+    headers = JSON | {"Stripe-Signature": signed(body, at=desk.clock.now())}
+    to = f"{desk.address}/webhooks/stripe{path}"
+    async with desk.http.post(to, data=body, headers=headers, allow_redirects=False) as answer:
+        assert answer.status == 200
+    assert len(desk.stored()) == 1
+
+
 async def test_events_that_come_at_once_are_committed_together(database: Database, clock: HandClock) -> None:
     writer = GroupWriter(database)
     writer.start()
