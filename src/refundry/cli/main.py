@@ -114,7 +114,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _usage(error: TyperException) -> str:
-    text = error.format_message().rstrip(".")
+    # Where no command was named, typer has shown its help and says nothing.
+    text = error.format_message().rstrip(".") or "the command is missing"
     return f"{text[:1].lower()}{text[1:]}: add --help to see what there is"
 
 

@@ -119,3 +119,13 @@ def test_the_version_is_told(refundry: Run) -> None:
 def test_a_command_that_is_none_is_wrong_usage(refundry: Run) -> None:
     told = refundry("refnud", "--json")
     assert (told.code, told.error["code"]) == (2, "usage")
+
+
+@pytest.mark.parametrize("arguments", [(), ("task",), ("outbox",)])
+def test_without_a_command_the_help_is_shown_and_the_error_says_what_is_missing(
+    refundry: Run, arguments: tuple[str, ...]
+) -> None:
+    told = refundry(*arguments)
+    assert told.code == 2
+    assert "Commands" in told.out
+    assert told.err == "error: the command is missing: add --help to see what there is [usage]\n"
