@@ -138,17 +138,21 @@ def _run(
     async def run() -> int:
         async with bootstrap.desk(settings, account=account) as desk:
             name = desk.account.name
-            now = await desk.writer.put(lambda unit: unit.now)
+            now, before = await desk.writer.put(
+                lambda unit: (unit.now, [follow.mark(unit, name, feed).mark for feed in feeds])
+            )
+            from_ = None if since is None else moment_of(since, now)
             found = catch_up_of(desk, desk.seat)
             found.reads_max, found.stepped = reads_max, Progress(as_json=as_json)
-            told = await work(desk, found, None if since is None else moment_of(since, now), now)
+            told = await work(desk, found, from_, now)
             marks = await desk.writer.put(lambda unit: {feed: follow.mark(unit, name, feed) for feed in feeds})
         told["watermarks"] = {feed.value: mark.mark for feed, mark in marks.items()}
         told["reads_today"] = sum(mark.reads_today for mark in marks.values())
         if as_json:
             output.as_json(told)
         else:
-            _tell(told)
+            # A watermark that lay beyond --since was not set back: from there on nobody would read what was left out.
+            _tell(told, gap=from_ is not None and any(mark is not None and mark > from_ for mark in before))
         return output.DONE if told["complete"] else output.PARTLY
 
     return loop.run(run())
@@ -169,7 +173,7 @@ class Progress:
             output.say(f"{output.counted(done.reads, 'call')}{until}")
 
 
-def _tell(told: dict[str, Any]) -> None:
+def _tell(told: dict[str, Any], *, gap: bool) -> None:
     names = {
         "events": "events", "new_events": "new", "refunds": "refunds", "moved": "stood otherwise here", "charges": "charges",
         "applied": "applied", "waiting": "waiting", "parked": "parked",
@@ -183,5 +187,10 @@ def _tell(told: dict[str, Any]) -> None:
     output.line(
         f"{output.counted(told['reads'], 'call')} to Stripe; {output.number(told['reads_today'])} today by catching up"
     )
-    if not told["complete"]:
+    if not told["complete"] and gap:
+        output.say(
+            "stopped at --reads before it had read all of that time: give the same command more --reads, or none; without --since it "
+            "would begin where `read` says, and leave a gap"
+        )
+    elif not told["complete"]:
         output.say("stopped at --reads: the same command without --since goes on from there")

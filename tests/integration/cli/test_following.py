@@ -138,6 +138,22 @@ def test_charges_are_synced_from_the_watermark_within_a_budget(refundry: Run) ->
     assert refundry("charges", "sync").out.startswith("0 charges")
 
 
+@pytest.mark.parametrize("command", [("catch-up",), ("charges", "sync")])
+def test_where_a_stopped_command_goes_on_is_said_as_it_is(refundry: Run, command: tuple[str, ...]) -> None:
+    first = refundry(*command, "--since", "20d", "--reads", "1")
+    assert first.code == 3
+    assert first.err.endswith("stopped at --reads: the same command without --since goes on from there\n")
+    assert refundry(*command).code == 0
+    # Without --since it would now begin at the watermark, and leave a gap.
+    again = refundry(*command, "--since", "20d", "--reads", "1")
+    assert again.code == 3
+    assert again.err.endswith(
+        "stopped at --reads before it had read all of that time: give the same command more --reads, or none; without --since it "
+        "would begin where `read` says, and leave a gap\n"
+    )
+    assert refundry(*command, "--since", "20d").code == 0
+
+
 @pytest.mark.parametrize("since", ["yesterday", "2999-01-01", "-3d", ""])
 def test_a_time_that_is_none_is_refused(refundry: Run, since: str) -> None:
     told = refundry("catch-up", "--since", since, "--json")
