@@ -16,6 +16,7 @@ from refundry.bootstrap import Desk
 from refundry.cli import output
 from refundry.infra.db import DatabaseUnusable, Unit
 from refundry.infra.settings import Settings
+from refundry.kernel.errors import RefundryError, UsageError
 from refundry.worker.main import Worker
 
 Result = TypeVar("Result")
@@ -90,13 +91,24 @@ class Work:
         """Wait until the next look, or until interrupted.
 
         Raises:
-            Exception: What has ended the worker.
+            RefundryError: A setting that a worker found wrong, after something may have been taken in.
+            Exception: What else has ended the worker.
         """
         waker = asyncio.create_task(self.woken.wait())
         await asyncio.wait({waker, self.task}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         waker.cancel()
         if self.task.done() and not self.interrupted:
-            await self.task
+            try:
+                await self.task
+            except UsageError as error:
+                if self.worker.following is not None:
+                    raise
+                # Wrong usage says that nothing was changed, and whoever believes that pays by hand what is paid here later.
+                raise RefundryError(
+                    f"{error.message}; what was taken in before is kept, and the next process that works pays it",
+                    code=error.code,
+                    **error.ids,
+                ) from error
 
     async def held(self) -> str:
         """Tell why the account that the command is about is held; an empty string, if it is not."""

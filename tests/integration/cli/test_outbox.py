@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,23 @@ def test_times_of_a_delivery_are_seconds_and_a_message_is_shown_as_it_is_sent(re
         at = one["delivered_at"] if one["state"] == "delivered" else one["due_at"]
         assert isinstance(at, float)
         assert at >= one["created_at"]
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_a_request_that_was_taken_in_before_its_order_system_is_found_wrong_is_told_as_kept(
+    refundry: Run, refunds_of: Callable[[], int], tmp_path: Path, *, by_file: bool
+) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("ticket_id,order_id,amount,currency\nT1,o1,10.00,gbp\n")
+    create = ("refund", "create", "--order", "o1", "--amount", "10.00", "--reason", "duplicate", "--ticket", "T1")
+    command = ("batch", "run", str(rows), "--yes") if by_file else create
+    wrong = refundry(*command, "--json", REFUNDRY_ORDERS__FILE=str(tmp_path / "nowhere" / "told.jsonl"))
+    # Not 2, which says that nothing was changed: whoever believes it pays by hand what the next process pays too.
+    assert (wrong.code, wrong.error["code"]) == (1, "orders_file_unusable")
+    assert wrong.error["message"].endswith("what was taken in before is kept, and the next process that works pays it")
+    assert refunds_of() == 0
+    assert refundry(*command).code == 0
+    assert refunds_of() == 1
 
 
 def test_what_is_parked_is_seen_sent_again_and_dropped(refundry: Run, parked: dict[str, str | None]) -> None:
