@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from refundry import bootstrap
 from refundry.accounts.model import Account
@@ -39,7 +41,32 @@ def targets(settings: Settings) -> Finding:
         why = "no command starts before that is mended: nothing is paid, and nobody told"
         return of_error(Area.MACHINE, "orders", error, why)
     named = " and ".join(target.name for target in made)
+    if flaw := _flaw_of_file(settings.orders.file):
+        return Finding(
+            Area.MACHINE, "orders", f"REFUNDRY_ORDERS__FILE cannot be written ({flaw})", Level.WRONG, "orders_file_unusable",
+            "no command that pays goes on before that is mended", "name a file in a folder that exists and is yours, or -",
+            "REFUNDRY_ORDERS__FILE",
+        )  # fmt: skip
+    if deaf := [name for name, kinds in bootstrap.wants_of(settings).by_target.items() if not kinds]:
+        variable = "REFUNDRY_ORDERS__SQL_KINDS" if deaf == ["sql"] else "REFUNDRY_ORDERS__KINDS"
+        return Finding(
+            Area.MACHINE, "orders", f"{variable} names no kind of message, so {' and '.join(deaf)} is told of nothing", Level.WARNING,
+            "message_kinds_none", "your order system does not hear of any refund", f"unset {variable}, or name some kinds, or all",
+        )  # fmt: skip
     return Finding(Area.MACHINE, "orders", f"told by {named}" if named else "no order system is set to be told")
+
+
+def _flaw_of_file(path: str | None) -> str:
+    """Tell why messages could not be appended to a file, without making it; nothing, if they could."""
+    if path is None or path == "-":
+        return ""
+    place = Path(path)
+    if place.is_dir():
+        return f"{path} is a folder"
+    there = place if place.exists() else place.parent
+    if not there.exists():
+        return f"there is no folder {there}"
+    return "" if os.access(there, os.W_OK) else f"{there} is not yours to write to"
 
 
 def traces(settings: Settings) -> Iterator[Finding]:

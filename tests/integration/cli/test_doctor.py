@@ -153,6 +153,23 @@ def test_a_wrong_setting_is_named_and_is_wrong_usage(
     assert variable in finding["said"] + finding["do"]
 
 
+@pytest.mark.parametrize("path", ["nowhere/told.jsonl", "."])
+def test_a_file_of_messages_that_no_command_could_write_is_wrong(refundry: Run, tmp_path: Path, path: str) -> None:
+    told = refundry("doctor", "--json", REFUNDRY_ORDERS__FILE=str(tmp_path / path))
+    finding = the(told, "orders_file_unusable")
+    assert (told.code, finding["level"], finding["setting"]) == (2, "wrong", "REFUNDRY_ORDERS__FILE")
+    assert refundry("doctor", REFUNDRY_ORDERS__FILE=str(tmp_path / "told.jsonl")).code == 0
+    assert not (tmp_path / "told.jsonl").exists()
+
+
+def test_an_order_system_that_is_told_of_nothing_is_a_warning(refundry: Run, tmp_path: Path) -> None:
+    file = str(tmp_path / "told.jsonl")
+    told = refundry("doctor", "--json", REFUNDRY_ORDERS__FILE=file, REFUNDRY_ORDERS__KINDS=" ,")
+    finding = the(told, "message_kinds_none")
+    assert (told.code, finding["level"]) == (0, "warning")
+    assert "file" in finding["said"]
+
+
 def test_a_variable_that_sets_nothing_is_told_with_the_one_that_was_meant(refundry: Run) -> None:
     told = refundry("doctor", "--json", REFUNDRY_STRIPE_LIMITS="none", REFUNDRY_NOTHING_LIKE_IT_AT_ALL="1")
     assert told.code == 0
