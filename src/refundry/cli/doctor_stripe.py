@@ -165,7 +165,9 @@ async def _look(settings: Settings, access: Access, database: doctor_database.Se
                 account = await _key(settings, access, gateway, database.accounts, findings)
                 if account is not None:
                     findings += [*await _rights(settings, access, gateway), *await _balance(settings, gateway)]
-                    findings += await _webhooks(settings, access, gateway, database.webhook_ages.get(account.name))
+                    findings += await _webhooks(
+                        settings, access, account, gateway, database.webhook_ages.get(account.name)
+                    )
         except TimeoutError:
             findings.append(_silent())
         except GatewayError as error:
@@ -302,7 +304,9 @@ async def _balance(settings: Settings, gateway: PaymentGateway) -> list[Finding]
     ]  # fmt: skip
 
 
-async def _webhooks(settings: Settings, access: Access, gateway: PaymentGateway, age: float | None) -> list[Finding]:
+async def _webhooks(
+    settings: Settings, access: Access, account: Account, gateway: PaymentGateway, age: float | None
+) -> list[Finding]:
     """Look at the endpoints that lead to us, at the secrets, and at when an event came last.
 
     A connected account's events come through its platform, whose endpoints are told there.
@@ -323,7 +327,8 @@ async def _webhooks(settings: Settings, access: Access, gateway: PaymentGateway,
                 "changes at Stripe are found by polling, within minutes instead of seconds", "refundry webhooks register https://…",
             )
         ]  # fmt: skip
-    findings = [_endpoint(settings, endpoint, gateway.api_version) for endpoint in mine]
+    further = account.id if access.name else ""
+    findings = [_endpoint(settings, one, lacks(one, gateway.api_version, further)) for one in mine]
     if not access.webhook_secrets:
         setting = access.setting("webhook_secret")
         findings.append(
@@ -346,8 +351,7 @@ def _last(age: float | None) -> Finding:
     )  # fmt: skip
 
 
-def _endpoint(settings: Settings, endpoint: SeenEndpoint, api_version: str) -> Finding:
-    amiss = lacks(endpoint, api_version)
+def _endpoint(settings: Settings, endpoint: SeenEndpoint, amiss: list[str]) -> Finding:
     said = f"{endpoint.id} sends to {endpoint.url}"
     if not amiss:
         return Finding(Area.STRIPE, "webhooks", said)

@@ -65,12 +65,25 @@ def _wrong(url: str, why: str) -> UsageError:
     return UsageError(f"{url:.200} {why}", code="url_wrong")
 
 
-def lacks(endpoint: SeenEndpoint, api_version: str) -> list[str]:
-    """Tell what an endpoint of ours lacks; nothing, if it is as `register` makes it."""
+def own_address(url: str, seat: Seat) -> str:
+    """Lead to the seat's own door: a further account's secret is not taken at the path without an account."""
+    return f"{url}/{seat.account.id}" if seat.access.name and url.endswith(PATH) else url
+
+
+def lacks(endpoint: SeenEndpoint, api_version: str, further: str = "") -> list[str]:
+    """Tell what an endpoint of ours lacks; nothing, if it is as `register` makes it.
+
+    Args:
+        endpoint: As Stripe shows it.
+        api_version: What is read here.
+        further: The `acct_…` of a further account; empty for the primary one.
+    """
     lost = [] if "*" in endpoint.events else sorted(HANDLED - set(endpoint.events))
     amiss = [] if endpoint.enabled else ["it is disabled"]
     if endpoint.api_version != api_version:
         amiss.append(f"it is of API {endpoint.api_version or 'the default of the account'}, not {api_version}")
+    if further and urlsplit(endpoint.url).path.rstrip("/").endswith(PATH):
+        amiss.append(f"its address is the primary account's, and that of this one ends with {PATH}/{further}")
     if lost:
         amiss.append(f"{', '.join(lost)} {'are' if len(lost) > 1 else 'is'} not sent")
     return amiss
@@ -126,7 +139,8 @@ def register(url: str, account: str | None, *, connect: bool, as_json: bool) -> 
         f"{made.endpoint.id} sends {output.counted(len(made.endpoint.events), 'type')} of events to {made.endpoint.url}"
     )
     _tell_secret(seat, made)
-    output.say("then start `refundry serve` again, and try it: refundry webhooks test")
+    which = f" --account {seat.account.id}" if seat.access.name else ""
+    output.say(f"then start `refundry serve` again, and try it: refundry webhooks test {made.endpoint.url}{which}")
     return output.DONE
 
 
@@ -137,7 +151,7 @@ def _allowed(seat: Seat, url: str) -> str:
             code="endpoint_of_platform",
             option="--account",
         )
-    return address(url, live=seat.account.mode == "live")
+    return own_address(address(url, live=seat.account.mode == "live"), seat)
 
 
 async def _made(desk: Desk, seat: Seat, url: str, *, connect: bool) -> NewEndpoint:
@@ -169,7 +183,8 @@ def show_all(account: str | None, *, as_json: bool) -> int:
         return seat, await seat.gateway.endpoints()
 
     seat, found = _at_seat(account, work)
-    told = [(endpoint, lacks(endpoint, seat.gateway.api_version) if ours(endpoint) else []) for endpoint in found]
+    further = seat.account.id if seat.access.name else ""
+    told = [(one, lacks(one, seat.gateway.api_version, further) if ours(one) else []) for one in found]
     if as_json:
         rows = [
             {

@@ -10,7 +10,7 @@ import orjson
 from refundry import bootstrap
 from refundry.bootstrap import Desk
 from refundry.cli import output, session
-from refundry.cli.webhook_endpoints import address
+from refundry.cli.webhook_endpoints import address, own_address
 from refundry.inbox import service as inbox
 from refundry.inbox.model import Event, NoSuchEvent
 from refundry.infra import loop
@@ -51,7 +51,7 @@ def run(url: str, account: str | None, *, as_json: bool) -> int:
 async def _tried(desk: Desk, url: str) -> tuple[str, Event]:
     seat = desk.seat
     # To another machine over an open line: a person's own test, which carries no secret.
-    to = address(url, live=False)
+    to = own_address(address(url, live=False), seat)
     setting = seat.access.setting("webhook_secret")
     if not seat.access.webhook_secrets:
         raise UsageError(
@@ -59,8 +59,6 @@ async def _tried(desk: Desk, url: str) -> tuple[str, Event]:
             code="webhook_secret_missing",
             setting=setting,
         )
-    if seat.access.name and to.endswith("/webhooks/stripe"):
-        to = f"{to}/{seat.account.id}"
     event = f"evt_refundry{desk.ids.new().replace('-', '')}"
     body = _body(event, live=seat.account.mode == "live", now=desk.clock.now())
     # The newest secret is the one that has to prove itself; it is written last.

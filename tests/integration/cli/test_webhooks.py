@@ -88,6 +88,30 @@ def test_events_of_a_connected_account_come_through_its_platform(refundry: Run, 
     assert refundry("webhooks", "register", URL, "--connect", "--account", stripe.account, **connected).code == 0
 
 
+def test_a_further_account_is_told_of_at_the_address_that_takes_its_secret(refundry: Run, stripe: Server) -> None:
+    other = stripe.control("POST /_sim/accounts", {"secret": "sk_test_other"})["account"]
+    eu = {"REFUNDRY_ACCOUNTS__EU__SECRET_KEY": "sk_test_other"}
+    told = refundry("webhooks", "register", "https://desk.example", "--account", "eu", **eu)
+    assert f"to {URL}/{other}" in told.out
+    assert told.err.endswith(f"try it: refundry webhooks test {URL}/{other} --account {other}\n")
+    new = refundry("webhooks", "rotate", f"{URL}/{other}", "--account", "eu", "--json", **eu).json
+    assert new["url"] == f"{URL}/{other}"
+    asked = urllib.parse.urlencode({"url": URL, "enabled_events[]": "*", "api_version": new["api_version"]}).encode()
+    request = urllib.request.Request(  # noqa: S310  # loopback
+        f"{stripe.url}/v1/webhook_endpoints", asked, {"Authorization": "Bearer sk_test_other"}
+    )
+    urllib.request.urlopen(request, timeout=20).close()  # noqa: S310  # loopback
+    listed = refundry("webhooks", "list", "--account", "eu", "--json", **eu).json["endpoints"]
+    assert {one["url"]: one["lacks"] for one in listed} == {
+        URL: [f"its address is the primary account's, and that of this one ends with /webhooks/stripe/{other}"],
+        f"{URL}/{other}": [],
+    }
+    warned = refundry("doctor", "--account", other, "--json", **eu).json["findings"]
+    assert [one["said"].split("; ")[0] for one in warned if one["code"] == "webhook_endpoint"] == [
+        f"{listed[0]['endpoint']} sends to {URL}"
+    ]
+
+
 @pytest.mark.parametrize(
     "url",
     [
