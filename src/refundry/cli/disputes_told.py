@@ -12,8 +12,11 @@ from refundry.disputes import service as disputes
 def show_all(phases: Sequence[str], account: str | None, *, limit: int, as_json: bool) -> int:
     """Show disputes and warnings."""
     with session.local(account) as local, local.database.reading() as unit:
-        found = disputes.page(unit, local.name, phases, limit)
-        warnings, now = disputes.warnings(unit, local.name, limit), unit.now
+        # One more than is shown tells whether there are more.
+        found = disputes.page(unit, local.name, phases, limit + 1)
+        warnings, now = disputes.warnings(unit, local.name, limit + 1), unit.now
+    more = max(len(found), len(warnings)) > limit
+    found, warnings = found[:limit], warnings[:limit]
     if as_json:
         told = [asdict(one) | {"phase": one.phase.value, "amount": one.amount_minor} for one in found]
         output.as_json({"disputes": told, "fraud_warnings": [asdict(one) for one in warnings]})
@@ -42,4 +45,6 @@ def show_all(phases: Sequence[str], account: str | None, *, limit: int, as_json:
             for one in warnings
         ]
         output.table(["fraud warning", "charge", "type", "actionable", "age"], rows, right=(4,))
+    if more:
+        output.say("there are more than are shown: a higher --limit (up to 1000) shows them")
     return output.DONE

@@ -128,6 +128,20 @@ def test_to_catch_up_on_an_hour_skips_nothing_of_before(refundry: Run, stripe: S
     assert refundry("catch-up", "--json").json["watermarks"]["events"] > month_ago + 86_400
 
 
+def test_a_list_of_disputes_that_is_cut_off_says_so(refundry: Run, stripe: Server) -> None:
+    refundry("db", "upgrade")
+    for order in ("o1", "o2", "o3"):
+        create = (*CREATE, "--order", order, "--amount", "1.00", "--ticket", f"T-{order}", "--json")
+        stripe.control("POST /_sim/disputes", {"charge": refundry(*create).json["charge"]})
+    refundry("catch-up", "--since", "1h")
+    cut = refundry("dispute", "list", "--limit", "2")
+    assert len(cut.out.splitlines()) == 3
+    assert cut.err == "there are more than are shown: a higher --limit (up to 1000) shows them\n"
+    assert len(refundry("dispute", "list", "--limit", "2", "--json").json["disputes"]) == 2
+    whole = refundry("dispute", "list", "--limit", "3")
+    assert (len(whole.out.splitlines()), whole.err) == (4, "")
+
+
 def test_charges_are_synced_from_the_watermark_within_a_budget(refundry: Run) -> None:
     missing = refundry("charges", "sync", "--json")
     assert (missing.code, missing.error["code"]) == (2, "since_missing")
