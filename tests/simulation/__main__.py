@@ -1,4 +1,4 @@
-"""Runs seeds: `python -m tests.simulation --seed 8841 [--log]`, `--seeds 5000 [--first 1] [--plant BUG]`."""
+"""Runs seeds: `python -m tests.simulation --seed 8841 [--log]`, `--seeds 5000 [--first 1] [--trait tight] [--plant BUG]`."""
 
 from __future__ import annotations
 
@@ -43,9 +43,12 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=200, help="how many")
     parser.add_argument("--first", type=int, default=1, help="the first of them")
     parser.add_argument("--plant", choices=BUGS, help="plant a bug, and stop at the first seed that finds it")
+    parser.add_argument("--trait", help="only those of them that have this trait")
     parser.add_argument("--quiet", action="store_true", help="without the log")
     given = parser.parse_args()
     seeds = [given.seed] if given.seed is not None else range(given.first, given.first + given.seeds)
+    if given.trait is not None:
+        seeds = [seed for seed in seeds if given.trait in drawn(seed).traits]
     bad = most = 0
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as folder:

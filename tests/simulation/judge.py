@@ -74,7 +74,8 @@ class Books:
         for problem in invariants.audit(self._world.simulator.world)["problems"]:
             yield f"audit: {problem}"
         asked: dict[int, set[str]] = defaultdict(set)
-        for rows in self._world.scenario.files:
+        desk = [one.how["row"] for one in self._world.scenario.happenings if one.what == "desk"]
+        for rows in (*self._world.scenario.files, desk):
             for row in rows:
                 if row.charge is not None:
                     name = row.key or (row.ticket and f"{row.ticket}/{row.by}") or f"{row.amount}"
@@ -154,6 +155,11 @@ class Desk:
                 yield f"{who}: no person should be needed: {request.reason_text}"
             return
         if request.state is State.WITHDRAWN:
+            return
+        if request.state is State.DECLINED and request.reason_code == "withdrawn":
+            # On its way when its batch was withdrawn, and proven to have given nothing back.
+            if not self._place.withdrawn:
+                yield f"{who} was taken back by nobody"
             return
         yield from self._missing(request, who)
 

@@ -185,6 +185,19 @@ BUGS: dict[str, Bug] = {
             ),
         )
     ),
+    # Who had a request before gives back what its successor holds: both work in one lane.
+    "one_lease_for_a_lane": Bug(
+        cuts=(
+            Cut(Executor, "drain", "running, total =", "lease, running, total = self._ids.new(),"),
+            Cut(Executor, "drain", "self._claim(lane, self._ids.new(), most)", "self._claim(lane, lease, most)"),
+        )
+    ),
+    "next_attempt_decided_before_its_wait": Bug(
+        cuts=(
+            Cut(Executor, "_again", "if last is None:", "if True:"),
+            Cut(Executor, "_resolve", "> WAITED and", "< 0 and"),
+        )
+    ),
     "messages_out_of_order": Bug(cuts=(Cut(outbox, "claim", ", ~_BLOCKED", ""),)),
 }
 
@@ -193,7 +206,7 @@ BUGS: dict[str, Bug] = {
 def planted(name: str) -> Iterator[None]:
     """Plant a bug, and take it out again."""
     bug = BUGS[name]
-    swaps = [*bug.swaps, *((cut.where, cut.name, _cut(cut)) for cut in bug.cuts)]
+    swaps = [*bug.swaps, *((where, what, _cut(some)) for (where, what), some in _by_place(bug.cuts).items())]
     before = [(where, what, inspect.getattr_static(where, what)) for where, what, _ in swaps]
     for where, what, new in swaps:
         setattr(where, what, new)
@@ -204,15 +217,24 @@ def planted(name: str) -> Iterator[None]:
             setattr(where, what, old)
 
 
-def _cut(cut: Cut) -> Callable[..., Any]:
-    function = getattr(cut.where, cut.name)
-    source = textwrap.dedent(inspect.getsource(function))
-    assert source.count(cut.old) == 1, f"{cut.name} no longer has '{cut.old}': plant the bug anew"
-    module = cut.where if isinstance(cut.where, ModuleType) else inspect.getmodule(cut.where)
+def _by_place(cuts: tuple[Cut, ...]) -> dict[tuple[Any, str], list[Cut]]:
+    found: dict[tuple[Any, str], list[Cut]] = {}
+    for cut in cuts:
+        found.setdefault((cut.where, cut.name), []).append(cut)
+    return found
+
+
+def _cut(cuts: list[Cut]) -> Callable[..., Any]:
+    where, name = cuts[0].where, cuts[0].name
+    source = textwrap.dedent(inspect.getsource(getattr(where, name)))
+    for cut in cuts:
+        assert source.count(cut.old) == 1, f"{name} no longer has '{cut.old}': plant the bug anew"
+        source = source.replace(cut.old, cut.new)
+    module = where if isinstance(where, ModuleType) else inspect.getmodule(where)
     assert module is not None
     found: dict[str, Any] = {}
-    exec(compile(source.replace(cut.old, cut.new), f"<planted in {cut.name}>", "exec"), module.__dict__, found)  # noqa: S102
-    made: Callable[..., Any] = found[cut.name]
+    exec(compile(source, f"<planted in {name}>", "exec"), module.__dict__, found)  # noqa: S102
+    made: Callable[..., Any] = found[name]
     return made
 
 

@@ -41,10 +41,12 @@ from tests.support.virtual_time import MachineClock
 
 Result = TypeVar("Result")
 KEY = "sk_test_sim"
-WAKE_SECONDS = 60.0
+# After charges could not be looked up, they are tried again so much later.
+PLAN_AGAIN_SECONDS = 5.0
 # A key that was refused works again when somebody has mended it and started the process anew.
 MENDED_SECONDS = 60.0
 IDLE_FIRST, IDLE_MOST = 1.0, 600.0
+TURN_MOST = 60.0
 JITTER = (0.0, 0.0, 0.0, 0.001, 0.02)
 
 
@@ -142,6 +144,8 @@ class LivingWriter(InlineWriter):
         self._life = life
         # Called after each commit.
         self.saved: Callable[[], None] = lambda: None
+        # Called after each commit too, before anything else happens: sees what was intended in it.
+        self.intended: Callable[[], None] = lambda: None
 
     async def put(
         self, work: Callable[[Unit], Result], *, needs: Needs = NOTHING, long: bool = False, alone: bool = False
@@ -149,6 +153,7 @@ class LivingWriter(InlineWriter):
         """Commit one piece of work."""
         await self._life.step()
         result = await super().put(work, needs=needs, long=long, alone=alone)
+        self.intended()
         self.saved()
         await self._life.step()
         return result
@@ -233,7 +238,9 @@ class Process:
         self.settings = Settings.model_construct(
             mode="test",
             stripe=StripeSettings(account=world.account),
-            pay=PaySettings(absence_wait=ABSENCE_WAIT, absence_gap=ABSENCE_GAP, slice=5, flight_max=5),
+            pay=PaySettings(
+                absence_wait=ABSENCE_WAIT, absence_gap=ABSENCE_GAP, slice=5, flight_max=5, **world.scenario.pay
+            ),
         )
         self._inner = InProcess(world.simulator)
         self.gateway = StripeGateway(
@@ -246,7 +253,12 @@ class Process:
         )
         self.woken = asyncio.Event()
         self.following: Following | None = None
+        # Whether it was asked to end, as by SIGTERM: what is on its way is finished, and nothing else is begun.
+        self.ending = False
         self._paying = False
+        self._planned_from = 0.0
+        if "tight" in world.scenario.traits:
+            writer.intended = self._intended
 
     @property
     def working(self) -> bool:
@@ -283,18 +295,30 @@ class Process:
             account.name, pacer=self._pacer, ids=CountedIds(self.life.name), pay=self.settings.pay, **parts
         )
         self.executor.may_send, self.executor.not_sent = batches.may_send, batches.not_sent
+        self.executor.came_back, self.executor.taken_back = batches.came_back, batches.taken_back
+        self.executor.stopping = lambda: self.ending
         self.planner = Planner(account.name, account.mode, **parts)
         self.stagger = Stagger(self.gateway, self._pacer, self.database, self.writer)
         if self.world.scenario.follow is not None:
             self._follow_too(account.name, parts)
         idle = IDLE_FIRST
-        while True:
+        while not self.ending:
             self.woken.clear()
             self._paying = True
             worked = await self._round(account.name)
             self._paying = False
             idle = IDLE_FIRST if worked else min(idle * 2, IDLE_MOST)
             await self._rest(account.name, idle)
+        self.life.kill()
+
+    def end(self, again: float) -> None:
+        """Ask it to end; it is started again so many seconds after it has."""
+        self.ending, self.life.again = True, again
+        self.wake()
+
+    def _intended(self) -> None:
+        with self.database.reading() as unit:
+            self.world.sends.intended(self, unit)
 
     def _follow_too(self, account: str, parts: dict[str, Any]) -> None:
         secret = self.world.secrets[self.place.number]
@@ -304,36 +328,47 @@ class Process:
             self.world.beside(loop(), f"{self.life.name} {name}")
 
     async def _round(self, account: str) -> bool:
-        """Do what the sweeper finds due: as wake-ups do, lane by lane."""
+        """Do what the sweeper finds due: as wake-ups do, lane by lane, and until none is worked on any more."""
         if await self.writer.aside(lambda: self.read(lambda unit: accounts.held_text(unit, account))):
             await self.clock.sleep(MENDED_SECONDS)
             await self.writer.put(lambda unit: accounts.free(unit, account))
-        ends = self.clock.boot_seconds() + WAKE_SECONDS
+        runs, worked = dict[str, asyncio.Task[int]](), 0
+        await self._sweep(account, runs)
+        while runs:
+            await asyncio.wait(runs.values(), timeout=SWEEP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            worked += sum(runs.pop(name).result() for name, run in list(runs.items()) if run.done())
+            if runs:
+                await self._sweep(account, runs)
+        return worked > 0
 
-        def over() -> bool:
-            return self.clock.boot_seconds() > ends
-
+    async def _sweep(self, account: str, runs: dict[str, asyncio.Task[int]]) -> None:
+        """Begin what is due; a lane that is worked on claims what is due meanwhile, whatever it waits for."""
         for batch in self.read(batches.scheduled):
             await self.stagger.turn(batch)
-        worked = 0
         accepted = await self.writer.aside(
             lambda: self.read(lambda unit: batches.every(unit, account, [BatchState.ACCEPTED]))
         )
         due = await self.writer.aside(lambda: self.read(lambda unit: refunds.due_lanes(unit, unit.now)))
-        jobs: list[Any] = []
-        if accepted:
-            jobs.append(self._plan(accepted, over))
-        jobs += [self.executor.drain(lane, until=over) for lane in Lane if (account, lane) in due]
-        for done in await asyncio.gather(*jobs):
-            worked += done
-        return worked > 0
+        if self.ending:
+            return
+        begun: dict[str, Any] = {}
+        if accepted and "plan" not in runs and self.clock.boot_seconds() >= self._planned_from:
+            begun["plan"] = self._plan(accepted)
+        for lane in Lane:
+            if (account, lane) in due and lane in runs:
+                self.executor.stir(lane)
+            elif (account, lane) in due:
+                begun[lane] = self.executor.drain(lane, until=lambda: self.ending)
+        for name, work in begun.items():
+            runs[name] = asyncio.get_running_loop().create_task(work, name=f"{self.life.name} {name}")
 
-    async def _plan(self, accepted: list[Any], over: Callable[[], bool]) -> int:
+    async def _plan(self, accepted: list[Any]) -> int:
         try:
             for batch in accepted:
-                await self.planner.plan(batch, until=over)
+                await self.planner.plan(batch, until=lambda: self.ending)
         except GatewayError as error:
             self.world.log(self.life.name, f"not planned: {error.code}")
+            self._planned_from = self.clock.boot_seconds() + PLAN_AGAIN_SECONDS
             return 0
         return 1
 
@@ -344,7 +379,9 @@ class Process:
         seconds = max(0.0 if due is None else due - self.clock.now(), 0.01)
         nothing = due is None and not accepted
         waits = None if nothing else idle if accepted or seconds < idle else seconds
-        if (turns := self.read(turns_in)) is not None:
+        # Whoever waits for minutes, as for a proof of absence, is not asked about in each second of them.
+        every = min(idle, TURN_MOST) if "tight" in self.world.scenario.traits else SWEEP_SECONDS
+        if (turns := self.read(partial(turns_in, every=every))) is not None:
             waits = max(turns, 0.01) if waits is None else min(waits, max(turns, 0.01))
         try:
             async with asyncio.timeout(waits):
@@ -369,12 +406,17 @@ class Process:
                 await self.writer.put(partial(_found, account=account, refund=refund))
 
 
-def turns_in(unit: Unit) -> float | None:
-    """Tell in how many seconds the next turn of a batch with a schedule is worth taking; `None`, if there is none."""
+def turns_in(unit: Unit, every: float = SWEEP_SECONDS) -> float | None:
+    """Tell in how many seconds the next turn of a batch with a schedule is worth taking; `None`, if there is none.
+
+    Args:
+        unit: The open unit.
+        every: How often, where no time is known.
+    """
     found = []
     for batch in batches.scheduled(unit):
         outlook = batches.outlook(unit, batch)
-        found.append(outlook.until - unit.now if outlook is not None and outlook.until is not None else SWEEP_SECONDS)
+        found.append(outlook.until - unit.now if outlook is not None and outlook.until is not None else every)
     return min(found, default=None)
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from random import Random  # noqa: TID251  # drawn from the seed that was handed in
 from typing import Any
 
+from refundry.batches.model import Schedule
+
 HOUR = 3600.0
 # What the product is told; the simulator's late refunds stay inside what these promise to wait for.
 ABSENCE_WAIT, ABSENCE_GAP = 600.0, 60.0
@@ -87,6 +89,8 @@ class Scenario:
     happenings: list[Happening] = field(default_factory=list)
     limits: str = "none"
     settings: dict[str, Any] = field(default_factory=dict)
+    # Settings of paying that are not the simulation's usual ones.
+    pay: dict[str, Any] = field(default_factory=dict)
     latency_ms: int = 0
     traits: set[str] = field(default_factory=set)
     calm_at: float = 0.0
@@ -115,6 +119,7 @@ def drawn(seed: int) -> Scenario:
     _others(chance, scenario)
     _reruns(chance, scenario)
     _followed(scenario)
+    _tight(scenario)
     scenario.happenings.sort(key=lambda happening: happening.at)
     return scenario
 
@@ -409,3 +414,95 @@ def _later(chance: Random, scenario: Scenario) -> Happening:
         case _:
             how = {"number": chance.randint(0, 5)}
     return Happening(at, what, how)
+
+
+# What waits for its turn costs a sweep for each second of it, so that only some seeds do it.
+TIGHT = 0.2
+# How often what happens in such a wait, and what it draws.
+IN_A_WAIT = {
+    "hand": 3, "same_by_hand": 3, "take_back": 3, "want_again": 1, "pause": 4, "withdraw": 0.4, "dispute": 1, "desk": 2, "crash": 2,
+    "stop": 3, "start": 1, "end": 2, "schedule": 1.5,
+}  # fmt: skip
+
+# Nothing of these is more than a batch may ever send, in any currency.
+SCHEDULES = (
+    Schedule(spread_seconds=60.0), Schedule(canary=(1, 2), halt_hundredths=10_000), Schedule(max_per_day="30000.00"), Schedule(),
+)  # fmt: skip
+
+
+def _tight(scenario: Scenario) -> None:
+    """Draw a pace so low that rows wait for it, and what happens meanwhile; from chances of its own, as what is followed is."""
+    chance = Random(f"tight/{scenario.seed}")  # noqa: S311  # no secret
+    if chance.random() >= TIGHT:
+        return
+    scenario.traits.add("tight")
+    rate = chance.choice((0.05, 0.1, 0.2, 0.5, 1.0))
+    scenario.limits = f"{SEND}={rate}"
+    if chance.random() < 0.2:
+        scenario.limits += ",GET /v1/charges/{charge}=0.5"
+    # Looks that are soon too old are made again after each wait.
+    scenario.pay["look_max_age"] = chance.choice((600.0, 600.0, 5.0, 30.0))
+    span = min(len(scenario.files[0]) / rate, 300.0)
+    waits = [(1.0, 1.0 + span)]
+    if chance.random() < 0.5 and not any(happening.what == "faults" for happening in scenario.happenings):
+        # Some attempts come to nothing, which nobody knows for long. Who is away meanwhile looks for all of them at once when it is back,
+        # and a minute later once more: then the next attempts wait for their slots side by side.
+        rule = {"kind": chance.choice(("error_stored", "error_stored", "drop_before")), "operation": SEND}
+        scenario.happenings.append(Happening(0.05, "faults", {"rules": [rule | {"times": chance.randint(2, 8)}]}))
+        away, back = 5.0 + 1.3 * span, 5.0 + 1.3 * span + ABSENCE_WAIT + 40.0
+        scenario.happenings.append(Happening(away, "crash", {"installation": 0, "step": 1, "again": back - away}))
+        proven = back + ABSENCE_GAP
+        waits += [(proven, proven + 5.0 + span / 2)] * 2
+    if scenario.follow is None and "stale" not in scenario.traits and chance.random() < 0.3:
+        # What others do is heard of in the wait, not only looked for after it.
+        scenario.follow = Follow(kinds="all")
+        scenario.traits.add("followed")
+    for _ in range(chance.randint(2, 9)):
+        _in_a_wait(chance, scenario, chance.uniform(*chance.choice(waits)))
+    scenario.calm_at = max(scenario.calm_at, waits[-1][1])
+
+
+def _in_a_wait(chance: Random, scenario: Scenario, at: float) -> None:
+    charge, number, step = chance.randrange(len(scenario.charges)), chance.randint(0, 20), chance.randint(1, 12)
+    ours: dict[str, Any] = {"installation": 0}
+    what = chance.choices(list(IN_A_WAIT), list(IN_A_WAIT.values()))[0]
+    if what == "schedule" and scenario.traits & {"poor", "jumps"}:
+        # Its turns would be taken for as long as money is short or clocks disagree, which is up to a day.
+        what = "pause"
+    how: dict[str, Any] = ours
+    match what:
+        case "hand":
+            scenario.traits.add("by_hand")
+            how = {"charge": charge, "share": chance.choice((0.1, 0.5, 1.0))}
+        case "same_by_hand":
+            scenario.traits.add("by_hand")
+            how = ours | {"number": number}
+        case "take_back" | "want_again":
+            how = ours | {"number": number}
+        case "pause":
+            how = ours | {"file": 0}
+            for _ in range(chance.choice((1, 1, 2))):
+                scenario.happenings.append(Happening(at, what, how))
+                at += chance.choice((0.0, 0.05, 1.0, 25.0))
+                scenario.happenings.append(Happening(at, "resume", how))
+                at += chance.choice((0.0, 0.05, 1.0))
+            return
+        case "withdraw":
+            how = ours | {"file": 0}
+        case "dispute":
+            scenario.traits.add("disputes")
+            how = {"charge": charge, "inquiry": chance.random() < 0.4}
+            scenario.happenings.append(Happening(at + chance.uniform(1.0, 60.0), "dispute_ends", _verdict(chance)))
+        case "desk":
+            row = chance.choice(scenario.files[0])
+            other = FileRow(charge, "charge_id", chance.choice((100, scenario.charges[charge].amount)), f"D-{number}")
+            how = ours | {"row": chance.choice((row, other))}
+        case "crash":
+            how = ours | {"step": step, "again": chance.choice((0.5, 5.0, 30.0))}
+        case "stop":
+            how = ours | {"step": step, "seconds": chance.choice((5.0, 15.0, 25.0, 70.0))}
+        case "end":
+            how = ours | {"again": chance.choice((0.5, 5.0))}
+        case "schedule":
+            how = ours | {"file": 0, "schedule": chance.choice(SCHEDULES)}
+    scenario.happenings.append(Happening(at, what, how))

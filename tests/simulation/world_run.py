@@ -10,7 +10,7 @@ import csv
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,11 +31,12 @@ from refundry.infra.db import Database, Unit, sqlite_url
 from refundry.kernel import ids
 from refundry.kernel.actor import Actor, ActorKind
 from refundry.kernel.lane import Lane
+from refundry.outbox import service as outbox
 from refundry.outbox.model import Wants
 from refundry.outbox.rules import kinds_of
 from refundry.refunds import service as refunds
-from refundry.refunds.model import Content, HeldReason, RefundRequest
-from refundry.refunds.service import StateForbids
+from refundry.refunds.model import UNPAID, Content, HeldReason, RefundRequest, State
+from refundry.refunds.service import LOOK_GRACE, StateForbids
 from refundry.worker.follower import IDLE_SECONDS
 from stripesim import limits
 from stripesim.api import Request
@@ -82,6 +83,9 @@ class Sends:
     names: dict[str, str] = field(default_factory=dict)
     strict: bool = True
     sums: bool = True
+    # Of requests that a person has stopped or taken back before they were sent: how.
+    barred: dict[tuple[str, str], str] = field(default_factory=dict)
+    intents: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def begins(self, process: Process, key: str) -> None:
         """Hold a send against what is on disk: its intent, what is claimed of its charge, and that nobody else sends for it now."""
@@ -100,6 +104,31 @@ class Sends:
             self.broken.append(f"{key} is sent by {process.life.name} while {other.life.name} sends for it")
         self.flying[process.url, request] = process
         self.names[key] = request
+
+    def intended(self, process: Process, unit: Unit) -> None:
+        """Hold each intent that has just been committed against what was known then: by the mirror, and by what persons have said.
+
+        What is sent again under the same key is not decided anew: its first send may have paid it.
+        """
+        for row in unit.connection.exec_driver_sql(INTENDED).all():
+            sends, name = json.loads(row.sends), (process.url, row.idempotency_key)
+            if len(sends) <= self.intents[name]:
+                continue
+            self.intents[name] = len(sends)
+            if any(send["outcome"] != "not_taken" for send in sends[:-1]):
+                continue
+            who = f"{row.idempotency_key} is to be sent by {process.life.name}"
+            if (how := self.barred.get((process.url, row.request))) is not None:
+                self.broken.append(f"{who}, and a person has {how} it")
+            old, most = sends[-1]["database_at"] - row.looked_at, max(process.settings.pay.look_max_age, LOOK_GRACE)
+            if self.strict and not 0 <= old <= most:
+                self.broken.append(f"{who} by a look of {old:.1f} s ago, and {most:.0f} s are allowed")
+            given = unit.connection.exec_driver_sql(GIVEN.format(charge=row.charge)).all()
+            if (sum_ := sum(doc.amount_minor for doc in given)) + row.amount_minor > row.captured_minor:
+                self.broken.append(f"{who}: {row.amount_minor} of {row.captured_minor}, and {sum_} is refunded")
+            same = [doc.id for doc in given if doc.request is None and doc.amount_minor == row.asked_minor]
+            if same and not row.allow_repeat:
+                self.broken.append(f"{who}: {row.amount_minor}, which {same} have given back already")
 
     def ends(self, process: Process, key: str) -> None:
         """Forget a send that has ended for its sender."""
@@ -157,6 +186,7 @@ class WorldRun:
         self.installations: dict[int, Installation] = {}
         self.opened_databases: list[Database] = []
         self.tasks: set[asyncio.Task[None]] = set()
+        self.dead: list[Process] = []
         self.charges: list[str] = []
         self.intents: list[str] = []
         self.faulty = False
@@ -354,6 +384,8 @@ class WorldRun:
             process = next((p for p in installation.processes if p.life is life), None)
             if process is not None:
                 installation.processes.remove(process)
+                # Kept, so that nothing of it is collected before the end.
+                self.dead.append(process)
                 if life.again is not None:
                     self.loop.call_later(life.again, self.start, installation)
                 if self.scenario.follow is not None:
@@ -455,6 +487,11 @@ class WorldRun:
             process.life.stop(step, seconds)
             self.start(place)
 
+    async def on_end(self, installation: int, again: float) -> None:
+        """Ask a process to end, as for an upgrade."""
+        for process in self.installation(installation).processes[:1]:
+            process.end(again)
+
     async def on_jump(self, installation: int, seconds: float) -> None:
         """Set a machine's wall clock."""
         self.installation(installation).machine.jump(seconds)
@@ -464,6 +501,46 @@ class WorldRun:
         shop = self.scenario.charges[charge]
         amount = max(int(shop.amount * share) // 100, 1) * 100
         await self.control("POST /_sim/refunds", {"charge": self.charges[charge], "amount": amount})
+
+    async def on_same_by_hand(self, installation: int, number: int) -> None:
+        """Let a person refund in Stripe's Dashboard just what a request asks for that is not paid yet."""
+        request = self._some_request(installation, number, UNPAID | {State.SUBMITTING})
+        if request is not None and request.content.asked_minor is not None:
+            body = {"charge": request.content.charge, "amount": request.content.asked_minor}
+            await self.control("POST /_sim/refunds", body)
+
+    async def on_take_back(self, installation: int, number: int) -> None:
+        """Withdraw a single request that waits."""
+        request = self._some_request(installation, number, UNPAID)
+        if request is not None:
+            place = self.installation(installation)
+            with self.unit(place) as unit:
+                refunds.withdraw(unit, request.id, PERSON, "no longer wanted")
+            self.sends.barred[place.url, request.id] = "withdrawn"
+            self.log("world", f"withdrawn {request.id}")
+
+    async def on_want_again(self, installation: int, number: int) -> None:
+        """Reopen a single request that was withdrawn."""
+        request = self._some_request(installation, number, {State.WITHDRAWN})
+        if request is not None:
+            place = self.installation(installation)
+            with self.unit(place) as unit:
+                refunds.reopen(unit, request.id, PERSON)
+            self.sends.barred.pop((place.url, request.id), None)
+            self.log("world", f"reopened {request.id}")
+
+    def _some_request(self, installation: int, number: int, states: Collection[State]) -> RefundRequest | None:
+        with self.unit(self.installation(installation)) as unit:
+            every = [request for _, request in refunds.page(unit, self.name, [], after=0, most=1000)]
+        found = [request for request in every if request.state in states]
+        return found[number % len(found)] if found else None
+
+    async def on_schedule(self, installation: int, file: int, schedule: Schedule) -> None:
+        """Give a batch another schedule."""
+        place = self.installation(installation)
+        if file in place.batches and not place.withdrawn:
+            with self.unit(place) as unit:
+                batches.set_schedule(unit, batches.need(unit, place.batches[file]), schedule, PERSON)
 
     async def on_busy(self, charge: int, count: int) -> None:
         """Let a person make many small refunds, more than one page shows."""
@@ -489,7 +566,7 @@ class WorldRun:
     async def on_pause(self, installation: int, file: int) -> None:
         """Pause a batch."""
         if not self.installation(installation).withdrawn:
-            self._steer(installation, file, lambda unit, batch: batches.pause(unit, batch, PERSON))
+            self._steer(installation, file, lambda unit, batch: batches.pause(unit, batch, PERSON), bars="paused")
 
     async def on_resume(self, installation: int, file: int) -> None:
         """Resume a batch."""
@@ -499,14 +576,28 @@ class WorldRun:
     async def on_withdraw(self, installation: int, file: int) -> None:
         """Withdraw a batch."""
         self.installation(installation).withdrawn = True
-        self._steer(installation, file, lambda unit, batch: batches.withdraw(unit, batch, PERSON, "no longer wanted"))
+        self._steer(
+            installation, file, lambda unit, batch: batches.withdraw(unit, batch, PERSON, "not wanted"), bars="withdrawn"
+        )
 
-    def _steer(self, installation: int, file: int, verb: Callable[[Unit, Batch], int]) -> None:
+    def _steer(self, installation: int, file: int, verb: Callable[[Unit, Batch], int], *, bars: str = "") -> None:
         place = self.installation(installation)
         if file in place.batches:
             with self.unit(place) as unit:
-                count = verb(unit, batches.need(unit, place.batches[file]))
+                batch = batches.need(unit, place.batches[file])
+                count = verb(unit, batch)
+                self._bar(place, unit, batch, bars)
             self.log("world", f"concerned {count}")
+
+    def _bar(self, place: Installation, unit: Unit, batch: Batch, how: str) -> None:
+        """Note which requests of a batch are not to be sent from this commit on; those on their way are not called back."""
+        named = [line.request for line in batches.lines(unit, batch) if line.request is not None]
+        for request in named:
+            name = (place.url, request.id)
+            if how and request.state in UNPAID | {State.WITHDRAWN}:
+                self.sends.barred.setdefault(name, how)
+            elif self.sends.barred.get(name) == "paused":
+                del self.sends.barred[name]
 
     def _refund(self, number: int, *statuses: str) -> str | None:
         found = [doc["id"] for doc in self.simulator.world.store.every("refund") if doc["status"] in statuses]
@@ -547,11 +638,16 @@ class WorldRun:
                 place.machine.mend()
             with self.unit(place) as unit:
                 accounts.free(unit, self.name)
+                # What an order system has not taken for a day waits for a person.
+                outbox.resend_parked(unit, PERSON)
                 for file, batch in place.batches.items():
                     kept = batches.need(unit, batch)
                     if kept.state is BatchState.PAUSED:
                         self.log("world", f"resume file {file}")
                         batches.resume(unit, kept, PERSON)
+                        self._bar(place, unit, kept, "")
+                    if "tight" in self.scenario.traits and kept.schedule is not None:
+                        batches.set_schedule(unit, kept, Schedule(), PERSON)
             if not any(process.life.again is None for process in place.processes):
                 self.start(place)
         self.wake()
@@ -650,6 +746,12 @@ class WorldRun:
 
 
 INTENT = "SELECT request, sends FROM refund_attempts WHERE idempotency_key = '{key}'"
+INTENDED = """
+SELECT a.idempotency_key, a.request, a.sends, r.charge, r.amount_minor, r.asked_minor, r.allow_repeat, c.captured_minor, c.looked_at
+FROM refund_attempts a JOIN refund_requests r ON r.id = a.request AND r.attempt = a.number JOIN charges c ON c.id = r.charge
+WHERE r.state = 'submitting'
+"""
+GIVEN = "SELECT id, request, amount_minor FROM stripe_refunds WHERE charge = '{charge}' AND status NOT IN ('failed', 'canceled')"
 OVERCLAIMED = """
 SELECT c.id, c.captured_minor, r.claimed, coalesce(f.given, 0) FROM charges c
 JOIN (SELECT charge, sum(reserved_minor) AS claimed FROM refund_requests WHERE NOT EXISTS
