@@ -577,7 +577,10 @@ class WorldRun:
         """Withdraw a batch."""
         self.installation(installation).withdrawn = True
         self._steer(
-            installation, file, lambda unit, batch: batches.withdraw(unit, batch, PERSON, "not wanted"), bars="withdrawn"
+            installation,
+            file,
+            lambda unit, batch: batches.withdraw(unit, batch, PERSON, "not wanted"),
+            bars="withdrawn",
         )
 
     def _steer(self, installation: int, file: int, verb: Callable[[Unit, Batch], int], *, bars: str = "") -> None:
@@ -591,8 +594,9 @@ class WorldRun:
 
     def _bar(self, place: Installation, unit: Unit, batch: Batch, how: str) -> None:
         """Note which requests of a batch are not to be sent from this commit on; those on their way are not called back."""
-        named = [line.request for line in batches.lines(unit, batch) if line.request is not None]
-        for request in named:
+        # A row that repeats another refund stands for none of its own.
+        own = [one for one in batches.lines(unit, batch) if one.row.verdict is not None and not one.row.verdict.code]
+        for request in [line.request for line in own if line.request is not None]:
             name = (place.url, request.id)
             if how and request.state in UNPAID | {State.WITHDRAWN}:
                 self.sends.barred.setdefault(name, how)
