@@ -137,7 +137,8 @@ def _events(account: Account, backlog: Backlog) -> Iterator[Finding]:
         yield Finding(
             Area.WORK, "events", f"{output.counted(parked, 'event')} of {account.id} {'is' if parked == 1 else 'are'} parked", Level.WARNING,
             "events_parked", "what they hint at is only seen when its charge is looked at the next time",
-            "refundry inbox list --state parked, and then refundry inbox replay --parked",
+            "refundry inbox list --state parked says why; then refundry inbox replay --parked, or, for what is parked again, "
+            "refundry inbox ignore EVENT --why TEXT",
         )  # fmt: skip
     if backlog.event_since is not None and backlog.at - backlog.event_since > EVENT_OVERDUE_SECONDS:
         waits = output.lasting(backlog.at - backlog.event_since)

@@ -111,6 +111,8 @@ def test_the_doctor_tells_of_parked_events_and_of_the_last_one(refundry: Run) ->
     parked = next(finding for finding in findings if finding["code"] == "events_parked")
     assert "1 event of" in parked["said"]
     assert "replay --parked" in parked["do"]
+    # What says nothing of what it is about is parked again by each replay.
+    assert "inbox ignore EVENT --why" in parked["do"]
 
 
 def test_before_the_first_use_there_are_none(refundry: Run) -> None:
