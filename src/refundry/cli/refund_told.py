@@ -67,7 +67,8 @@ def sentence(request: RefundRequest) -> str:  # noqa: PLR0911  # one for each st
         case State.REQUIRES_ACTION:
             return f"waiting: {what}: Stripe waits for the customer to act ({request.refund})"
         case State.FAILED | State.CANCELED:
-            return f"failed: {what} was {request.state} at Stripe, and did not arrive ({request.refund})"
+            how = "failed" if request.state is State.FAILED else "was canceled"
+            return f"failed: {what} {how} at Stripe, and did not arrive ({request.refund})"
         case State.REJECTED:
             return f"refused: {why or request.reason_code}"
         case State.DECLINED:

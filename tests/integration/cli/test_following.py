@@ -68,7 +68,7 @@ def test_who_asks_for_a_failed_refund_again_hears_what_was_done_about_it(
     said = words.format(new=done.get("replacement"), task=task["task_id"])
     again, shown = refundry(*wanted), refundry("refund", "show", paid["request_id"])
     assert (again.code, shown.code) == (3, 0)
-    assert "failed: 1.00 GBP" in again.out
+    assert f"failed: 1.00 GBP of {paid['charge']} failed at Stripe, and did not arrive" in again.out
     assert said in again.err.splitlines()
     assert said in shown.err.splitlines()
 
