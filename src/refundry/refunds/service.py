@@ -650,7 +650,8 @@ def notice(unit: Unit, account: str, charge_id: str) -> None:
     seen = charge.refunds if charge else ()
     ours = {Told(one.id, one.metadata[REQUEST_ID], one.status): one for one in seen if REQUEST_ID in one.metadata}
     fresh = ours.keys() - standing_here(unit, ours) if ours else set()
-    for told in sorted(fresh):
+    # Those that came back last, so that the one whose money is out pays the request.
+    for told in sorted(fresh, key=lambda told: (ours[told].over, told)):
         found(unit, account, ours[told])
 
 

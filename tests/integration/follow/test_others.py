@@ -107,6 +107,27 @@ async def test_the_task_ends_once_the_request_of_that_refund_is_handed_in_here_t
     assert scene.kinds() == []
 
 
+@pytest.mark.parametrize("by", ["follower", "executor"])
+async def test_of_two_refunds_with_one_mark_the_one_whose_money_is_out_pays_the_request(scene: Scene, by: str) -> None:
+    """As where a script has made a failed one anew, with its metadata, and the database was lost since."""
+    if by == "follower":
+        await scene.listen()
+    charge = await scene.sim.charge(5000)
+    request = await scene.requested(charge, 300)
+    mark = {"refundry_request_id": request.id}
+    made = [
+        (await scene.sim.call("POST /v1/refunds", charge=charge, amount=300, metadata=mark))["id"] for _ in range(2)
+    ]
+    # Whichever comes first by its name.
+    first, second = sorted(made)
+    await scene.control(f"POST /_sim/refunds/{first}/fail", {"reason": "declined"})
+    await scene.move(1)
+    await (scene.follow() if by == "follower" else scene.pay_due())
+    after = scene.now(request)
+    assert (after.state, after.refund) == (State.SETTLED, second)
+    assert scene.kinds() == []
+
+
 async def test_a_mark_that_was_copied_to_a_refund_of_another_charge_pays_nothing(scene: Scene) -> None:
     """As by a script that makes refunds with the metadata of others: the customer of this charge has got nothing."""
     await scene.listen()
