@@ -325,7 +325,9 @@ class Process:
         self.following = Following(self, account, secret, CountedIds(f"{self.life.name}-told"), parts)
         self.writer.saved = self.following.written.set
         for name, loop in self.following.loops().items():
-            self.world.beside(loop(), f"{self.life.name} {name}")
+            task = self.world.beside(loop(), f"{self.life.name} {name}")
+            # It would go on asking whether those have ended that never take another step.
+            self.life.over.add_done_callback(lambda _, one=task: one.cancel())
 
     async def _round(self, account: str) -> bool:
         """Do what the sweeper finds due: as wake-ups do, lane by lane, and until none is worked on any more."""

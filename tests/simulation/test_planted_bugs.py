@@ -26,9 +26,11 @@ SEEDS = {
     "reservation_not_counted": 508,
     "request_key_with_file_hash": 2,
     "acknowledged_before_it_is_stored": 4,
-    "event_believed": 24,
+    "event_believed": 45,
     "ours_as_external": 4,
     "sent_before_it_is_answered": 4,
+    "one_lease_for_a_lane": 220,
+    "next_attempt_decided_before_its_wait": 277,
     "messages_out_of_order": 4,
 }
 

@@ -361,9 +361,11 @@ class WorldRun:
         self.log(name, "starts")
         return process
 
-    def beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def beside(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Do something beside all else, until the end; it is told if it breaks."""
-        self._watch(self.loop.create_task(work, name=name))
+        task = self.loop.create_task(work, name=name)
+        self._watch(task)
+        return task
 
     def _watch(self, task: asyncio.Task[Any]) -> None:
         self.tasks.add(task)
