@@ -29,6 +29,7 @@ SEEDS = {
     "event_believed": 45,
     "ours_as_external": 4,
     "sent_before_it_is_answered": 4,
+    "version_ignored": 22,
     "one_lease_for_a_lane": 220,
     "next_attempt_decided_before_its_wait": 277,
     "messages_out_of_order": 4,
