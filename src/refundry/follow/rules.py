@@ -28,8 +28,6 @@ READS_AHEAD = 200
 WINDOWS_MAX = 10
 # A webhook within this time says that they come.
 HEALTHY_SECONDS = 3600.0
-# An event is dated by Stripe in whole seconds and a look by our database: a look so much later than an event has surely seen its change.
-SURELY_LATER_SECONDS = 60.0
 
 
 def target_of(event: Event) -> Target | None:
@@ -66,9 +64,6 @@ def charge_stands(event: Event, charge: Charge | None) -> bool:
         return event.type != "charge.refunded"
     if event.status != charge.status:
         return False
-    if event.type == "charge.updated" and charge.refunds:
-        # Its order may have been named only now, and is told what was given back. One that has given nothing back is looked at before it does.
-        return charge.looked_at is not None and charge.looked_at >= event.created_at + SURELY_LATER_SECONDS
     # Each refund of a charge sends its own event with the sum at that time: any of the sums on the way is known.
     return event.amount_minor is None or event.amount_minor in sums(charge)
 

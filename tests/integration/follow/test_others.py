@@ -7,7 +7,6 @@ import pytest
 from refundry.kernel import ids
 from refundry.refunds import service as refunds
 from refundry.refunds.model import State
-from tests.integration.outbox.conftest import wanting, written
 from tests.support.builders import ACCOUNT
 from tests.support.following import Scene
 from tests.support.hand import ADA
@@ -199,22 +198,6 @@ async def test_a_refund_of_a_charge_that_nobody_here_has_asked_for_brings_its_ch
         await scene.catch_up.refunds_between(scene.clock.now() - 60, scene.clock.now() + 1)
     # Whose order it is and what is left, an order system has to be told also when the charge's own event was lost.
     assert scene.charge(charge).unrefunded_minor == 4300
-
-
-async def test_an_order_that_is_named_after_its_refund_is_told_by_one_read(scene: Scene) -> None:
-    wanting(scene.database)
-    await scene.listen()
-    charge = await scene.sim.charge(5000)
-    await scene.paid(charge, 1200)
-    await scene.move(10)
-    await scene.follow()
-    reads = scene.follower.done.reads
-    await scene.move(100)
-    await scene.sim.call(f"POST /v1/charges/{charge}", metadata={"order_id": "late"})
-    await scene.follow()
-    told = [one.message for one in written(scene.database) if one.message.kind.value == "order.refunded_changed"]
-    assert [(message.order_id, message.payload["refunded_minor"]) for message in told] == [("late", 1200)]
-    assert scene.follower.done.reads == reads + 1
 
 
 async def test_what_has_failed_by_the_time_its_first_event_is_applied_holds_nobody(scene: Scene) -> None:

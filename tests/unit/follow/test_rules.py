@@ -77,9 +77,6 @@ BACK = (*PAID, seen_refund("re_3", amount_minor=300, created_at=START + 2, statu
         ("charge.updated", "succeeded", 0, charge(), True),
         ("charge.failed", "failed", 0, charge(), False),
         ("charge.updated", "succeeded", None, charge(), True),
-        ("charge.updated", "succeeded", 1500, charge(refunds=PAID, looked_at=START), False),
-        ("charge.updated", "succeeded", 1500, charge(refunds=PAID, looked_at=None), False),
-        ("charge.updated", "succeeded", 1500, charge(refunds=PAID, looked_at=START + 100), True),
     ],
 )
 def test_a_charge_is_looked_at_only_where_its_event_says_something_new(
