@@ -108,27 +108,28 @@ class Sends:
     def intended(self, process: Process, unit: Unit) -> None:
         """Hold each intent that has just been committed against what was known then: by the mirror, and by what persons have said.
 
-        What is sent again under the same key is not decided anew: its first send may have paid it.
+        What is sent again under the same key is not decided anew, since its first send may have paid it; but where somebody else has given back
+        the same it is not sent again.
         """
         for row in unit.connection.exec_driver_sql(INTENDED).all():
             sends, name = json.loads(row.sends), (process.url, row.idempotency_key)
             if len(sends) <= self.intents[name]:
                 continue
             self.intents[name] = len(sends)
+            who = f"{row.idempotency_key} is to be sent by {process.life.name}"
+            given = unit.connection.exec_driver_sql(GIVEN.format(charge=row.charge)).all()
+            same = [doc.id for doc in given if doc.request is None and doc.amount_minor == row.asked_minor]
+            if same and not row.allow_repeat:
+                self.broken.append(f"{who}: {row.amount_minor}, which {same} have given back already")
             if any(send["outcome"] != "not_taken" for send in sends[:-1]):
                 continue
-            who = f"{row.idempotency_key} is to be sent by {process.life.name}"
             if (how := self.barred.get((process.url, row.request))) is not None:
                 self.broken.append(f"{who}, and a person has {how} it")
             old, most = sends[-1]["database_at"] - row.looked_at, max(process.settings.pay.look_max_age, LOOK_GRACE)
             if self.strict and not 0 <= old <= most:
                 self.broken.append(f"{who} by a look of {old:.1f} s ago, and {most:.0f} s are allowed")
-            given = unit.connection.exec_driver_sql(GIVEN.format(charge=row.charge)).all()
             if (sum_ := sum(doc.amount_minor for doc in given)) + row.amount_minor > row.captured_minor:
                 self.broken.append(f"{who}: {row.amount_minor} of {row.captured_minor}, and {sum_} is refunded")
-            same = [doc.id for doc in given if doc.request is None and doc.amount_minor == row.asked_minor]
-            if same and not row.allow_repeat:
-                self.broken.append(f"{who}: {row.amount_minor}, which {same} have given back already")
 
     def ends(self, process: Process, key: str) -> None:
         """Forget a send that has ended for its sender."""

@@ -191,7 +191,7 @@ def _beyond(facts: Facts, charge: Charge) -> Decision | None:
     return _refuse("amount_exceeds_refundable", f"asked for {asked}, {left} is left on {charge.id}: lower the amount")
 
 
-def _repeat(facts: Facts, charge: Charge) -> Decision | None:
+def seen_repeat(facts: Facts, charge: Charge) -> Decision | None:
     """A refund that somebody else made may be the one that is asked for here; this request's own never is."""
     told = [] if facts.allow_repeat else [
         f"{refund.id} has already given back {Money(refund.amount_minor, charge.currency)} on {charge.id}, and {whose}"
@@ -255,7 +255,7 @@ def _same(facts: Facts, charge: Charge, refund: SeenRefund) -> bool:
 
 def repeated(facts: Facts, charge: Charge) -> Decision | None:
     """Tell what a request seems to repeat at this moment; `None`, if nothing."""
-    refund, twin = _repeat(facts, charge), _twin(facts, charge)
+    refund, twin = seen_repeat(facts, charge), _twin(facts, charge)
     if refund is None or twin is None:
         return refund or twin
     return replace(refund, text=f"{refund.text}; and {twin.text}")
@@ -286,7 +286,7 @@ CHECKS: tuple[Check, ...] = (
     _readable,
     _too_old,
     _beyond,
-    _repeat,
+    seen_repeat,
     _twin,
     _reserved,
 )

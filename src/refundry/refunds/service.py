@@ -24,7 +24,7 @@ from refundry.outbox import service as outbox
 from refundry.outbox.model import Cause, Kind, Message, OrderTold, Wants
 from refundry.outbox.rules import ordering_key
 from refundry.policies.model import REPEAT_FAILED, Decision, Facts, Verdict, Wait
-from refundry.policies.rules import decide, repeated, unread
+from refundry.policies.rules import decide, repeated, seen_repeat, unread
 from refundry.refunds import repository
 from refundry.refunds.model import (
     AT_STRIPE,
@@ -60,6 +60,8 @@ from refundry.refunds.rules import Plan, Step, asks_for_same, kind_of, only_disp
 # How long a request waits for its siblings before it is looked at again, in seconds.
 SIBLING_WAIT = 60.0
 LOW_BALANCE_WAIT = 900.0
+# One in doubt that somebody may have paid by hand is not sent again; so much later it is looked whether that still stands, in seconds.
+REPEAT_WAIT = 3600.0
 # A refund that we do not understand is looked at again this much later, in seconds; a person has to act before.
 BREAK_WAIT = 3600.0
 # No request waits longer than this before it is looked at again, in seconds: the longest single wait is an hour.
@@ -490,14 +492,21 @@ def resolve(unit: Unit, claimed: Claimed, plan: Plan, *, age_max_days: int = 0) 
         age_max_days: See `PaySettings`.
 
     Returns:
-        The request, still held, where the attempt is to be sent again or followed by the next; else `None`.
+        The request, still held, where the attempt is to be sent again or followed by the next; else `None`. It is not sent again while a refund
+        that was not made here has given back the same: that it never reached Stripe is proven then, and it is decided anew.
     """
     facts = {"attempt": plan.attempt.number, "step": plan.step.value, "why": plan.text}
     # The charge before the request, as everywhere, so that two units never wait for each other.
     charges.hold_still(unit, claimed.request.content.charge)
     match plan.step:
         case Step.RESEND:
-            return claimed
+            repeat = repeats_by_now(unit, claimed.request)
+            if repeat is None:
+                return claimed
+            # Perhaps its send has reached nobody, and a person has paid it by hand meanwhile: the same key again would pay it twice.
+            waits = Looked(plan.attempt, unit.now + REPEAT_WAIT)
+            _end(unit, claimed, waits, facts={**facts, "step": Step.WAIT.value, "why": repeat.text})
+            return None
         case Step.WAIT:
             _end(unit, claimed, Looked(plan.attempt, unit.now + plan.wait_seconds), facts=facts)
             return None
@@ -513,6 +522,12 @@ def resolve(unit: Unit, claimed: Claimed, plan: Plan, *, age_max_days: int = 0) 
             return None
         case Step.NEXT_ATTEMPT:
             return _step(unit, claimed, Looked(plan.attempt, unit.now), keep_lease=True, facts=facts)
+
+
+def repeats_by_now(unit: Unit, request: RefundRequest) -> Decision | None:
+    """Tell what somebody else's refund has given back that a request in doubt asks for, and that was not there when it was decided."""
+    charge = charges.find(unit, request.content.charge)
+    return None if charge is None else seen_repeat(_facts(unit, request, charge), charge)
 
 
 def _less_by_now(unit: Unit, claimed: Claimed, attempt: Attempt, refusal: Send, age_max_days: int) -> Claimed | None:
@@ -1156,6 +1171,6 @@ __all__ = [
     "heard", "hold_disputed", "hold_undecided", "judge", "judge_again", "last_attempt", "leased", "let_go", "lift_disputed",
     "look_age", "look_needed", "make_wait", "many", "messages", "need", "next_due", "notice", "of_charge",
     "open_breaks", "page", "postpone", "put_in_line", "receive", "record", "refuse", "refuse_disputed", "release",
-    "renew", "reopen", "replaced_by", "resolve", "send_back", "standing_here", "stop", "submit", "suspect", "tally",
+    "renew", "reopen", "repeats_by_now", "replaced_by", "resolve", "send_back", "standing_here", "stop", "submit", "suspect", "tally",
     "waits_in_line", "withdraw",
 ]  # fmt: skip

@@ -457,9 +457,12 @@ class Executor:
         return intend
 
     def _again(self, unit: Unit, claimed: Claimed) -> Claimed | None:
-        """Decide once more about a next attempt, as about a first one: while it waited for its slot, somebody else may have paid it."""
+        """Decide once more about a next attempt, as about a first one, and about one more send: while it waited, somebody else may have paid it."""
         last = refunds.followed(unit, claimed)
         if last is None:
+            if claimed.request.state is State.SUBMITTING and refunds.repeats_by_now(unit, claimed.request) is not None:
+                refunds.postpone(unit, claimed, unit.now + AGAIN_WAIT, AGAIN)
+                return None
             return claimed
         if refunds.look_needed(unit, claimed.request, max(self._pay.look_max_age, LOOK_GRACE)):
             refunds.postpone(unit, claimed, unit.now + AGAIN_WAIT, AGAIN)
