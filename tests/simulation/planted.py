@@ -200,9 +200,13 @@ BUGS: dict[str, Bug] = {
     ),
     "next_attempt_decided_before_its_wait": Bug(
         cuts=(
-            Cut(Executor, "_again", "if last is None:", "if True:"),
+            Cut(Executor, "_again", "last = refunds.followed(unit, claimed)", "return claimed"),
             Cut(Executor, "_resolve", "> WAITED and", "< 0 and"),
         )
+    ),
+    # What a person has paid by hand while the outcome was in doubt is paid again under the same key.
+    "hand_unheard_in_doubt": Bug(
+        cuts=(Cut(refunds, "repeats_by_now", "None if charge is None else", "None if True else"),)
     ),
     "messages_out_of_order": Bug(cuts=(Cut(outbox, "claim", ", ~_BLOCKED", ""),)),
 }

@@ -32,6 +32,7 @@ SEEDS = {
     "version_ignored": 22,
     "one_lease_for_a_lane": 220,
     "next_attempt_decided_before_its_wait": 277,
+    "hand_unheard_in_doubt": 184,
     "messages_out_of_order": 4,
 }
 
