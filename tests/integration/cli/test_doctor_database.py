@@ -240,7 +240,8 @@ def test_who_executes_is_told(refundry: Run, stripe: Server, database: HandDatab
 def executing(database: HandDatabase) -> Iterator[None]:
     """Hold what a process that executes holds."""
     if database.postgres:
-        with database.engine.connect() as connection:
+        # As the engine does, outside any transaction.
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("SELECT pg_advisory_lock(4711)")
             yield
             connection.exec_driver_sql("SELECT pg_advisory_unlock(4711)")
