@@ -122,7 +122,8 @@ def plan(attempt: Attempt, clocks: Clocks, *, looked_at: float, explained: bool,
         # What counts is how old the send was when the look began, not when it ended.
         present = clocks.ours if clocks.stripe is None else clocks.stripe
         return _proving(attempt, youngest - max(present - looked_at, 0.0), looked_at, explained, patience)
-    first = ages(attempt.sends[0], clocks)
+    # What was not taken never reached Stripe's memory of keys, whose 24 h begin with the first send that may have (stripe-facts 2).
+    first = ages(next((send for send in attempt.sends if send.outcome != "not_taken"), last), clocks)
     if agree(first) and max(first) < RESEND_WITHIN:
         return Plan(Step.RESEND, attempt, text="the same key again")
     return Plan(

@@ -56,6 +56,15 @@ def test_the_same_key_is_sent_again_while_it_is_young(age: float, outcome: str |
     assert (told.step, told.attempt.absent) == (Step.RESEND, False)
 
 
+@pytest.mark.parametrize("why", [NotTakenWhy.RATE_LIMITED, NotTakenWhy.UNSENT])
+def test_what_was_never_taken_makes_no_key_old(why: NotTakenWhy) -> None:
+    """Stripe keeps no key for what its limits turn away, nor for what never left; days later the key is as good as new."""
+    turned_away, cut_off = sent("not_taken", code=why), sent(None, at=START + 2 * DAY)
+    assert planned(doubtful(turned_away, cut_off), 2 * DAY + 200).step is Step.RESEND
+    assert planned(doubtful(turned_away, cut_off), 3 * DAY).step is Step.WAIT
+    assert planned(doubtful(sent("unknown"), turned_away, cut_off), 2 * DAY + 200).step is Step.WAIT
+
+
 @pytest.mark.parametrize("age", [age for age in AGES if age >= rules.RESEND_WITHIN])
 def test_an_old_key_is_never_sent_again(age: float) -> None:
     assert planned(doubtful(sent("unknown")), age).step is not Step.RESEND
