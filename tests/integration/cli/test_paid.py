@@ -27,7 +27,7 @@ from tests.support.server import Server
 pytestmark = pytest.mark.integration
 ROW = "order_id,amount,reason,ticket_id\no1,1.00,requested_by_customer,T1\n"
 # Longer than a look at the batch and the rest after it, also on a machine that does much else: one of the looks finds the row on its way.
-SEND_MILLISECONDS = 3000
+SEND_MILLISECONDS = 2000
 
 
 @pytest.fixture
