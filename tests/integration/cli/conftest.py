@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from refundry.cli.main import main
+from tests.support import logs
 from tests.support.server import Server
 
 Run = Callable[..., "Told"]
@@ -68,7 +68,7 @@ def refundry(stripe: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
         # The engine logs to the standard error of its first start, which was that command's.
         logging.getLogger("dbos").handlers.clear()
         # Ours goes to the standard error of that command, which is closed with the test.
-        structlog.reset_defaults()
+        logs.set_back()
         out, err = capfd.readouterr()
         assert "Traceback" not in err, err
         return Told(code, out, err)

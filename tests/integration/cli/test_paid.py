@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from refundry.accounts import service as accounts
 from refundry.batches import service as batches
@@ -22,6 +21,7 @@ from refundry.infra import loop
 from refundry.infra import settings as settings_of
 from refundry.infra.db import Unit
 from refundry.kernel.actor import SYSTEM
+from tests.support import logs
 from tests.support.server import Server
 
 pytestmark = pytest.mark.integration
@@ -38,7 +38,7 @@ def slow(stripe: Server) -> Iterator[Server]:
     yield stripe
     stripe.control("DELETE /_sim/faults")
     logging.getLogger("dbos").handlers.clear()
-    structlog.reset_defaults()
+    logs.set_back()
 
 
 def test_a_row_that_arrives_between_two_looks_does_not_end_the_worker(

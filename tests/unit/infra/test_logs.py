@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
-import structlog
 
 from refundry.infra import logs
 from refundry.infra.logs import configure, logger, redacted
+from tests.support.logs import set_back as logs_set_back
 
 pytestmark = pytest.mark.unit
 
@@ -31,7 +31,7 @@ def set_back() -> Iterator[None]:
     yield
     root.handlers = before
     root.setLevel(level)
-    structlog.reset_defaults()
+    logs_set_back()
 
 
 def alone() -> None:
