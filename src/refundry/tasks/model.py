@@ -72,6 +72,8 @@ PATIENCE: dict[Kind, float] = {
     Kind.UNKNOWN_REFUNDRY: DAY,
     Kind.PAID_TWICE: DAY,
 }
+# Longer than banks take to decide a dispute. Until then nothing can be done about a refund that failed because of one.
+DISPUTE_PATIENCE = 90 * DAY
 
 
 @dataclass(frozen=True, slots=True)

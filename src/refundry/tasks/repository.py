@@ -47,6 +47,12 @@ def end_all(unit: Unit, ids: Sequence[str], actor: str) -> None:
     unit.connection.execute(statement.values(values))
 
 
+def hasten(unit: Unit, charge: str, kinds: Iterable[Kind], due_at: float) -> None:
+    """Have open tasks about a charge be due no later than this."""
+    mine = (t.charge == charge, t.kind.in_([kind.value for kind in kinds]), t.resolved_at.is_(None), t.due_at > due_at)
+    unit.connection.execute(sa.update(tasks).where(*mine).values(due_at=due_at))
+
+
 def resolve(unit: Unit, task: str, how: How, actor: str, note: str, replacement: str | None) -> None:
     """Write what a person has chosen."""
     values = {

@@ -9,7 +9,7 @@ from refundry.disputes.model import Dispute, Loss
 from refundry.kernel.money import shown
 from refundry.kernel.outcome import SeenRefund
 from refundry.refunds.model import Concern, RefundRequest, State
-from refundry.tasks.model import PATIENCE, Kind, Task, task_id
+from refundry.tasks.model import DISPUTE_PATIENCE, PATIENCE, Kind, Task, task_id
 
 FAILED = {State.FAILED: Kind.REFUND_FAILED, State.CANCELED: Kind.REFUND_CANCELED}
 # The bank gives the customer the payment back then: whoever pays beside it pays twice.
@@ -39,8 +39,8 @@ def opened_by(concern: Concern, now: float) -> Task | None:
     if after.state is before.state and after.state is not State.REQUIRES_ACTION:
         return None
     if after.state in FAILED:
-        kind = FAILED[after.state]
-        return _task(kind, concern, concern.refund, _failed(before, after), now, subject=after.id)
+        task = _task(FAILED[after.state], concern, concern.refund, _failed(before, after), now, subject=after.id)
+        return replace(task, due_at=now + DISPUTE_PATIENCE) if after.reason_code == DISPUTED else task
     if after.state is State.REQUIRES_ACTION and concern.refund is not None:
         return _action(concern, concern.refund, now)
     return None

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from refundry.audit import service as audit
 from refundry.disputes import service as disputes
+from refundry.disputes.model import OPEN, Dispute
 from refundry.infra.db import Database, Unit
 from refundry.kernel import ids
 from refundry.kernel.actor import SYSTEM, Actor
@@ -16,8 +17,19 @@ from refundry.kernel.outcome import SeenRefund
 from refundry.refunds import service as refunds
 from refundry.refunds.model import Concern, RefundRequest
 from refundry.tasks import repository
-from refundry.tasks.model import NOTE_NEEDED, How, Kind, Task, TaskChoiceWrong, TaskForbids, TaskUnknown, task_id
-from refundry.tasks.rules import double_loss, ended_by, opened_by
+from refundry.tasks.model import (
+    DISPUTE_PATIENCE,
+    NOTE_NEEDED,
+    PATIENCE,
+    How,
+    Kind,
+    Task,
+    TaskChoiceWrong,
+    TaskForbids,
+    TaskUnknown,
+    task_id,
+)
+from refundry.tasks.rules import FAILED, double_loss, ended_by, opened_by
 
 
 def attach(database: Database) -> None:
@@ -32,6 +44,8 @@ def _flush(unit: Unit, concerns: list[Concern]) -> None:
             repository.end_all(unit, [over], str(SYSTEM))
         if (task := opened_by(concern, unit.now)) is not None:
             repository.open_all(unit, [task])
+            if task.due_at >= unit.now + DISPUTE_PATIENCE:
+                _hasten(unit, concern.charge, disputes.of_charge(unit, concern.charge))
 
 
 def weigh(unit: Unit, account: str, charge: str) -> None:
@@ -40,10 +54,17 @@ def weigh(unit: Unit, account: str, charge: str) -> None:
     if found is None:
         return
     loss, currency, known = found
+    _hasten(unit, charge, known)
     if loss.amount_minor:
         repository.open_all(unit, [double_loss(account, charge, loss, currency, known, unit.now)])
     else:
         repository.end_all(unit, [task_id(Kind.DOUBLE_LOSS, account, charge)], str(SYSTEM))
+
+
+def _hasten(unit: Unit, charge: str, known: Sequence[Dispute]) -> None:
+    """Have what waits for the end of disputes done soon, once they are all decided."""
+    if known and not any(dispute.phase in OPEN for dispute in known):
+        repository.hasten(unit, charge, FAILED.values(), unit.now + PATIENCE[Kind.REFUND_FAILED])
 
 
 # What a person does

@@ -48,6 +48,27 @@ async def test_a_late_failure_opens_one_task_with_the_three_ways_out(scene: Scen
         assert (tasks.overdue(unit, ACCOUNT), tasks.counts(unit, ACCOUNT)) == (1, {Kind.REFUND_FAILED: 1})
 
 
+@pytest.mark.parametrize("ends", ["win", "lose"])
+@pytest.mark.parametrize("heard", [False, True], ids=["decided before it was heard", "heard while it is open"])
+async def test_what_waits_for_a_dispute_is_due_when_that_is_decided(scene: Scene, ends: str, heard: bool) -> None:  # noqa: FBT001
+    await scene.listen()
+    charge = await scene.sim.charge(5000, card="pm_card_pendingRefund")
+    await scene.paid(charge, 200)
+    dispute = await scene.disputed(charge)
+    if heard:
+        await scene.follow()
+        await scene.days(3)
+        (open_,) = scene.tasks()
+        assert open_.kind is Kind.REFUND_FAILED
+        with scene.database.reading() as unit:
+            assert tasks.overdue(unit, ACCOUNT) == 0
+    await scene.control(f"POST /_sim/disputes/{dispute}/{ends}")
+    await scene.move(1)
+    await scene.follow()
+    (task,) = [one for one in scene.tasks() if one.kind is Kind.REFUND_FAILED]
+    assert scene.clock.now() < task.due_at <= scene.clock.now() + 2 * 86_400
+
+
 async def test_paid_in_another_way_needs_a_note_and_stands_in_the_timeline(scene: Scene) -> None:
     task = await failed(scene)
     with scene.database.unit() as unit, pytest.raises(TaskChoiceWrong, match="note") as missing:
