@@ -9,17 +9,22 @@ from refundry.cli import output, session
 from refundry.disputes import service as disputes
 
 
-def show_all(phases: Sequence[str], account: str | None, *, limit: int, as_json: bool) -> int:
-    """Show disputes and warnings."""
+def show_all(phases: Sequence[str], account: str | None, *, limit: int, after: str | None, as_json: bool) -> int:
+    """Show disputes and warnings.
+
+    Raises:
+        UsageError: `dispute_phase_unknown`, `place_unknown`.
+    """
     with session.local(account) as local, local.database.reading() as unit:
         # One more than is shown tells whether there are more.
-        found = disputes.page(unit, local.name, phases, limit + 1)
-        warnings, now = disputes.warnings(unit, local.name, limit + 1), unit.now
-    more = max(len(found), len(warnings)) > limit
+        found, warnings = disputes.page(unit, local.name, phases, limit + 1, after)
+        now = unit.now
+    more = [page[limit - 1].id if len(page) > limit else None for page in (found, warnings)]
     found, warnings = found[:limit], warnings[:limit]
     if as_json:
         told = [asdict(one) | {"phase": one.phase.value, "amount": one.amount_minor} for one in found]
-        output.as_json({"disputes": told, "fraud_warnings": [asdict(one) for one in warnings]})
+        pages = {"disputes": told, "fraud_warnings": [asdict(one) for one in warnings]}
+        output.as_json({**pages, "next": dict(zip(pages, more, strict=True))})
         return output.DONE
     if found:
         rows = [
@@ -30,10 +35,11 @@ def show_all(phases: Sequence[str], account: str | None, *, limit: int, as_json:
             for one in found
         ]  # fmt: skip
         output.table(["dispute", "charge", "amount", "phase", "reason", "age", "evidence until"], rows, right=(2, 5))
-    else:
+    elif after is None:
         output.line("There are no disputes.")
     if warnings:
-        output.line()
+        if after is None:
+            output.line()
         rows = [
             [
                 one.id,
@@ -45,6 +51,7 @@ def show_all(phases: Sequence[str], account: str | None, *, limit: int, as_json:
             for one in warnings
         ]
         output.table(["fraud warning", "charge", "type", "actionable", "age"], rows, right=(4,))
-    if more:
-        output.say("there are more than are shown: a higher --limit (up to 1000) shows them")
+    for what, place in zip(("disputes", "fraud warnings"), more, strict=True):
+        if place is not None:
+            output.say(f"more {what}: --after {place}")
     return output.DONE

@@ -73,11 +73,18 @@ def due(unit: Unit, account: str, until: float) -> list[Dispute]:
     return [_dispute(row) for row in unit.connection.execute(statement.order_by(d.due_at, d.id))]
 
 
-def page(unit: Unit, account: str, phases: Sequence[Phase], most: int) -> list[Dispute]:
-    """Read the disputes of an account, the last opened first."""
+def page(unit: Unit, account: str, phases: Sequence[Phase], most: int, after: Dispute | None) -> list[Dispute]:
+    """Read the disputes of an account, the last opened first; those that stand behind a dispute, if one is named."""
     statement = sa.select(disputes).where(d.account == account, d.phase.in_([phase.value for phase in phases]))
+    if after is not None:
+        statement = statement.where(_behind(d.opened_at, after.opened_at, d.id, after.id))
     found = unit.connection.execute(statement.order_by(d.opened_at.desc(), d.id).limit(most))
     return [_dispute(row) for row in found]
+
+
+def _behind(column: Any, moment: float, id_column: Any, id_: str) -> sa.ColumnElement[bool]:  # noqa: ANN401  # columns
+    """Tell what stands behind a place, the newest first; many may have come in the same second."""
+    return sa.or_(column < moment, sa.and_(column == moment, id_column > id_))
 
 
 def _dispute(row: Any) -> Dispute:  # noqa: ANN401  # a row
@@ -97,10 +104,13 @@ def warnings_known(unit: Unit, ids: Iterable[str]) -> dict[str, FraudWarning]:
     return {row.id: _warning(row) for row in found}
 
 
-def warnings(unit: Unit, account: str, most: int) -> list[FraudWarning]:
-    """Read the warnings of an account, the newest first."""
-    statement = sa.select(fraud_warnings).where(w.account == account).order_by(w.created_at.desc(), w.id).limit(most)
-    return [_warning(row) for row in unit.connection.execute(statement)]
+def warnings(unit: Unit, account: str, most: int, after: FraudWarning | None = None) -> list[FraudWarning]:
+    """Read the warnings of an account, the newest first; those that stand behind a warning, if one is named."""
+    statement = sa.select(fraud_warnings).where(w.account == account)
+    if after is not None:
+        statement = statement.where(_behind(w.created_at, after.created_at, w.id, after.id))
+    found = unit.connection.execute(statement.order_by(w.created_at.desc(), w.id).limit(most))
+    return [_warning(row) for row in found]
 
 
 def _warning(row: Any) -> FraudWarning:  # noqa: ANN401  # a row

@@ -111,18 +111,38 @@ def warned(unit: Unit, account: str, found: Sequence[SeenWarning]) -> None:
             audit.record(unit, SYSTEM, "fraud_warning.seen", one.charge, facts)
 
 
-def page(unit: Unit, account: str, phases: Sequence[str], most: int) -> list[Dispute]:
-    """Read the disputes of an account, the last opened first; without phases those that are open.
+def page(
+    unit: Unit, account: str, phases: Sequence[str], most: int, after: str | None = None
+) -> tuple[list[Dispute], list[FraudWarning]]:
+    """Read the disputes of an account, the last opened first, and its early fraud warnings, the newest first.
+
+    Args:
+        unit: The open unit.
+        account: Whose.
+        phases: Of disputes; without any those that are open.
+        most: How many of each.
+        after: The dispute or the warning behind which to go on: then only of that kind.
 
     Raises:
         PhaseUnknown: There is no such phase.
+        UsageError: `place_unknown`.
     """
     known = {phase.value for phase in Phase}
     for phase in phases:
         if phase not in known:
             raise PhaseUnknown(f"--phase {phase} is none: {', '.join(Phase)}", option="--phase")
     wanted = [Phase(phase) for phase in phases] or sorted(OPEN)
-    return repository.page(unit, account, wanted, most)
+    if after is None:
+        return repository.page(unit, account, wanted, most, None), repository.warnings(unit, account, most)
+    for dispute in repository.of_ids(unit, [after]):
+        return repository.page(unit, account, wanted, most, dispute), []
+    for warning in repository.warnings_known(unit, [after]).values():
+        return [], repository.warnings(unit, account, most, warning)
+    raise UsageError(
+        f"--after {after:.40} is no place in the list: take the `next` of the page before, as du_… or issfr_…",
+        code="place_unknown",
+        option="--after",
+    )
 
 
 def due_soon(unit: Unit, account: str) -> list[Dispute]:

@@ -128,18 +128,29 @@ def test_to_catch_up_on_an_hour_skips_nothing_of_before(refundry: Run, stripe: S
     assert refundry("catch-up", "--json").json["watermarks"]["events"] > month_ago + 86_400
 
 
-def test_a_list_of_disputes_that_is_cut_off_says_so(refundry: Run, stripe: Server) -> None:
+def test_disputes_and_warnings_are_shown_page_by_page(refundry: Run, stripe: Server) -> None:
     refundry("db", "upgrade")
     for order in ("o1", "o2", "o3"):
         create = (*CREATE, "--order", order, "--amount", "1.00", "--ticket", f"T-{order}", "--json")
-        stripe.control("POST /_sim/disputes", {"charge": refundry(*create).json["charge"]})
+        charge = refundry(*create).json["charge"]
+        stripe.control("POST /_sim/disputes", {"charge": charge})
+        stripe.control("POST /_sim/warnings", {"charge": charge})
     refundry("catch-up", "--since", "1h")
+    whole = refundry("dispute", "list", "--json").json
+    assert whole["next"] == {"disputes": None, "fraud_warnings": None}
+    first = refundry("dispute", "list", "--limit", "2", "--json").json
+    for kind in ("disputes", "fraud_warnings"):
+        behind = refundry("dispute", "list", "--limit", "2", "--after", first["next"][kind], "--json").json
+        assert behind["next"] == {"disputes": None, "fraud_warnings": None}
+        assert (len(first[kind]), len(whole[kind])) == (2, 3)
+        assert first[kind] + behind[kind] == whole[kind]
+        assert sum(len(behind[one]) for one in ("disputes", "fraud_warnings")) == 1
     cut = refundry("dispute", "list", "--limit", "2")
-    assert len(cut.out.splitlines()) == 3
-    assert cut.err == "there are more than are shown: a higher --limit (up to 1000) shows them\n"
-    assert len(refundry("dispute", "list", "--limit", "2", "--json").json["disputes"]) == 2
-    whole = refundry("dispute", "list", "--limit", "3")
-    assert (len(whole.out.splitlines()), whole.err) == (4, "")
+    places = first["next"]["disputes"], first["next"]["fraud_warnings"]
+    assert cut.err == f"more disputes: --after {places[0]}\nmore fraud warnings: --after {places[1]}\n"
+    assert len(refundry("dispute", "list", "--after", places[1]).out.splitlines()) == 2
+    lost = refundry("dispute", "list", "--after", "nothing", "--json")
+    assert (lost.code, lost.error["code"]) == (2, "place_unknown")
 
 
 def test_charges_are_synced_from_the_watermark_within_a_budget(refundry: Run) -> None:
