@@ -19,6 +19,7 @@ from refundry.connectors.base import AmountKind, FileOpened, ParsedRow, ReadOpti
 from refundry.infra import loop
 from refundry.infra.db import Unit
 from refundry.kernel.errors import RefundryError, UsageError
+from refundry.kernel.lane import Lane
 from refundry.refunds import service as refunds
 from refundry.refunds.model import HeldReason, State
 from refundry.worker.executor import REFUND
@@ -271,6 +272,7 @@ async def paid(work: Work, batch: Batch, allow_repeat: frozenset[int], patience:
     clock = work.desk.clock
     title = f"{batch.name}: {session.place(work.desk.settings)}"
     with Progress(title, clock) as progress:
+        work.worker.begin(batch.account, Lane.BULK)
         while True:
             began = clock.boot_seconds()
             seen = await _glance(work, batch)
@@ -280,6 +282,7 @@ async def paid(work: Work, batch: Batch, allow_repeat: frozenset[int], patience:
             if not seen.totals.moving:
                 if not allow_repeat or not await _allowed(work, batch, allow_repeat):
                     break
+                work.worker.begin(batch.account, Lane.BULK)
                 allow_repeat = frozenset()
             elif (
                 not seen.planning

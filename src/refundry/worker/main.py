@@ -94,6 +94,7 @@ class Worker:
         self._teller = teller_of(desk)
         self.following = Following(desk, self._name()) if follows else None
         self.executing = asyncio.Event()
+        self._awaited: set[tuple[str, Lane]] = set()
         # Another process executes, and this one waits for its end.
         self.watching = False
 
@@ -143,6 +144,8 @@ class Worker:
             await asyncio.to_thread(engine.launch, self._wake)
             launched = True
             self.executing.set()
+            for account, lane in sorted(self._awaited):
+                self._begin(account, lane)
             self._log.info("worker.started", executor=self._name())
             self._teller.start(alone=self._lock is not None)
             if self.following is not None:
@@ -189,10 +192,13 @@ class Worker:
     def begin(self, account: str, lane: Lane) -> None:
         """Begin at once with what this process itself has just written: a person waits for it, and a wake-up may take seconds.
 
-        Nothing is lost should the process die here, or only watch: the sweeper of whoever executes finds it.
+        What is written before this process executes is begun in the moment in which it does. Nothing is lost should the process die
+        here, or only watch: the sweeper of whoever executes finds it.
         """
         if self.executing.is_set():
             self._begin(account, lane)
+        else:
+            self._awaited.add((account, lane))
 
     def _begin(self, account: str, lane: Lane) -> None:
         """One run at a time for each lane of each account: a second wake-up has the first claim once more.
