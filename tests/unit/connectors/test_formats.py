@@ -125,6 +125,26 @@ def test_an_amount_has_the_form_that_was_said(tmp_path: Path, decimal: str | Non
     assert told(tmp_path, f'charge_id,amount\nch_1,"{written}"\n'.encode(), decimal=decimal) == [means]
 
 
+@pytest.mark.parametrize(
+    ("currency", "written", "decimal", "means"),
+    [
+        ("eur", "1.500", None, "amount_ambiguous"), ("jpy", "1.000", None, "amount_ambiguous"), ("", "12.340", None, "amount_ambiguous"),
+        ("bhd", "1.500", None, "1.500"), ("eur", "1.500", ".", "1.500"), ("eur", "1.500", ",", "1500"), ("eur", "1.234", None, "amount_too_precise"),
+        ("eur", "0.500", None, "0.500"), ("eur", "1500.000", None, "1500.000"), ("jpy", "500.00", None, "500.00"), ("eur", "1.5000", None, "1.5000"),
+    ],
+)  # fmt: skip
+def test_an_amount_that_is_two_amounts_is_refused_until_it_is_said_which(
+    tmp_path: Path, currency: str, written: str, decimal: str | None, means: str
+) -> None:
+    content = f'charge_id,amount,currency\nch_1,"{written}",{currency}\n'.encode()
+    assert told(tmp_path, content, decimal=decimal) == [means]
+
+
+def test_a_number_that_is_written_with_three_decimals_is_that_number(tmp_path: Path) -> None:
+    content = b'{"charge_id": "ch_1", "amount": 1.500, "currency": "eur"}\n{"charge_id": "ch_1", "amount": "1.500", "currency": "eur"}\n'
+    assert told(tmp_path, content) == ["1.500", "amount_ambiguous"]
+
+
 def test_a_number_means_what_it_is_whatever_decimal_sign_texts_have(tmp_path: Path) -> None:
     content = b'{"charge_id": "ch_1", "amount": 1.234}\n{"charge_id": "ch_1", "amount": "1.234"}\n'
     assert told(tmp_path, content, decimal=",") == ["1.234", "1234"]

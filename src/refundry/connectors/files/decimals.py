@@ -11,6 +11,9 @@ _FORMS = {
     ".": re.compile(rf"([1-9]\d{{0,2}}([,{_SPACES}])\d{{3}}(?:\2\d{{3}})*|\d+)(?:\.(\d+))?", re.ASCII),
     ",": re.compile(rf"([1-9]\d{{0,2}}([.{_SPACES}])\d{{3}}(?:\2\d{{3}})*|\d+)(?:,(\d+))?", re.ASCII),
 }
+# As many digits stand between two marks. What ends in a zero is a sound amount either way: `1.500`.
+GROUP = 3
+THOUSANDS = re.compile(r"[1-9]\d{0,2}\.\d{2}0", re.ASCII)
 EXAMPLES = {".": "1,234.56", ",": "1.234,56"}
 
 

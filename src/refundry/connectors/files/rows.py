@@ -189,6 +189,8 @@ def _amount(
                 f"{decimals.EXAMPLES[options.decimal]}"
             )
             raise CellRefused("amount_unreadable", message, column)
+    if options.decimal is None and kind is AmountKind.MAJOR and not isinstance(cells.raw[column], Number):
+        _check_thousands(column, text, currency)
     amount = AmountText(kind, text)
     try:
         if currency is None:
@@ -199,6 +201,19 @@ def _amount(
         hint = "; or say --decimal , or --decimal . if the file writes amounts so" if "," in text else ""
         raise CellRefused(error.code, f"{column}: {error.message}{hint}", column) from error
     return amount
+
+
+def _check_thousands(column: str, text: str, currency: str | None) -> None:
+    """Refuse `1.500`, which is one and a half here and fifteen hundred to who writes a point between thousands.
+
+    Only a currency of three decimals tells which. `1.234` needs no word of ours: no currency of two decimals takes it.
+    """
+    if decimals.THOUSANDS.fullmatch(text) and (currency is None or money.exponent(currency) < decimals.GROUP):
+        message = (
+            f"{column}: '{text}' is two amounts, one with a decimal point and one with a point between thousands: say --decimal . or "
+            "--decimal , as the file means it"
+        )
+        raise CellRefused("amount_ambiguous", message, column)
 
 
 def _check_agreement(amounts: tuple[AmountText, ...], currency: str | None) -> None:
