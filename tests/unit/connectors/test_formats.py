@@ -145,6 +145,12 @@ def test_a_number_that_is_written_with_three_decimals_is_that_number(tmp_path: P
     assert told(tmp_path, content) == ["1.500", "amount_ambiguous"]
 
 
+def test_minor_units_are_not_advised_a_flag_that_is_not_about_them(tmp_path: Path) -> None:
+    (row,) = rows(tmp_path, b'charge_id,amount_cents\nch_1,"1,000"\n')
+    assert isinstance(row, RefusedRow)
+    assert (row.code, "--decimal" in row.message) == ("amount_unreadable", False)
+
+
 def test_a_number_means_what_it_is_whatever_decimal_sign_texts_have(tmp_path: Path) -> None:
     content = b'{"charge_id": "ch_1", "amount": 1.234}\n{"charge_id": "ch_1", "amount": "1.234"}\n'
     assert told(tmp_path, content, decimal=",") == ["1.234", "1234"]

@@ -198,7 +198,8 @@ def _amount(
         else:
             amount_of(amount, currency)
     except AmountInvalid as error:
-        hint = "; or say --decimal , or --decimal . if the file writes amounts so" if "," in text else ""
+        major = kind is AmountKind.MAJOR
+        hint = "; or say --decimal , or --decimal . if the file writes amounts so" if major and "," in text else ""
         raise CellRefused(error.code, f"{column}: {error.message}{hint}", column) from error
     return amount
 
