@@ -10,10 +10,14 @@ from xml.sax.saxutils import escape, quoteattr
 MAIN = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
 OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 PACKAGE = "http://schemas.openxmlformats.org/package/2006/relationships"
-# Style 1 shows a date by its built-in number, style 2 by a code of its own, style 3 a currency that only looks like one.
-STYLES = f"""<styleSheet {MAIN}><numFmts count="2"><numFmt numFmtId="164" formatCode="dd.mm.yyyy"/>
-<numFmt numFmtId="165" formatCode='[$USD] #,##0.00" days"'/></numFmts><cellStyleXfs><xf numFmtId="14"/></cellStyleXfs>
-<cellXfs><xf numFmtId="0"/><xf numFmtId="14"/><xf numFmtId="164"/><xf numFmtId="165"/></cellXfs></styleSheet>"""
+# Style 1 shows a date by its built-in number, style 2 by a code of its own, style 3 a currency that only looks like one. Styles
+# 4 to 6 show another number than the cell holds (zeros in front, a percentage, thousands taken off), style 7 is that of accounts.
+STYLES = f"""<styleSheet {MAIN}><numFmts count="5"><numFmt numFmtId="164" formatCode="dd.mm.yyyy"/>
+<numFmt numFmtId="165" formatCode='[$USD] #,##0.00" days"'/>
+<numFmt numFmtId="166" formatCode="00000"/><numFmt numFmtId="167" formatCode="#,##0,"/>
+<numFmt numFmtId="168" formatCode="_-* #,##0.00\\ _-;-* 000.00_-"/></numFmts><cellStyleXfs><xf numFmtId="14"/></cellStyleXfs>
+<cellXfs><xf numFmtId="0"/><xf numFmtId="14"/><xf numFmtId="164"/><xf numFmtId="165"/>
+<xf numFmtId="166"/><xf numFmtId="9"/><xf numFmtId="167"/><xf numFmtId="168"/></cellXfs></styleSheet>"""
 
 
 def letters(column: int) -> str:

@@ -297,13 +297,27 @@ def book(*cells: list[str | None], **options: Any) -> bytes:  # of `sheet`
         (formula("B1*2", "24.68"), "cell_formula"), (formula("B1*2", ""), "cell_formula"), (number("46024", 1), "cell_date"), (number("46024", 2), "cell_date"),
         (' t="d"><v>2026-01-02</v></c>', "cell_date"), (' t="e"><v>#DIV/0!</v></c>', "cell_error"), (' t="b"><v>1</v></c>', "amount_unreadable"),
         (number("1e308"), "number_too_long"), (number("NaN"), "number_too_long"), (number("1234567890123456"), "number_too_long"), (number("-5"), "amount_not_positive"),
-        (None, "amount_missing"), (text("12,34"), "amount_unreadable"),
+        (None, "amount_missing"), (text("12,34"), "amount_unreadable"), (number("12.5", 4), "cell_shown_otherwise"), (number("12345", 4), "12345"),
+        (number("0.5", 5), "cell_shown_otherwise"), (number("1500", 6), "cell_shown_otherwise"), (number("12.5", 7), "12.5"),
     ],
 )  # fmt: skip
 def test_a_cell_of_a_workbook_is_exact_or_refused(tmp_path: Path, cell: str | None, means: str) -> None:
     content = book([text("ch_1"), cell, text("x")])
     assert told(tmp_path, content) == [means]
     assert f"`{means}`" in PAGE.read_text(encoding="utf-8") or not means.startswith(("cell", "number", "amount"))
+
+
+def test_an_order_that_a_sheet_shows_with_zeros_in_front_is_not_another_order(tmp_path: Path) -> None:
+    header = [text("order_id"), text("amount"), text("note")]
+    cells = [
+        [number("123", 4), number("1")],
+        [number("53636", 4), number("2")],
+        [text("00123"), number("3"), number("1", 4)],
+    ]
+    first, *others = rows(tmp_path, workbook({"Refunds": sheet([header, *cells])}))
+    assert isinstance(first, RefusedRow)
+    assert (first.code, first.column, first.raw["order_id"]) == ("cell_shown_otherwise", "order_id", "123")
+    assert [row.reference.value for row in others if isinstance(row, ParsedRow)] == ["53636", "00123"]
 
 
 def test_what_means_nothing_may_be_a_formula_or_a_date(tmp_path: Path) -> None:

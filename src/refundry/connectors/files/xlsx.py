@@ -41,6 +41,12 @@ EXACT_BELOW = 10**15
 DATES_BUILT_IN = frozenset((*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59)))
 # In a format's code, text in quotes, behind a backslash, or in brackets (a colour, a currency) is no letter of a date.
 FORMAT_TEXT = re.compile(r'"[^"]*"|\\.|_.|\*.|\[(?!h+\]|m+\]|s+\])[^\]]*\]', re.IGNORECASE)
+# ECMA-376 part 1, 18.8.30: the built-in formats that show a percentage.
+PERCENTAGES_BUILT_IN = ("9", "10")
+# A comma behind a format's last digit, or before its point, takes thousands off what is shown.
+SCALED = re.compile(r"[0#?],+(?![0#?,])")
+# More digits than a number has: what a format shows is never the number itself.
+ALTERED = 1_000
 # Where the text of a cell needs a letter that XML cannot hold (ECMA-376 part 1, 22.9.2.19).
 ESCAPED = re.compile(r"_x([0-9A-Fa-f]{4})_")
 COLUMN = re.compile(r"([A-Z]{1,3})[0-9]*")
@@ -51,6 +57,10 @@ FORMULA = (
 )
 ERROR = ("cell_error", "holds an error of Excel: mend it, or type what was meant")
 DATE = ("cell_date", "holds a date or a time: type what was meant, with the cell's format set to text")
+ALTERING = (
+    "cell_shown_otherwise",
+    "is shown by its format as another number than it holds (zeros in front, a percentage): type what was meant, with the format set to text",
+)
 HIDDEN = ("row_hidden", "is in a row that is hidden, by a filter or by hand: show the row, or delete it")
 ROUNDED = (
     "number_too_long",
@@ -126,7 +136,7 @@ class Workbook:
         Raises:
             FileRefused: `workbook_unreadable`, `unpacked_too_large`, `record_too_long`, `columns_too_many`.
         """
-        rows = Rows(self.name, self._dates(), self._texts())
+        rows = Rows(self.name, *self._formats(), self._texts())
         for _ in self._parsed(sheet.part, rows.began, rows.ended, rows.text):
             yield from rows.taken()
 
@@ -148,17 +158,19 @@ class Workbook:
         self._whole(WORKBOOK, sheet)
         return tuple(found)
 
-    def _dates(self) -> frozenset[int]:
-        """Tell which styles show a date or a time."""
+    def _formats(self) -> tuple[frozenset[int], dict[int, int]]:
+        """Tell which styles show a date or a time, and how many digits before the point others show at least, of those that show several."""
         own: dict[str, bool] = {}
+        widths = dict.fromkeys(PERCENTAGES_BUILT_IN, ALTERED)
         styles: list[str] = []
         inside = [False]
 
         def begin(tag: str, with_: dict[str, str]) -> None:
             if tag == "numFmt" and len(own) < STYLES_MAX:
-                own[with_.get("numFmtId", "")] = bool(
-                    re.search("[ymdhs]", FORMAT_TEXT.sub("", with_.get("formatCode", "")), re.IGNORECASE)
-                )
+                format_ = with_.get("numFmtId", "")
+                code = FORMAT_TEXT.sub("", with_.get("formatCode", ""))
+                own[format_] = bool(re.search("[ymdhs]", code, re.IGNORECASE))
+                widths[format_] = _width(code)
             if tag in {"cellXfs", "cellStyleXfs", "dxfs"}:
                 inside[0] = tag == "cellXfs"
             if tag == "xf" and inside[0] and len(styles) < STYLES_MAX:
@@ -167,7 +179,8 @@ class Workbook:
         if STYLES in self._archive.namelist():
             self._whole(STYLES, begin)
         built_in = {str(number) for number in DATES_BUILT_IN}
-        return frozenset(at for at, number in enumerate(styles) if own.get(number, number in built_in))
+        dates = frozenset(at for at, number in enumerate(styles) if own.get(number, number in built_in))
+        return dates, {at: widths[number] for at, number in enumerate(styles) if widths.get(number, 0) > 1}
 
     def _texts(self) -> Texts:
         """Read the texts that cells share, which may be most of the workbook."""
@@ -315,12 +328,14 @@ class Rows:
     Args:
         name: The file's name, for errors.
         dates: The styles that show a date or a time.
+        widths: How many digits before the point a style shows at least, where that is more than one.
         texts: The shared texts.
     """
 
-    def __init__(self, name: str, dates: frozenset[int], texts: Texts) -> None:
+    def __init__(self, name: str, dates: frozenset[int], widths: dict[int, int], texts: Texts) -> None:
         self._name = name
         self._dates = dates
+        self._widths = widths
         self._texts = texts
         self._done: list[tuple[int, list[str]]] = []
         self._number = 0
@@ -438,7 +453,18 @@ class Rows:
         shown = repr(value)
         if not abs(value) < EXACT_BELOW:
             return Odd(shown, *ROUNDED)
+        # `00123` on the screen is the number 123: as an order it is another one, which may be there too.
+        if style.isdecimal() and self._widths.get(int(style), 0) > len(shown.lstrip("-").partition(".")[0]):
+            return Odd(shown.removesuffix(".0"), *ALTERING)
         return Number(shown.removesuffix(".0"))
+
+
+def _width(code: str) -> int:
+    """Tell how many digits before the point a format shows at least; of its sections the one for numbers above zero counts."""
+    shown = code.partition(";")[0]
+    if "%" in shown or SCALED.search(shown):
+        return ALTERED
+    return re.split("[.Ee/]", shown)[0].count("0")
 
 
 def _whole(text: str) -> int:
