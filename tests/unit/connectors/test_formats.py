@@ -159,6 +159,22 @@ def test_a_number_means_what_it_is_whatever_decimal_sign_texts_have(tmp_path: Pa
 # Other names
 
 
+@pytest.mark.parametrize("column", ["order_id", "ticket_id", "request_key"])
+@pytest.mark.parametrize("written", ["1.23457E+15", '"1,23457E+15"', "4E+18", "1.234567890123456e+18"])
+def test_a_name_that_a_spreadsheet_has_rounded_is_no_name(tmp_path: Path, column: str, written: str) -> None:
+    (row,) = rows(tmp_path, f"charge_id,amount,{column}\nch_1,1,{written}\n".encode())
+    assert isinstance(row, RefusedRow)
+    assert (row.code, row.column) == ("number_too_long", column)
+    assert written.strip('"') in row.message
+
+
+@pytest.mark.parametrize("written", ["1E15", "1.5", "E+15", "12E+15", "1.23457E+15-2", "1234567890123456789", "1E+1"])
+def test_a_name_that_only_looks_a_little_like_a_number_is_one(tmp_path: Path, written: str) -> None:
+    (row,) = rows(tmp_path, f"charge_id,amount,ticket_id\nch_1,1,{written}\n".encode())
+    assert isinstance(row, ParsedRow)
+    assert row.ticket_id == written
+
+
 def test_a_column_of_another_name_means_what_was_said(tmp_path: Path) -> None:
     content = b"Order no,Betrag,Ticket\n5,1,seat 7\nx y,,z\n"
     mapping = (("Order no", "order_id"), ("Betrag", "amount"), ("Ticket", ""))

@@ -41,6 +41,8 @@ SHAPES = {
 # A ticket and an order stand in Stripe's metadata, whose values have so many characters (stripe-facts 4.3).
 TICKET_CHARACTERS_MAX = 500
 ORDER_CHARACTERS_MAX = 500
+# What Excel makes of a long number in a CSV file, and Python of one that was read as floating point: its other digits are gone.
+ROUNDED = re.compile(r"\d(?:[.,]\d+)?E\+\d{2,}", re.ASCII | re.IGNORECASE)
 # With its prefix it fits any column and any log line.
 REQUEST_KEY_CHARACTERS_MAX = 200
 
@@ -75,7 +77,8 @@ class Cells:
     def name(self, column: str, characters_max: int) -> str | None:
         """Tell a cell that names something; `None`, if it is empty.
 
-        What cannot be seen is refused, since two names that look alike must be one name, or a refund could be paid twice.
+        What cannot be seen is refused, since two names that look alike must be one name, or a refund could be paid twice; so is a number
+        that was rounded, which may stand for many names, and is none of them.
         """
         text = self.text(column)
         if len(text) > characters_max:
@@ -84,6 +87,9 @@ class Cells:
         if not text.isprintable():
             message = f"{column} holds a character that cannot be seen: {text[:SHOWN_MAX]!a}; type it anew"
             raise CellRefused("text_unprintable", message, column)
+        if ROUNDED.fullmatch(text):
+            message = f"{column} is '{text[:SHOWN_MAX]}', a long number that a spreadsheet has rounded: type it anew, with the cell's format set to text"
+            raise CellRefused("number_too_long", message, column)
         if not (self.sure or text.isascii()):
             message = (
                 f"{column} is '{text[:SHOWN_MAX]}' if the file is Windows-1252, which nobody has said: say --encoding windows-1252, or "
