@@ -8,9 +8,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import Abort, TyperException
 
 import refundry
@@ -33,8 +34,21 @@ from refundry.cli import (
 )
 from refundry.kernel.errors import RefundryError, UsageError
 
+
+class Commands(TyperGroup):
+    """Leaves an interruption to us: Typer would end with its exit code, and without a word."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  # Typer keeps the type of its context to itself
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Abort from error
+
+
 app = typer.Typer(
     name="refundry",
+    cls=Commands,
     help="The refund desk for Stripe: requests checked, paid exactly once, followed, and provable.",
     epilog="example: refundry demo --once",
     no_args_is_help=True,
@@ -103,7 +117,7 @@ def main(arguments: Sequence[str]) -> int:
         return output.USAGE
     except (KeyboardInterrupt, Abort):
         output.lost()
-        output.say("interrupted")
+        output.say("interrupted: what was accepted is kept, and the same command goes on")
         return output.INTERRUPTED
     except BrokenPipeError:
         return output.FAILED

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -120,3 +122,17 @@ def test_a_fresh_plan_saves_the_look_also_over_a_restart(tmp_path: Path) -> None
         assert paid.json["paid"] == 300, paid.err
         assert calls(shop, "POST /v1/refunds") == 300
         assert calls(shop, "GET /v1/charges", "GET /v1/charges/{charge}") == before
+
+
+def test_ctrl_c_is_answered_while_stripe_does_not_answer(shop: Shop, installed: Installation, tmp_path: Path) -> None:
+    file = shop.file(tmp_path / "refunds.csv")
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        installed.url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        planning = installed.start("batch", "plan", str(file))
+        asked, _ = deaf.accept()
+        with asked:
+            planning.send_signal(signal.SIGINT)
+            told = ended(planning)
+    assert (told.code, told.out) == (130, "")
+    assert "interrupted" in told.err
+    assert "the same command goes on" in told.err
