@@ -159,11 +159,12 @@ def _unconfirmed(file: FileOpened, schedule: str) -> NotConfirmed:
                 continue
             asked[row.currency] += money.minor_units if money else 0
     output.say(f"{file.name}: {output.counted(file.row_count, 'row')}")
-    output.say(
-        f"  asks for {output.amounts(asked)}" + (f", and for {output.counted(full, 'full refund')}" if full else "")
-    )
+    sums = [output.amounts(asked)] if asked or not (full or unpriced) else []
+    if full:
+        sums.append(output.counted(full, "full refund"))
     if unpriced:
-        output.say(f"  {output.counted(unpriced, 'row')} with an amount in the currency of the charge")
+        sums.append(f"{output.counted(unpriced, 'amount')} in the currency of the charge")
+    output.say(f"  asks for {', and for '.join(sums)}")
     if unreadable:
         output.say(f"  {output.counted(unreadable, 'row')} cannot be read, and will be refused")
     if file.unknown_columns:

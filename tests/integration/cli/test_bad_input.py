@@ -215,6 +215,17 @@ def test_without_yes_the_totals_are_shown_and_nothing_is_taken_in(
     assert refunds_of() == 0
 
 
+def test_a_file_without_currencies_is_not_said_to_ask_for_nothing(refundry: Run, tmp_path: Path) -> None:
+    told = refundry(
+        "batch", "run", written(tmp_path / "f.csv", "ticket_id,order_id,amount\nT-1,o1,10.00\nT-2,o2,full\n")
+    )
+    assert told.code == 2
+    assert "asks for 1 full refund, and for 1 amount in the currency of the charge" in told.err
+    assert "nothing, " not in told.err
+    unreadable = refundry("batch", "run", written(tmp_path / "g.csv", "ticket_id,order_id,amount\nT-1,o1,x\n"))
+    assert "asks for nothing\n" in unreadable.err
+
+
 def test_rows_that_repeat_disagree_or_lead_nowhere_are_refused_and_the_others_paid(
     refundry: Run, refunds_of: Callable[[], int], tmp_path: Path
 ) -> None:
