@@ -28,8 +28,9 @@ from refundry.plans.model import (
     fee_share,
     hashed,
 )
-from refundry.policies.model import Decision
+from refundry.policies.model import Decision, Wait
 from refundry.policies.model import Verdict as Decided
+from refundry.policies.rules import WAITING
 from refundry.refunds import service as refunds
 from refundry.refunds.model import Planned, RefundRequest
 
@@ -131,7 +132,7 @@ class _Checked:
         )
         self._first[judged.id] = (row.number, judged.content.fingerprint)
         if decision.verdict is not Decided.APPROVE or charge is None:
-            return replace(told, code=decision.code, text=decision.text)
+            return replace(told, code=decision.code, text=_unpaid(decision))
         if (text := self._twin(row.number, judged)) is not None:
             return replace(told, code="possible_repeat", text=text)
         self._claimed[charge.id] = claimed + decision.amount_minor
@@ -165,6 +166,16 @@ class _Checked:
             text = f"{where} already asks for the same amount of this charge: if it is another refund, {NAME_IT}"
             return "possible_repeat", text
         return "repeated_row", f"the same refund as {where}"
+
+
+def _unpaid(decision: Decision) -> str:
+    """Say why a row is not payable: a run waits until its siblings are over, a plan that is applied does not."""
+    if decision.wait is not Wait.SIBLING:
+        return decision.text
+    return (
+        f"{decision.text.removesuffix(WAITING)}: a plan does not wait for them: lower the amount, or have the row decided anew by "
+        "`refundry batch retry` once they are over"
+    )
 
 
 def _payable(told: PlanRow, charge: Charge, decision: Decision) -> PlanRow:

@@ -15,6 +15,8 @@ from refundry.policies.model import Decision, Facts, Verdict, Wait
 DAY = 86_400
 # How far back a refund by others with the same amount is taken for a possible repeat.
 REPEAT_DAYS = 30
+# What a run does about siblings, and a plan does not.
+WAITING = ": waiting for them"
 
 Check = Callable[[Facts, Charge], Decision | None]
 
@@ -270,7 +272,7 @@ def _reserved(facts: Facts, charge: Charge) -> Decision | None:
     return Decision(
         Verdict.HOLD,
         "sibling",
-        f"other requests have claimed {Money(facts.reserved_minor, charge.currency)} of {charge.id}: waiting for them",
+        f"other requests have claimed {Money(facts.reserved_minor, charge.currency)} of {charge.id}{WAITING}",
         wait=Wait.SIBLING,
     )
 

@@ -82,6 +82,9 @@ def test_rows_of_one_charge_are_planned_one_after_the_other(clerk: Clerk) -> Non
     plan = made(clerk, batch)
     assert codes(clerk, plan) == ["", "sibling", "", ""]
     assert [row.amount_minor for row in rows(clerk, plan)] == [6000, 0, 4000, 100]
+    # An applied plan refuses the row: it is not to say that it waits.
+    assert "waiting" not in rows(clerk, plan)[1].text
+    assert "other requests have claimed 60.00" in rows(clerk, plan)[1].text
 
 
 def test_rows_that_say_the_same_are_told_as_a_run_would_tell_them(clerk: Clerk) -> None:
