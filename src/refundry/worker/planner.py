@@ -114,8 +114,10 @@ class Planner:
         """
         self._covered = self._listed = False
         self._age_max, self._fees = look_max_age, True
-        vouched = await self._writer.put(lambda unit: (vouched_since(unit, self._clock), unit.now))
-        self._believed_since = vouched[1] if vouched[0] is None else vouched[0]
+        # A plan is what somebody approves: it rests on looks of its own, and not on those of a command before it, since which
+        # somebody may have paid by hand and no event may have been read.
+        # That the witness saw this moment lets what pays believe these looks.
+        _, self._believed_since = await self._writer.put(lambda unit: (vouched_since(unit, self._clock), unit.now))
         if batch.row_count >= LIST_FROM:
             await self._list_around(batch)
         while not until():

@@ -136,3 +136,17 @@ def test_ctrl_c_is_answered_while_stripe_does_not_answer(shop: Shop, installed: 
     assert (told.code, told.out) == (130, "")
     assert "interrupted" in told.err
     assert "the same command goes on" in told.err
+
+
+def test_a_plan_looks_itself_at_charges_that_a_command_before_it_has_looked_at(
+    shop: Shop, installed: Installation, tmp_path: Path
+) -> None:
+    refunds, written = shop.file(tmp_path / "refunds.csv"), tmp_path / "plan.jsonl"
+    assert installed.run("batch", "plan", str(refunds), "-o", str(written)).code == 0
+    # Nobody reads events between two commands.
+    charge = json.loads(written.read_text().splitlines()[1 + 4])[5]
+    stripe_of(shop).v1.refunds.create({"charge": charge, "amount": 1004})
+    again = installed.run("batch", "plan", str(refunds), "--json")
+    assert again.code == 3, again.err
+    assert (again.json["payable"], again.json["reasons"]) == (59, {"possible_repeat": 1})
+    assert again.json["repeat_rows"] == [5]
