@@ -26,6 +26,7 @@ OURS = (
     "row", "outcome", "state", "code", "why", "amount", "amount_minor", "currency", "charge", "refund", "request", "ticket",
 )  # fmt: skip
 PREFIX = "refundry_"
+WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods")
 
 
 def write(prefix: str, to: Path | None, form: str | None, *, as_json: bool) -> int:
@@ -47,6 +48,12 @@ def write(prefix: str, to: Path | None, form: str | None, *, as_json: bool) -> i
         raise UsageError(
             f"--format {chosen} is not possible: write csv or json", code="format_unknown", option="--format"
         )
+    if to is not None and form is None and to.suffix.lower() in WORKBOOKS:
+        message = (
+            f"{visible(str(to))} would hold CSV under the name of a workbook, which Excel does not open: name it "
+            f"{visible(str(to.with_suffix('.csv')))}, or say --format csv"
+        )
+        raise UsageError(message, code="format_unknown", option="--output")
     with session.local() as local, local.database.reading() as unit:
         batch = batches.need(unit, prefix)
         if to is None:

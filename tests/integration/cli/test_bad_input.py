@@ -191,6 +191,16 @@ def test_an_option_of_a_file_that_is_not_possible_is_named(
     assert (told.code, told.error["code"], told.error["option"]) == (2, "usage", option[0])
 
 
+def test_a_report_is_no_csv_under_the_name_of_a_workbook(refundry: Run, tmp_path: Path) -> None:
+    batch = refundry("batch", "run", written(tmp_path / "f.csv", GOOD), "--yes", "--json").json["batch_id"]
+    to = tmp_path / "r.XLSX"
+    told = refundry("batch", "report", batch, "-o", str(to), "--json")
+    assert (told.code, told.error["code"], to.exists()) == (2, "format_unknown", False)
+    assert str(tmp_path / "r.csv") in told.error["message"]
+    assert refundry("batch", "report", batch, "-o", str(to), "--format", "csv").code == 0
+    assert to.read_text().startswith("ticket_id,")
+
+
 def test_a_row_that_was_changed_in_the_database_is_found(refundry: Run, tmp_path: Path) -> None:
     assert refundry("batch", "run", written(tmp_path / "f.csv", GOOD), "--yes").code == 0
     assert refundry("db", "check").code == 0
