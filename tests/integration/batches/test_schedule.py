@@ -544,3 +544,18 @@ def test_a_balance_that_was_read_long_ago_is_not_believed(clerk: Clerk) -> None:
     with clerk.database.reading() as unit:
         kept = repository.budgets(unit, batch.id)["gbp"]
     assert (kept.spent_minor, request(clerk, batch, 1).hold.reason) == (0, HeldReason.LOW_BALANCE)  # type: ignore[union-attr]
+
+
+def test_a_clock_that_is_set_back_keeps_no_balance_from_being_read(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 5), keep_balance="100.00")
+    turn(clerk, batch)
+    assert balance(clerk, batch, 120)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000] * 2
+    clerk.clock.jump(-DAY)
+    rows(clerk, 5)
+    assert balance(clerk, batch, 120)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000] * 2
+    turn(clerk, batch)
+    assert waits(clerk, batch).startswith("the next row needs 10.00 GBP, and the available balance is 0.00 GBP above")
