@@ -318,6 +318,25 @@ def test_a_full_refund_that_turns_out_too_large_for_today_waits_for_tomorrow(cle
     assert pay(clerk) == [10_000]
 
 
+# Spread
+
+
+def test_a_clock_that_is_set_back_keeps_no_row_of_a_spread_waiting(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 5), spread_seconds=50.0)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
+    clerk.clock.jump(-DAY)
+    rows(clerk, 5)
+    paid = []
+    for _ in range(35):
+        turn(clerk, batch)
+        paid.append(len(pay(clerk)))
+        clerk.clock.move(1)
+    # At the same pace as before.
+    assert (sum(paid), max(paid)) == (4, 1)
+    assert [at for at, count in enumerate(paid) if count] == [0, 10, 20, 30]
+
+
 # Stages
 
 

@@ -201,18 +201,21 @@ def percent(hundredths: int) -> str:
 
 
 def anchored(schedule: Schedule, seen: Seen, now: float) -> Course:
-    """Begin a spread, or begin to count anew if it is late: after a pause, a night, a day's maximum, at a slower pace."""
+    """Begin a spread, or begin to count anew if it is late, after a pause, a night, a day's maximum, at a slower pace; or if it began later than now.
+
+    The last is so after the clock was set back, and its next row would wait until the clock has come there again.
+    """
     course = seen.course
     if schedule.spread_seconds is None or too_early(schedule, now) is not None:
         return course
     if course.anchor is None:
         return replace(course, anchor=Anchor(now, course.released, schedule.spread_seconds))
     anchor, rest = course.anchor, seen.rows - course.anchor.released
-    if rest <= 0:
+    if rest <= 0 or course.released >= seen.rows:
         return course
     gap = anchor.seconds / rest
     late = _due(schedule, seen, now) - course.released
-    if late - 1 <= max(LATE_SECONDS / gap, 1.0):
+    if anchor.at <= now and late - 1 <= max(LATE_SECONDS / gap, 1.0):
         return course
     return replace(course, anchor=Anchor(now, course.released, gap * (seen.rows - course.released)))
 
