@@ -423,7 +423,9 @@ def hold_up(unit: Unit, batch: Batch, actor: Actor) -> None:
 
     For who is about to pause or withdraw it, which goes through all of its rows and takes the longer the more they are.
     """
-    if batch.state in {BatchState.ACCEPTED, BatchState.RUNNING}:
+    # Somebody may have withdrawn it since it was read, which is its end.
+    repository.lock(unit, batch.id)
+    if need(unit, batch.id).state in PAYING:
         repository.set_state(unit, batch.id, BatchState.PAUSED)
         audit.record(unit, actor, "batch.held_up", batch.id, {})
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from refundry.batches import service as batches
-from refundry.batches.model import BatchState
+from refundry.batches.model import BatchState, BatchWithdrawn
 from refundry.charges import service as charges
 from refundry.kernel.outcome import NotTakenWhy
 from refundry.refunds import service as refunds
@@ -117,3 +119,12 @@ def test_what_is_withdrawn_or_was_never_applied_is_not_held_up(clerk: Clerk) -> 
     clerk.unit(lambda unit: batches.withdraw(unit, batch, ADA, "wrong file"))
     clerk.unit(lambda unit: batches.hold_up(unit, clerk.batch(batch), ADA))
     assert clerk.batch(batch).state is BatchState.WITHDRAWN
+
+
+def test_a_batch_that_is_withdrawn_just_before_it_is_held_up_stays_withdrawn(clerk: Clerk) -> None:
+    read_before = clerk.planned(rows(clerk, 2))
+    clerk.unit(lambda unit: batches.withdraw(unit, read_before, ADA, "wrong file"))
+    clerk.unit(lambda unit: batches.hold_up(unit, read_before, ADA))
+    assert clerk.batch(read_before).state is BatchState.WITHDRAWN
+    with pytest.raises(BatchWithdrawn):
+        clerk.unit(lambda unit: batches.resume(unit, read_before, ADA))
