@@ -674,6 +674,9 @@ def _having_turn(unit: Unit, batch: Batch) -> _HavingTurn:
     seen = _HavingTurn(course)
     for number, request_id in rows:
         _look_at(seen, number, known[request_id])
+    # What was unknown when the batch was let go on, and is paid by now, is no failure that another one may take the place of.
+    forgiven = min(seen.course.forgiven, seen.course.failed + seen.unknown)
+    seen.course = replace(seen.course, forgiven=forgiven)
     return seen
 
 

@@ -14,6 +14,7 @@ from refundry.charges import service as charges
 from refundry.kernel.outcome import NotTakenWhy
 from refundry.refunds import service as refunds
 from refundry.refunds.model import HeldReason, RefundRequest, State
+from refundry.refunds.rules import Plan, Step
 from refundry.refunds.service import Claimed, Intent
 from tests.integration.batches.conftest import Clerk
 from tests.support.builders import accepted, declined, not_taken, seen_refund, unknown
@@ -375,17 +376,32 @@ def test_too_many_failures_halt_the_batch_with_a_reason_and_a_person_lets_it_go_
     assert pay(clerk) == [1000] * 2
 
 
-def fail_one(clerk: Clerk) -> None:
+def fail_one(clerk: Clerk, most: int = 50) -> None:
     """Let Stripe refuse what has its turn, and let a look confirm it."""
-    (claimed,) = clerk.claim()
+    (claimed,) = clerk.claim(most=most)
     intent = intend(clerk, claimed)
     assert intent is not None
     left = clerk.record(intent, declined("charge_already_refunded"))
     assert left is not None
     attempt = clerk.attempts(left.request)[-1]
-    from refundry.refunds.rules import Plan, Step
-
     clerk.resolve(left, Plan(Step.CLOSE, replace(attempt, absent=True)))
+
+
+def test_what_was_unknown_when_the_batch_went_on_and_is_paid_makes_no_room_for_another_failure(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 6), canary=(1, 2))
+    turn(clerk, batch)
+    intent = intend(clerk, clerk.claimed_one())
+    assert intent is not None
+    clerk.record(intent, unknown())
+    clerk.resolve(clerk.claimed_one(), Plan(Step.GIVE_UP, clerk.attempts(intent.claimed.request)[-1]))
+    halted = turn(clerk, batch)
+    assert halted.state is BatchState.PAUSED
+    clerk.unit(lambda unit: batches.resume(unit, halted, ADA))
+    assert turn(clerk, batch).state is BatchState.RUNNING
+    clerk.found(seen_refund(of=intent.claimed.request))
+    turn(clerk, batch)
+    fail_one(clerk, most=1)
+    assert turn(clerk, batch).course.halted == "1 of the first 3 rows failed, and --halt-at allows 2%"
 
 
 def test_no_row_of_a_later_stage_goes_before_since_its_dispute_is_over_or_a_person_wants_it(clerk: Clerk) -> None:
