@@ -78,11 +78,12 @@ def standing_of(state: State) -> Standing:
 
 
 class Turn(IntEnum):
-    """Where a row of a batch with a schedule stands in line: it waits, was let go and is not over, or is over."""
+    """Where a row of a batch with a schedule stands in line: it waits, was let go and is not over, is over, or has failed after all."""
 
     WAITS = 0
     HAS_COME = 1
     OVER = 2
+    FAILED = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -283,6 +283,17 @@ def in_line(unit: Unit, batch: str, since: int, most: int) -> list[tuple[int, st
     return [(row.number, row.request) for row in found]
 
 
+def over(unit: Unit, batch: str, requests: Sequence[str]) -> list[int]:
+    """Tell the numbers of those rows that are over, of some requests."""
+    found: list[int] = []
+    for start in range(0, len(requests), PAGE):
+        statement = sa.select(r.number).where(
+            r.request.in_(requests[start : start + PAGE]), r.batch == batch, r.released == int(Turn.OVER), r.code == ""
+        )
+        found += unit.connection.execute(statement).scalars()
+    return found
+
+
 def set_turn(unit: Unit, batch: str, numbers: Sequence[int], turn: Turn) -> None:
     """Write where rows stand in line."""
     if numbers:

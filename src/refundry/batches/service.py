@@ -654,6 +654,7 @@ class _HavingTurn:
     course: Course
     back: list[int] = field(default_factory=list)
     over: list[int] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
     unsent: dict[str, int] = field(default_factory=dict)
     moving: int = 0
     unknown: int = 0
@@ -674,6 +675,11 @@ def _having_turn(unit: Unit, batch: Batch) -> _HavingTurn:
     seen = _HavingTurn(course)
     for number, request_id in rows:
         _look_at(seen, number, known[request_id])
+    if batch.schedule is not None and batch.schedule.canary:
+        # Stripe had taken them, and told only later that their money did not arrive.
+        late = repository.over(unit, batch.id, refunds.failed(unit, batch.account))
+        seen.failed += late
+        seen.course = replace(seen.course, failed=seen.course.failed + len(late))
     # What was unknown when the batch was let go on, and is paid by now, is no failure that another one may take the place of.
     forgiven = min(seen.course.forgiven, seen.course.failed + seen.unknown)
     seen.course = replace(seen.course, forgiven=forgiven)
@@ -698,7 +704,7 @@ def _look_at(seen: _HavingTurn, number: int, request: RefundRequest) -> None:
         seen.moving += request.state is State.SUBMITTING
         seen.unknown += request.state is State.OUTCOME_UNKNOWN
     else:
-        seen.over.append(number)
+        (seen.failed if request.state in {State.FAILED, State.CANCELED} else seen.over).append(number)
         # What was refused before it was sent, or taken back, says nothing about how Stripe takes the rest.
         told = request.state in AT_STRIPE or request.state is State.DECLINED
         failed = told and standing_of(request.state) in {Standing.REFUSED, Standing.FAILED}
@@ -728,6 +734,7 @@ def release(unit: Unit, batch_id: str, ahead: int) -> None:
     having = _having_turn(unit, batch)
     repository.set_turn(unit, batch.id, having.back, Turn.WAITS)
     repository.set_turn(unit, batch.id, having.over, Turn.OVER)
+    repository.set_turn(unit, batch.id, having.failed, Turn.FAILED)
     seen = _seen(batch, batch.schedule, having, unit.now)
     course = seen.course
     match rules.decide(batch.schedule, seen, unit.now, ahead):

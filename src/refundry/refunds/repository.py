@@ -488,6 +488,12 @@ def tally(unit: Unit, ids: Iterable[str]) -> list[Tally]:
     ]
 
 
+def failed(unit: Unit, account: str) -> list[str]:
+    """Tell the requests of an account whose refund has failed or was canceled."""
+    states = [State.FAILED.value, State.CANCELED.value]
+    return list(unit.connection.execute(sa.select(t.id).where(t.account == account, t.state.in_(states))).scalars())
+
+
 def counts(unit: Unit, account: str) -> dict[State, int]:
     """Count the requests of an account by state."""
     statement = sa.select(t.state, sa.func.count()).where(t.account == account).group_by(t.state)

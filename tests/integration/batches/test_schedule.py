@@ -404,6 +404,29 @@ def test_what_was_unknown_when_the_batch_went_on_and_is_paid_makes_no_room_for_a
     assert turn(clerk, batch).course.halted == "1 of the first 3 rows failed, and --halt-at allows 2%"
 
 
+@pytest.mark.parametrize("before", ["pending", "succeeded"])
+def test_what_stripe_took_and_fails_later_halts_the_batch_too_and_counts_once(clerk: Clerk, before: str) -> None:
+    batch = scheduled(clerk, rows(clerk, 6), canary=(2, 2))
+    turn(clerk, batch)
+    for claimed in clerk.claim():
+        intent = intend(clerk, claimed)
+        assert intent is not None
+        clerk.record(intent, accepted(intent.claimed.request, refund_id=f"re_{claimed.request.id[:8]}", status=before))
+    turn(clerk, batch)
+    assert clerk.batch(batch).course.over == 2
+    first = request(clerk, batch, 1)
+    clerk.found(seen_refund(f"re_{first.id[:8]}", of=first, status="failed"))
+    halted = turn(clerk, batch)
+    assert (halted.state, halted.course.failed) == (BatchState.PAUSED, 1)
+    assert halted.course.halted == "1 of the first 4 rows failed, and --halt-at allows 2%"
+    clerk.unit(lambda unit: batches.resume(unit, halted, ADA))
+    for _ in range(3):
+        turn(clerk, batch)
+    going_on = clerk.batch(batch)
+    assert (going_on.state, going_on.course.failed, going_on.course.over) == (BatchState.RUNNING, 1, 2)
+    assert pay(clerk) == [1000] * 2
+
+
 def test_no_row_of_a_later_stage_goes_before_since_its_dispute_is_over_or_a_person_wants_it(clerk: Clerk) -> None:
     batch = scheduled(clerk, rows(clerk, 6), canary=(1, 2))
     turn(clerk, batch)
