@@ -624,11 +624,12 @@ def set_schedule(unit: Unit, batch: Batch, schedule: Schedule, actor: Actor) -> 
     if current.schedule == schedule:
         return current
     repository.set_schedule(unit, batch.id, schedule)
-    if schedule.max_per_day is not None:
-        _count_today(unit, batch.id, schedule)
     repository.set_course(unit, batch.id, replace(current.course, anchor=None, rows=0, next_row=1, resting=False))
     for page in repository.requests(unit, batch.id):
         refunds.make_wait(unit, page, actor)
+    if schedule.max_per_day is not None:
+        # Only now that the requests are held: what was just being sent is on disk, and counts. And before budgets, as everywhere.
+        _count_today(unit, batch.id, schedule)
     audit.record(unit, actor, "batch.scheduled", batch.id, {"schedule": asdict(schedule)})
     return need(unit, batch.id)
 

@@ -30,6 +30,9 @@ AFTERNOON = Window(14 * 3600, 15 * 3600, "UTC")
 # From now until a few seconds before that closes.
 CLOSING = MIDNIGHT - 9 * 3600 - START - 5
 
+# Whether somebody waits for what another holds.
+HELD_UP = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
 
 def rows(clerk: Clerk, count: int, amount: str = "10.00") -> str:
     """Write a file with a row for each of so many charges, which are mirrored."""
@@ -241,6 +244,31 @@ def test_today_in_another_time_zone_counts_what_was_sent_on_that_day(clerk: Cler
     )
     turn(clerk, batch)
     assert pay(clerk) == []
+
+
+@pytest.mark.parametrize("before", ["", "1000"])
+def test_what_is_sent_in_the_moment_in_which_a_maximum_is_set_counts_on_the_day(clerk: Clerk, before: str) -> None:
+    text = rows(clerk, 5)
+    batch = scheduled(clerk, text, max_per_day=before) if before else clerk.planned(text)
+    turn(clerk, batch)
+    assert pay(clerk, most=1) == [1000]
+    approved = [clerk.judge(one) for one in clerk.claim(most=2)]
+    with ThreadPoolExecutor(1) as pool:
+        with clerk.database.unit() as sending:
+            # As the executor does: the requests are held first of all.
+            refunds.many(sending, [one.request.id for one in approved if one], hold=True)
+            wanted = Schedule(max_per_day="40.00")
+            setting = pool.submit(clerk.unit, lambda unit: batches.set_schedule(unit, batch, wanted, ADA))
+            while sending.postgres and not sending.connection.exec_driver_sql(HELD_UP).scalar_one():
+                sending.connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
+            at = clerk.clock.now()
+            for one in approved:
+                assert one is not None
+                assert batches.may_send(sending, one)
+                assert refunds.submit(sending, one, at=at, stripe_at=at, look_max_age=DAY, age_max_days=0) is not None
+        setting.result(20)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
 
 
 def test_two_workers_together_keep_to_the_maximum(clerk: Clerk) -> None:
@@ -498,7 +526,6 @@ def test_a_row_that_is_let_go_keeps_what_another_process_counts_in_that_moment(c
     batch = scheduled(clerk, text, max_per_day="1000")
     turn(clerk, batch)
     assert [clerk.judge(claimed) is None for claimed in clerk.claim()] == [True, False]
-    held = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
     with ThreadPoolExecutor(1) as pool:
         with clerk.database.unit() as counting:
@@ -507,7 +534,7 @@ def test_a_row_that_is_let_go_keeps_what_another_process_counts_in_that_moment(c
             repository.set_course(counting, batch.id, counted)
             going = pool.submit(clerk.unit, lambda unit: batches.allow_repeat(unit, batch, 1, ADA))
             # On SQLite it has not even begun to read.
-            while counting.postgres and not counting.connection.exec_driver_sql(held).scalar_one():
+            while counting.postgres and not counting.connection.exec_driver_sql(HELD_UP).scalar_one():
                 counting.connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
         assert going.result(20)
     course = clerk.batch(batch).course
