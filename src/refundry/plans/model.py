@@ -118,6 +118,11 @@ class Plan:
         """Write what is hashed before the rows."""
         return json.dumps([self.id, self.batch, self.account, self.sha256, self.made_at, self.look_max_age])
 
+    @property
+    def forecast_sha256(self) -> str:
+        """Hash what was told when it was made: a person says yes to that."""
+        return hashlib.sha256(json.dumps(dict(self.forecast), sort_keys=True).encode()).hexdigest()
+
 
 def hashed(header: str, rows: Iterable[str]) -> str:
     """Hash a plan, row by row.

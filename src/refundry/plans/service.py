@@ -35,6 +35,8 @@ from refundry.refunds import service as refunds
 from refundry.refunds.model import Planned, RefundRequest
 
 SLICE = batches.SLICE
+# The event of a plan's audit entry, which has its hash and that of what it tells.
+MADE = "plan.made"
 
 
 def begin(unit: Unit, plan_id: str, batch: Batch, *, look_max_age: float) -> Plan:
@@ -207,8 +209,11 @@ def finish(unit: Unit, plan: Plan, actor: Actor, *, balance: Mapping[str, int] |
     digest = hashed(plan.header, taken())
     made = replace(plan, state=PlanState.MADE, hash=digest, forecast=forecast.told())
     repository.save(unit, made)
-    facts = {"batch": plan.batch, "hash": digest, "rows": forecast.rows, "payable": forecast.payable}
-    audit.record(unit, actor, "plan.made", plan.id, facts)
+    facts = {
+        "batch": plan.batch, "hash": digest, "rows": forecast.rows, "payable": forecast.payable,
+        "forecast_sha256": made.forecast_sha256,
+    }  # fmt: skip
+    audit.record(unit, actor, MADE, plan.id, facts)
     return made
 
 
@@ -242,10 +247,20 @@ def verified(unit: Unit, plan: Plan, account: str) -> None:
             code="plan_unfinished", plan=plan.id,
         )  # fmt: skip
     if hashed(plan.header, (row.written for row in repository.rows(unit, plan.id))) != plan.hash:
-        raise PlanRefused(
-            f"plan {plan.id[:8]} is not as it was made: its rows do not fit its hash; nothing was paid, make it again",
-            code="plan_altered", plan=plan.id,
-        )  # fmt: skip
+        raise _altered(plan, "its rows do not fit its hash")
+    # Whoever alters a database can compute a hash anew, and what a person is shown is not in it: the audit log has both.
+    written = [entry.facts for entry in audit.timeline(unit, plan.id) if entry.event == MADE]
+    if [facts["hash"] for facts in written] != [plan.hash]:
+        raise _altered(plan, "its hash is not the one in the audit log")
+    if written[0].get("forecast_sha256", plan.forecast_sha256) != plan.forecast_sha256:
+        raise _altered(plan, "the totals that it tells are not those that were made")
+
+
+def _altered(plan: Plan, what: str) -> PlanRefused:
+    return PlanRefused(
+        f"plan {plan.id[:8]} is not as it was made: {what}; nothing was paid, make it again",
+        code="plan_altered", plan=plan.id,
+    )  # fmt: skip
 
 
 def apply(unit: Unit, plan: Plan, account: str, actor: Actor) -> Batch:

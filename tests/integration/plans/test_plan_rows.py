@@ -11,7 +11,7 @@ from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState, NotApplied
 from refundry.kernel.actor import SYSTEM
 from refundry.plans import service as plans
-from refundry.plans.model import Plan, PlanRefused, PlanRow, PlanUnknown
+from refundry.plans.model import Plan, PlanRefused, PlanRow, PlanUnknown, hashed
 from refundry.plans.tables import plan_rows
 from refundry.plans.tables import plans as plan_table
 from refundry.refunds import service as refunds
@@ -210,12 +210,27 @@ def test_a_person_who_has_a_row_decided_anew_is_not_held_to_the_plan(clerk: Cler
         sa.delete(plan_rows).where(plan_rows.c.number == 2),
         sa.update(plan_table).values(look_max_age=3600.0),
         sa.update(plan_table).values(hash="00"),
+        sa.update(plan_table).values(forecast=sa.func.replace(plan_table.c.forecast, '"payable": 1000', '"payable": 10')),
     ],
 )
 def test_a_plan_that_was_altered_by_hand_is_refused(clerk: Clerk, altered: sa.Executable) -> None:
     batch = waiting(clerk, HEAD + "ch_1,10.00,a,\nch_9,10.00,b,\n")
     plan = made(clerk, batch)
     clerk.unit(lambda unit: unit.connection.execute(altered))
+    with pytest.raises(PlanRefused) as refused:
+        clerk.unit(lambda unit: plans.apply(unit, plan, ACCOUNT, ADA))
+    assert refused.value.code == "plan_altered"
+    assert clerk.batch(batch).state is BatchState.PLANNED
+
+
+def test_a_plan_whose_hash_was_computed_anew_is_refused_too(clerk: Clerk) -> None:
+    batch = waiting(clerk, HEAD + "ch_1,10.00,a,\nch_2,10.00,b,\n")
+    plan = made(clerk, batch)
+    one = sa.update(plan_rows).where(plan_rows.c.number == 2).values(amount_minor=5000)
+    clerk.unit(lambda unit: unit.connection.execute(one))
+    anew = hashed(plan.header, (row.written for row in rows(clerk, plan)))
+    assert anew != plan.hash
+    clerk.unit(lambda unit: unit.connection.execute(sa.update(plan_table).values(hash=anew)))
     with pytest.raises(PlanRefused) as refused:
         clerk.unit(lambda unit: plans.apply(unit, plan, ACCOUNT, ADA))
     assert refused.value.code == "plan_altered"
