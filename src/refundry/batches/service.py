@@ -961,7 +961,7 @@ def note_balance(unit: Unit, batch_id: str, before: Purse, available: Mapping[st
     for currency, spent in before.spent.items():
         kept = repository.budget(unit, batch_id, currency)
         # What was read at a time that is still to come was read before the clock was set back: it would keep all others out until then.
-        if kept.read_at < before.at or kept.read_at > unit.now:
+        if kept.read_at < before.at or unit.yet_to_come(kept.read_at):
             ceiling = spent + available.get(currency, 0) - before.flying.get(currency, 0)
             repository.save_budget(unit, batch_id, replace(kept, ceiling_minor=ceiling, read_at=before.at))
 
