@@ -295,6 +295,7 @@ class Process:
             account.name, pacer=self._pacer, ids=CountedIds(self.life.name), pay=self.settings.pay, **parts
         )
         self.executor.may_send, self.executor.not_sent = batches.may_send, batches.not_sent
+        self.executor.held_back = batches.held_back
         self.executor.came_back, self.executor.taken_back = batches.came_back, batches.taken_back
         self.executor.stopping = lambda: self.ending
         self.planner = Planner(account.name, account.mode, **parts)

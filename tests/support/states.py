@@ -72,6 +72,7 @@ FACTS: dict[str, Make] = {
     "unknown": lambda r: model.Sent(attempt(r, sent("unknown")), unknown(), LATER),
     "looked": lambda r: model.Looked(attempt(r, sent("unknown"), looks=(START,)), LATER),
     "closed": lambda r: model.Closed(attempt(r, sent("declined"), absent=True), "charge_disputed", "text"),
+    "came_back": lambda r: model.CameBack(attempt(r, sent("unknown"), absent=True), Hold(HeldReason.STOPPED), LATER),
     "gave_up": lambda _: model.GaveUp("text"),
     "postponed": lambda _: model.Postponed(LATER),
     "postponed_with_hold": lambda _: model.Postponed(LATER, Hold(HeldReason.KEY_REFUSED, LATER)),

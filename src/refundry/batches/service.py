@@ -50,7 +50,7 @@ from refundry.kernel.lane import Lane
 from refundry.kernel.money import Money, exponent
 from refundry.policies.rules import connect_of, undecided
 from refundry.refunds import service as refunds
-from refundry.refunds.model import AT_STRIPE, IN_FLIGHT, UNPAID, Content, HeldReason, RefundRequest, State
+from refundry.refunds.model import AT_STRIPE, IN_FLIGHT, UNPAID, Attempt, Content, HeldReason, RefundRequest, State
 from refundry.refunds.service import Claimed, Receipt, Received, Tally
 
 SLICE = 500
@@ -840,6 +840,33 @@ def attach(database: Database) -> None:
 
 def _fetch_schedules(unit: Unit, needs: Sequence[Needs]) -> None:
     repository.fetch_schedules(unit, [one.request for one in needs if one.request])
+
+
+def held_back(unit: Unit, claimed: Claimed, absent: Attempt) -> bool:
+    """Hold a request back whose attempt is proven to have paid nothing, if its batch is paused or its hours are over.
+
+    While it was in doubt it was sent again at any hour, since Stripe soon forgets its key. The next attempt has another, and no hurry.
+
+    Args:
+        unit: The open unit.
+        claimed: The request.
+        absent: That attempt.
+    """
+    found = repository.schedule_of(unit, claimed.request.id)
+    if found is None:
+        return False
+    batch = found[0]
+    if batch.state is BatchState.PAUSED:
+        reason = HeldReason.STOPPED
+    elif batch.state in PAYING and batch.schedule is not None and rules.too_early(batch.schedule, unit.now):
+        reason = HeldReason.SCHEDULE
+    else:
+        return False
+    if refunds.come_back(unit, claimed, absent, reason):
+        not_sent(unit, claimed.request, absent.body.amount_minor)
+        if batch.course.resting:
+            repository.set_course(unit, batch.id, replace(_held_course(unit, batch), resting=False))
+    return True
 
 
 def may_send(unit: Unit, claimed: Claimed) -> bool:

@@ -350,6 +350,21 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True)
+class CameBack:
+    """Looks have shown that an attempt made no refund, and the next one has to wait, as a first one would.
+
+    Args:
+        attempt: The attempt, proven absent.
+        hold: What is waited for.
+        due_at: When to go on, once the hold is over.
+    """
+
+    attempt: Attempt
+    hold: Hold
+    due_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class GaveUp:
     """The automatic means are used up."""
 
@@ -379,7 +394,7 @@ class Reopened:
     allow_inquiry: bool = False
 
 
-Fact = Judged | Submitted | Sent | Found | Looked | Closed | GaveUp | Postponed | Withdrawn | Reopened
+Fact = Judged | Submitted | Sent | Found | Looked | Closed | CameBack | GaveUp | Postponed | Withdrawn | Reopened
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,6 +471,12 @@ def apply(request: RefundRequest, fact: Fact) -> Change | None:  # noqa: PLR0911
                 return None
             change = _ended(request, State.DECLINED, fact.code, fact.text)
             return replace(change, attempt=fact.attempt)
+        case CameBack():
+            if request.state is not State.SUBMITTING:
+                return None
+            return _moved(
+                request, State.APPROVED, "came_back", attempt=fact.attempt, hold=fact.hold, due_at=fact.due_at
+            )
         case GaveUp():
             if request.state is not State.SUBMITTING:
                 return None

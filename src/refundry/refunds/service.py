@@ -33,6 +33,7 @@ from refundry.refunds.model import (
     REOPENABLE,
     UNPAID,
     Attempt,
+    CameBack,
     Change,
     Closed,
     Concern,
@@ -567,6 +568,17 @@ def judge_again(unit: Unit, claimed: Claimed, attempt: Attempt, *, known: bool, 
 def close(unit: Unit, claimed: Claimed, attempt: Attempt, code: str, text: str) -> None:
     """End a request whose last attempt is proven absent, and that is not to be sent again."""
     _end(unit, claimed, Closed(attempt, code, text), facts={"attempt": attempt.number, "why": text})
+
+
+def come_back(unit: Unit, claimed: Claimed, attempt: Attempt, reason: HeldReason) -> bool:
+    """Have a request wait whose last attempt is proven absent, as it would before its first: in line, or until it is let go on.
+
+    Returns:
+        Whether it was still held by this worker.
+    """
+    due_at = NEVER if reason in IN_LINE else unit.now
+    facts = {"attempt": attempt.number, "held": reason.value}
+    return _step(unit, claimed, CameBack(attempt, Hold(reason), due_at), keep_lease=False, facts=facts) is not None
 
 
 def _lowered(unit: Unit, claimed: Claimed, decision: Decision) -> Claimed | None:
@@ -1168,7 +1180,7 @@ replaced_by = repository.replaced_by
 of_charge = repository.of_charge
 __all__ = [
     "Claimed", "Intent", "Receipt", "Received", "RequestUnknown", "StateForbids", "Tally", "Told", "adopt", "allow_repeat",
-    "any_going_on", "attempts", "claim", "counts", "due_lanes", "end_leases", "failed", "fetch", "find", "followed", "foresee", "found", "go_on",
+    "any_going_on", "attempts", "claim", "come_back", "counts", "due_lanes", "end_leases", "failed", "fetch", "find", "followed", "foresee", "found", "go_on",
     "heard", "hold_disputed", "hold_undecided", "judge", "judge_again", "last_attempt", "leased", "let_go", "lift_disputed",
     "look_age", "look_needed", "make_wait", "many", "messages", "need", "next_due", "notice", "of_charge",
     "open_breaks", "page", "postpone", "put_in_line", "receive", "record", "refuse", "refuse_disputed", "release",

@@ -148,6 +148,8 @@ class Executor:
         self.came_back: Callable[[Unit, str, float], None] = lambda _unit, _request, _sent_at: None
         # Whether what a request belongs to was taken back after it was sent; set by the same.
         self.taken_back: Callable[[Unit, str, float], bool] = lambda _unit, _request, _sent_at: False
+        # Whether a request whose attempt has paid nothing has to wait before its next; then it is not ours any more. Set by the same.
+        self.held_back: Callable[[Unit, Claimed, Attempt], bool] = lambda _unit, _claimed, _absent: False
         # Whether a request may be sent, or sent again, at this moment; if not, it is not ours any more. And what was not sent after
         # all, in minor units.
         self.may_send: Callable[[Unit, Claimed], bool] = lambda _unit, _claimed: True
@@ -473,6 +475,8 @@ class Executor:
         """Decide about a next attempt, the last one having paid nothing; the request, if it is to be sent."""
         if self.taken_back(unit, claimed.request.id, last.sends[-1].database_at):
             refunds.close(unit, claimed, last, "withdrawn", TAKEN_BACK)
+            return None
+        if self.held_back(unit, claimed, last):
             return None
         return refunds.judge_again(unit, claimed, last, known=True, age_max_days=self._pay.age_max_days)
 

@@ -113,6 +113,7 @@ class Worker:
         )
         executor.came_back, executor.taken_back = batches.came_back, batches.taken_back
         executor.may_send, executor.not_sent = batches.may_send, batches.not_sent
+        executor.held_back = batches.held_back
         executor.stopping = self._stopping.is_set
         flight = Flight(seat.pacer, desk.clock, desk.settings.pay.flight_max)
         executor.flight_max = lambda: min(flight.rows(), self._share())

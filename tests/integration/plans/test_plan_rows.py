@@ -210,7 +210,9 @@ def test_a_person_who_has_a_row_decided_anew_is_not_held_to_the_plan(clerk: Cler
         sa.delete(plan_rows).where(plan_rows.c.number == 2),
         sa.update(plan_table).values(look_max_age=3600.0),
         sa.update(plan_table).values(hash="00"),
-        sa.update(plan_table).values(forecast=sa.func.replace(plan_table.c.forecast, '"payable": 1000', '"payable": 10')),
+        sa.update(plan_table).values(
+            forecast=sa.func.replace(plan_table.c.forecast, '"payable": 1000', '"payable": 10')
+        ),
     ],
 )
 def test_a_plan_that_was_altered_by_hand_is_refused(clerk: Clerk, altered: sa.Executable) -> None:

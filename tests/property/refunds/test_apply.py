@@ -90,6 +90,7 @@ def cases(draw: st.DrawFn) -> tuple[RefundRequest, model.Fact]:
         | st.builds(model.Found, refund)
         | st.builds(model.Looked, attempt, times)
         | st.builds(model.Closed, attempt, texts, texts)
+        | st.builds(model.CameBack, attempt, holds, times)
         | st.builds(model.GaveUp, texts)
         | st.builds(model.Postponed, times, st.none() | holds)
         | st.builds(model.Withdrawn, texts)

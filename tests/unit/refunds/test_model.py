@@ -49,6 +49,7 @@ EXPECTED: dict[str, dict[State, State]] = {
     "unknown": SENT_ONLY,
     "looked": {S: S, U: U},
     "closed": {S: N, U: N},
+    "came_back": {S: A},
     "gave_up": {S: U},
     "postponed": {**UNPAID_STAY, S: S, U: U},
     "postponed_with_hold": {**UNPAID_STAY, S: S, U: U},
