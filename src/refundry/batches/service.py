@@ -634,6 +634,22 @@ def set_schedule(unit: Unit, batch: Batch, schedule: Schedule, actor: Actor) -> 
     return need(unit, batch.id)
 
 
+def _count_after_set_back(unit: Unit, batch: str, schedule: Schedule) -> None:
+    """Count today anew if a day was begun that is still to come: the clock was set back since, and of today nothing is known any more."""
+    if schedule.max_per_day is None:
+        return
+    today = calendar.day_of(schedule.zone, unit.now)
+    begun = [currency for currency, kept in repository.budgets(unit, batch).items() if kept.day > today]
+    # Held now: by the time that it is, no other process can have begun a day that this one has not seen yet.
+    held = [repository.budget(unit, batch, currency) for currency in begun]
+    today = calendar.day_of(schedule.zone, max(unit.now, unit.present()))
+    stale = [kept for kept in held if kept.day > today]
+    for kept in stale:
+        repository.save_budget(unit, batch, replace(kept, day=today, sent_minor=0))
+    if stale:
+        _count_today(unit, batch, schedule)
+
+
 def _count_today(unit: Unit, batch: str, schedule: Schedule) -> None:
     """Count what was sent today before there was a maximum, or when today was another day, by another time zone."""
     day = calendar.day_of(schedule.zone, unit.now)
@@ -736,6 +752,7 @@ def release(unit: Unit, batch_id: str, ahead: int) -> None:
     repository.set_turn(unit, batch.id, having.back, Turn.WAITS)
     repository.set_turn(unit, batch.id, having.over, Turn.OVER)
     repository.set_turn(unit, batch.id, having.failed, Turn.FAILED)
+    _count_after_set_back(unit, batch.id, batch.schedule)
     seen = _seen(batch, batch.schedule, having, unit.now)
     course = seen.course
     match rules.decide(batch.schedule, seen, unit.now, ahead):

@@ -293,6 +293,34 @@ def test_two_workers_together_keep_to_the_maximum(clerk: Clerk) -> None:
     assert clerk.told(batch).count(("waiting", "schedule")) == 7
 
 
+@pytest.mark.parametrize("ahead", [1, 400])
+def test_a_clock_that_was_ahead_for_a_moment_gives_no_day_a_second_maximum_and_keeps_nobody_waiting(
+    clerk: Clerk, ahead: int
+) -> None:
+    batch = scheduled(clerk, rows(clerk, 9), max_per_day="30.00")
+    turn(clerk, batch)
+    assert pay(clerk) == [1000] * 3
+    clerk.clock.jump(ahead * DAY)
+    rows(clerk, 9)
+    turn(clerk, batch, ahead=1)
+    # By that clock it is another day.
+    assert pay(clerk) == [1000]
+    clerk.clock.jump(-ahead * DAY)
+    rows(clerk, 9)
+    for _ in range(3):
+        turn(clerk, batch)
+        assert pay(clerk) == [], "today's maximum was sent before, and more since"
+    days = []
+    for _ in range(2):
+        clerk.clock.move(DAY)
+        paid: list[int] = []
+        for _ in range(3):
+            turn(clerk, batch)
+            paid += pay(clerk)
+        days.append(sum(paid))
+    assert days == [3000, 2000]
+
+
 def test_what_comes_back_unsent_uses_nothing_of_the_day(clerk: Clerk) -> None:
     batch = scheduled(clerk, rows(clerk, 2), max_per_day="10.00")
     turn(clerk, batch)

@@ -264,6 +264,9 @@ def fits(schedule: Schedule, budget: Budget, amount_minor: int, now: float) -> F
         most = cut(schedule.max_per_day, budget.currency)
         if amount_minor > most:
             return Fit.NEVER
+        if budget.day > calendar.day_of(schedule.zone, now):
+            # The clock was set back since that day was begun: what was sent today has to be counted anew first.
+            return Fit.ANOTHER_DAY
         if budget.sent_minor + amount_minor > most:
             return Fit.ANOTHER_DAY
     if schedule.keep_balance is not None:
