@@ -305,7 +305,8 @@ def words(plan: Plan, batch: Batch, where: str) -> None:
 
 def _balance_told(funds: dict[str, Any], currency: str) -> str:
     if funds["balance"] is None:
-        return "; the key may not see the balance"
+        # It may not see it, or Stripe did not answer: which of them is not kept.
+        return "; the balance could not be read"
     told = f"; the balance has {output.money(funds['balance'], currency)}"
     if funds["dry_at_row"] is None:
         return told

@@ -51,6 +51,15 @@ def test_a_plan_that_is_not_confirmed_is_told_as_one_json_object(refundry: Run, 
     assert refundry("batch", "apply", plan["plan_id"]).out.startswith(f"Plan {plan['plan_id'][:8]} of ")
 
 
+def test_a_balance_that_stripe_did_not_tell_is_not_laid_at_the_keys_door(
+    refundry: Run, stripe: Server, refunds: Path
+) -> None:
+    stripe.control("POST /_sim/faults", {"rules": [{"kind": "error_before", "operation": "GET /v1/balance"}]})
+    told = refundry("batch", "plan", str(refunds))
+    assert "pays 3.00 GBP; the balance could not be read" in told.out, told.out
+    assert "key" not in told.out
+
+
 def test_a_charge_that_stripe_does_not_have_any_more_refuses_its_own_rows(
     refundry: Run, stripe: Server, refunds: Path
 ) -> None:
