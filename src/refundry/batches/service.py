@@ -134,7 +134,9 @@ def accept(
         opened.columns, opened.row_count, unit.now,
     )  # fmt: skip
     if not repository.add(unit, batch):
-        return need(unit, batch.id), False
+        # Another process has just taken it in, perhaps to plan it.
+        known = need(unit, batch.id)
+        return (known if planned else _unplanned_run(unit, known, actor)), False
     kept = file if isinstance(file, ReadyFile) else ready(file)
     for rows in kept.slices():
         repository.add_rows(unit, batch.id, rows)

@@ -147,6 +147,20 @@ def test_two_processes_with_the_same_file_make_one_batch(clerk: Clerk) -> None:
     assert counted(clerk) == 1
 
 
+def test_a_file_that_is_run_in_the_moment_in_which_it_is_planned_is_run(clerk: Clerk) -> None:
+    file = clerk.file("charge_id,amount\nch_1,1.00\n")
+    held = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with ThreadPoolExecutor(1) as pool:
+        with clerk.database.unit() as planning:
+            batch, _ = batches.accept(planning, ACCOUNT, file, "", SYSTEM, planned=True)
+            running = pool.submit(clerk.unit, lambda unit: batches.accept(unit, ACCOUNT, file, "", SYSTEM))
+            while planning.postgres and not planning.connection.exec_driver_sql(held).scalar_one():
+                planning.connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
+        told, new = running.result(20)
+    assert (told.id, told.state, new) == (batch.id, BatchState.ACCEPTED, False)
+    assert clerk.batch(batch).state is BatchState.ACCEPTED
+
+
 def test_a_file_of_unreadable_rows_has_nothing_left_to_be_looked_up(clerk: Clerk) -> None:
     batch = clerk.accept("charge_id,amount\nch_1,abc\n,1.00\n")
     assert batch.state is BatchState.RUNNING, "else a worker would be woken for it for ever"
