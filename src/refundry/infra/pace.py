@@ -38,8 +38,9 @@ CUT = 0.75
 # After a cut the rate grows by this share of its ceiling per second; faster growth runs into the limit again and again.
 GROWTH = 0.02
 GROWTH_PAUSE = 1.0
-# No lane reserves as far ahead as this, in seconds.
-AHEAD_MAX = 600.0
+# A budget is ahead of the present by a lane's horizon and a step at most. What is further ahead by more than this, in seconds, was written
+# by a clock that was set back since.
+AHEAD_SLACK = 1.0
 FLOOR = 0.05
 PAUSE_AFTER_CUT = 0.1
 # Nobody asks the database more often than this, in seconds.
@@ -68,10 +69,10 @@ _HELD = (
     .order_by(budgets.c.scope)
     .with_for_update()
 )
-_HEAL = (
+_ANEW = (
     sa.update(budgets)
-    .where(_MINE, budgets.c.next_at > _b("beyond", type_=sa.Double))
-    .values(next_at=0.0, cut_at=0.0, reserved_at=_b("the_now", type_=sa.Double))
+    .where(_MINE, budgets.c.scope == _b("the_scope"))
+    .values({name: _b("the_now", type_=sa.Double) for name in ("next_at", "cut_at", "reserved_at")})
 )
 _RESERVE = Hot(
     sa.update(budgets)
@@ -184,6 +185,12 @@ def standings(unit: Unit, account: str) -> list[Standing]:
     return [
         Standing(row.scope, min(row.rate, row.rate_max), row.rate_max) for row in unit.connection.execute(statement)
     ]
+
+
+def _too_far(row: sa.Row[tuple[object, ...]], now: float) -> bool:
+    """Tell whether a budget stands at a time that no reservation and no cut could have brought it to by now."""
+    ahead = HORIZON[Lane.DESK] + STEP[Lane.BULK] / float(row.rate) + AHEAD_SLACK
+    return float(row.next_at) - now > ahead or float(row.cut_at) - now > AHEAD_SLACK
 
 
 class Pacer:
@@ -345,7 +352,6 @@ class Pacer:
 
     def _rows(self, unit: Unit, operation: str) -> list[sa.Row[tuple[object, ...]]]:
         """Read and hold the budgets of an operation, those that are missing made."""
-        self._heal(unit)
         scopes = [scope for scope in (EVERYTHING, operation) if self._ceiling(scope)]
         mine = {"the_account": self._account, "scopes": scopes}
         found = list(unit.connection.execute(_HELD, mine).all())
@@ -354,14 +360,14 @@ class Pacer:
                 if scope not in {row.scope for row in found}:
                     self._open(unit, scope)
             found = list(unit.connection.execute(_HELD, mine).all())
+        lost = [row for row in found if _too_far(row, unit.now)]
+        if lost and (lost := [row for row in lost if _too_far(row, unit.present())]):
+            # The database's clock was set back: nobody waits until it is as late again.
+            for row in lost:
+                anew = {"the_account": self._account, "the_scope": row.scope, "the_now": unit.now}
+                unit.connection.execute(_ANEW, anew)
+            found = list(unit.connection.execute(_HELD, mine).all())
         return found
-
-    def _heal(self, unit: Unit) -> None:
-        """Begin anew with budgets that lie in the future: the clock of an SQLite database was set back."""
-        if unit.postgres:
-            return
-        told = {"the_account": self._account, "beyond": unit.now + AHEAD_MAX, "the_now": unit.now}
-        unit.connection.execute(_HEAL, told)
 
     def _open(self, unit: Unit, scope: str) -> None:
         rate = self._ceiling(scope)

@@ -387,6 +387,54 @@ async def test_lower_limits_hold_at_once(callers: Callers, clock: HandClock) -> 
     assert len(had) == pytest.approx(20, abs=STEP[Lane.BULK])
 
 
+# Both less and more than any budget can be ahead; a day is how a machine without a battery for its clock may begin.
+@pytest.mark.parametrize("back", [30.0, 300.0, 86_400.0])
+async def test_a_database_clock_that_was_set_back_makes_nobody_wait(
+    callers: Callers, clock: HandClock, back: float
+) -> None:
+    before = callers.call(callers.pacer(Limits(RATE, RATE)), 40)
+    await clock.run(3.0)
+    clock.jump(-back)
+    after = callers.call(callers.pacer(Limits(RATE, RATE)), 40)
+    await clock.run(3.0)
+    assert (len(before), len(after)) == (40, 40)
+    assert most_in(after, 1.0) <= RATE + STEP[Lane.BULK]
+
+
+@pytest.mark.parametrize("back", [30.0, 300.0, 86_400.0])
+async def test_a_cut_from_before_the_clock_was_set_back_ends_neither_growth_nor_cuts(
+    callers: Callers, clock: HandClock, back: float
+) -> None:
+    pacer = callers.pacer()
+    callers.call(pacer, 4)
+    await clock.run(3.0)
+    await pacer.limited(REFUND, "endpoint-rate", clock.boot_seconds())
+    cut = callers.rates()[REFUND]
+    clock.jump(-back)
+    callers.call(pacer, 60)
+    await clock.run(3.5)
+    grown = callers.rates()[REFUND]
+    assert grown > cut
+    await pacer.limited(REFUND, "endpoint-rate", clock.boot_seconds())
+    assert callers.rates()[REFUND] == pytest.approx(grown * CUT)
+
+
+async def test_two_processes_whose_clocks_are_a_little_apart_still_share_one_budget(
+    callers: Callers, clock: HandClock
+) -> None:
+    first, second = callers.pacer(), callers.pacer()
+    had: list[list[float]] = []
+    for turn in range(20):
+        # As of two processes on SQLite, of which one was started after the clock was corrected.
+        clock.jump(0.4 if turn % 2 else -0.4)
+        had.append(callers.call(first if turn % 2 else second, 2))
+        await clock.run(0.05)
+    await clock.run(5.0)
+    every = list(itertools.chain.from_iterable(had))
+    assert len(every) == 40
+    assert most_in(every, 2.0) <= 2 * RATE + 2 * STEP[Lane.BULK]
+
+
 async def test_closing_lets_nobody_wait_for_a_slot_that_will_not_come(callers: Callers, clock: HandClock) -> None:
     pacer = callers.pacer()
     callers.call(pacer, 50)
