@@ -30,6 +30,10 @@ def add(unit: Unit, account: Account) -> None:
 
 
 def hold(unit: Unit, name: str, text: str) -> bool:
-    """Stop or free an account; tells whether that changed anything."""
-    statement = sa.update(accounts).where(accounts.c.name == name, accounts.c.held_text != text).values(held_text=text)
-    return unit.connection.execute(statement).rowcount > 0
+    """Stop or free an account; tells whether it was not so before, for whatever reason."""
+    c = accounts.c
+    was = c.held_text == "" if text else c.held_text != ""
+    changed = unit.connection.execute(sa.update(accounts).where(c.name == name, was).values(held_text=text))
+    if changed.rowcount == 0:
+        unit.connection.execute(sa.update(accounts).where(c.name == name, c.held_text != text).values(held_text=text))
+    return changed.rowcount > 0

@@ -58,7 +58,10 @@ def held_text(unit: Unit, name: str) -> str:
 
 
 def hold(unit: Unit, name: str, text: str) -> bool:
-    """Stop paying an account, with one message however many calls were refused; tells whether it was not held before."""
+    """Stop paying an account, with one message however many calls were refused; tells whether it was not held before.
+
+    What was refused is told by call, as of which charge, so that the reason may differ each time: the last one is kept, and is no news.
+    """
     if not repository.hold(unit, name, text):
         return False
     audit.record(unit, SYSTEM, "account.held", name, {"why": text})

@@ -82,3 +82,13 @@ def test_an_account_is_held_with_one_message_and_freed(database: Database) -> No
         assert accounts.held_text(unit, OURS.name) == ""
         told = [entry.event for entry in audit.timeline(unit, OURS.name)]
     assert told == ["account.added", "account.held", "account.freed"]
+
+
+def test_calls_that_were_refused_for_reasons_of_their_own_hold_an_account_once(database: Database) -> None:
+    stamp(database, OURS)
+    for charge, held in (("ch_1", True), ("ch_2", False), ("ch_1", False)):
+        with database.unit() as unit:
+            assert accounts.hold(unit, OURS.name, f"the key has no right to read {charge}") is held
+    with database.reading() as unit:
+        assert accounts.held_text(unit, OURS.name) == "the key has no right to read ch_1"
+        assert [entry.event for entry in audit.timeline(unit, OURS.name)] == ["account.added", "account.held"]

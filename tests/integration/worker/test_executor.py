@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from refundry.accounts import service as accounts
+from refundry.accounts.model import Account
+from refundry.audit import service as audit
 from refundry.charges import service as charges
 from refundry.gateways.stripe.client import StripeGateway
 from refundry.infra.db import Unit
@@ -86,6 +89,19 @@ async def test_a_request_is_looked_at_decided_and_paid(bench: Bench) -> None:
     await bench.drain()
     assert bench.now(request).state is State.SETTLED
     assert await bench.made() == 1
+
+
+async def test_a_right_that_is_missing_holds_the_account_with_one_message_whatever_it_was_about(bench: Bench) -> None:
+    with bench.database.unit() as unit:
+        accounts.stamp(unit, Account("acct_1", "test"))
+    some = [await bench.requested(1200, f"key:{at}") for at in range(5)]
+    missing = {"kind": "forbidden", "operation": "GET /v1/charges/{charge}"}
+    await bench.sim.control("POST /_sim/faults", {"rules": [missing]})
+    await bench.drain()
+    assert {bench.now(one).state for one in some} == {State.RECEIVED}
+    with bench.database.reading() as unit:
+        assert "has no right" in accounts.held_text(unit, ACCOUNT)
+        assert [entry.event for entry in audit.timeline(unit, ACCOUNT)] == ["account.added", "account.held"]
 
 
 async def test_what_comes_back_unpaid_while_its_batch_is_stopped_is_held(bench: Bench, clock: HandClock) -> None:
