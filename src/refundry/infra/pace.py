@@ -403,7 +403,9 @@ class Pacer:
         self.crowded_count += reason in CROWDED
         if reason is None or not reason.startswith(("endpoint", "global")):
             return
-        scope = EVERYTHING if reason.startswith("global") else operation
+        named, other = (EVERYTHING, operation) if reason.startswith("global") else (operation, EVERYTHING)
+        # Where no budget is kept of what Stripe names, the one that is kept has to slow down: another 429 would follow each time.
+        scope = named if self._ceiling(named) else other
         if not self._account or not self._ceiling(scope):
             return
         needs = Needs(request=f"pace/{self._account}/{operation}")

@@ -315,6 +315,20 @@ async def test_a_429_cuts_the_budget_that_stripe_names(
     assert pacer.limited_count == 1
 
 
+@pytest.mark.parametrize(
+    ("limits", "reason", "kept"),
+    [(Limits(RATE, 0), "endpoint-rate", EVERYTHING), (Limits(0, RATE), "global-rate", REFUND)],
+)
+async def test_a_429_of_a_limit_without_a_budget_cuts_the_one_that_is_kept(
+    callers: Callers, clock: HandClock, limits: Limits, reason: str, kept: str
+) -> None:
+    pacer = callers.pacer(limits)
+    had = callers.call(pacer, 1)
+    await clock.run(0.5)
+    await pacer.limited(REFUND, reason, had[0])
+    assert callers.rates() == {kept: RATE * CUT}
+
+
 async def test_many_429s_of_one_moment_cut_once(callers: Callers, clock: HandClock) -> None:
     pacer = callers.pacer()
     had = callers.call(pacer, 10)
