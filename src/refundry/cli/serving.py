@@ -16,11 +16,14 @@ import uvicorn
 import refundry
 from refundry import bootstrap
 from refundry.accounts import service as accounts
+from refundry.accounts.model import Account
+from refundry.bootstrap import Closed
 from refundry.cli import output, session
 from refundry.cli.work import Work, working
 from refundry.follow import service as follow
 from refundry.follow.model import Backlog
 from refundry.infra import loop
+from refundry.infra.pace import Pacer
 from refundry.infra.settings import Settings
 from refundry.kernel.errors import RefundryError, UsageError
 from refundry.outbox import service as outbox
@@ -164,7 +167,7 @@ class Waits:
         self._now = 0.0
 
     def backlogs(self) -> Mapping[str, Backlog]:
-        """Tell the backlog of each account that is worked on, by its name in our tables."""
+        """Tell the backlog of each account, also of one whose key did not open it, by its name in our tables."""
         self._look()
         return self._backlogs
 
@@ -208,7 +211,8 @@ class Waits:
             if desk.clock.boot_seconds() - self._read_at < WAITS_SECONDS:
                 return
             with desk.database.reading() as unit:
-                self._backlogs = {account: follow.backlog(unit, account) for account in self._work.worker.stations}
+                names = [*self._work.worker.stations, *_closed(self._work)]
+                self._backlogs = {account: follow.backlog(unit, account) for account in names}
                 set_ = dict.fromkeys((target.name for target in desk.targets), Queue())
                 self._queues, self._now = set_ | outbox.queues(unit), unit.now
             self._read_at = desk.clock.boot_seconds()
@@ -248,7 +252,36 @@ def _numbers(work: Work, waits: Waits) -> list[Numbers]:
         held = {one.name for one in accounts.known(unit) if one.held_text}
         breaks = len(refunds.open_breaks(unit))
     stations = work.worker.stations
-    return [_of_station(work, station, breaks, held, backlogs[name]) for name, station in stations.items()]
+    opened = [_of_station(work, station, breaks, held, backlogs[name]) for name, station in stations.items()]
+    return [*opened, *(_of_closed(work, shut, breaks, backlogs[name]) for name, shut in _closed(work).items())]
+
+
+def _closed(work: Work) -> dict[str, Closed]:
+    """Tell the accounts that did not open, as far as the settings tell their names."""
+    return {shut.name: shut for shut in work.desk.closed if shut.name is not None}
+
+
+def _of_closed(work: Work, shut: Closed, breaks: int, backlog: Backlog) -> Numbers:
+    """Tell of an account whose key did not open it: nothing of it is paid, and what waits there waits on."""
+    desk, account = work.desk, Account(shut.access.said or "", work.desk.settings.mode)
+    pacer = Pacer(bootstrap.limits_of(desk.settings, shut.access), shut.access.headroom, desk.writer, desk.clock)
+    return Numbers(
+        account=account.id,
+        mode=account.mode,
+        executing=work.worker.executing.is_set(),
+        held=True,
+        breaks=breaks,
+        claimed=0,
+        sent=0,
+        looks=0,
+        adopted=0,
+        outcomes={},
+        stripe_calls=0,
+        rate_limit=pacer.rate_of(REFUND),
+        flight=0,
+        meter=pacer.meter,
+        backlog=backlog,
+    )
 
 
 def _of_station(work: Work, station: Station, breaks: int, held: set[str], backlog: Backlog) -> Numbers:

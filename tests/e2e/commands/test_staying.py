@@ -161,3 +161,24 @@ def test_a_batch_that_is_being_paid_can_be_tried_again_and_taken_back(
     assert 3 <= done.json["paid"] < 60
     assert done.json["reasons"] == {"withdrawn": 60 - done.json["paid"]}
     assert shop.refunds() == done.json["paid"]
+
+
+def test_an_account_whose_key_did_not_open_it_is_held_for_who_watches_too(
+    shop: Shop, installed: Installation, stay: Any
+) -> None:
+    shop.server.control("POST /_sim/keys", {"secret": "sk_test_old"})
+    shop.server.control("POST /_sim/keys/sk_test_old/expire", {})
+    eu = {"SECRET_KEY": "sk_test_old", "ACCOUNT": "acct_1old", "LIMITS": "POST /v1/refunds=10"}
+    installed.more |= {f"REFUNDRY_ACCOUNTS__EU__{part}": value for part, value in eu.items()}
+    one = stay("serve", "--port", "0")
+    at = address_in(one.line("/health"))
+    one.line("working")
+    told = health(at)
+    assert told["ok"] is True
+    assert list(told["closed"]) == ["REFUNDRY_ACCOUNTS__EU__SECRET_KEY"]
+    metrics = asked(at, "/metrics")[1].splitlines()
+    assert f'refundry_account_held{{account="{shop.server.account}",mode="test"}} 0.0' in metrics
+    assert 'refundry_account_held{account="acct_1old",mode="test"} 1.0' in metrics
+    assert 'refundry_pace_refunds_per_second{account="acct_1old",mode="test"} 9.0' in metrics
+    assert 'refundry_open_tasks{account="acct_1old",kind="paid_twice",mode="test"} 0.0' in metrics
+    assert one.end(signal.SIGTERM) == 130
