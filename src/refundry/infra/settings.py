@@ -32,6 +32,15 @@ class SettingsError(UsageError):
     code = "setting_wrong"
 
 
+def _an_account(value: str | None) -> str | None:
+    """Read an account's id: it is a part of every refund request's id, so that a slip of the pen would make each another request."""
+    if value is None:
+        return None
+    if not re.fullmatch(r"acct_\w+", value.strip(), re.ASCII):
+        raise ValueError("should be an account's id, acct_…")
+    return value.strip()
+
+
 class StripeSettings(BaseModel):
     """`REFUNDRY_STRIPE__…`.
 
@@ -54,6 +63,8 @@ class StripeSettings(BaseModel):
     order_key: str = Field(default="order_id", min_length=1, max_length=40)
     reverse_transfer: bool | None = None
     refund_application_fee: bool | None = None
+
+    _account = field_validator("account")(_an_account)
 
     @field_validator("api_base")
     @classmethod
@@ -89,12 +100,7 @@ class AccountSettings(BaseModel):
     reverse_transfer: bool | None = None
     refund_application_fee: bool | None = None
 
-    @field_validator("connected", "account")
-    @classmethod
-    def _an_account(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"acct_\w+", value, re.ASCII):
-            raise ValueError("should be an account's id, acct_…")
-        return value
+    _accounts = field_validator("connected", "account")(_an_account)
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,6 +268,21 @@ WRONG_ACCOUNTS: dict[str, tuple[dict[str, str], str, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("said", ["shop", "acct_1|test", "acct_1 acct_2", ""])
+def test_what_is_no_account_is_no_account_of_the_primary_key_either(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        further(monkeypatch, STRIPE__ACCOUNT=said)
+    assert (refused.value.code, refused.value.ids["setting"]) == ("setting_wrong", "REFUNDRY_STRIPE__ACCOUNT")
+
+
+def test_blanks_around_an_account_make_it_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The account is a part of each request's id: another one would be paid once more."""
+    told = further(
+        monkeypatch, STRIPE__ACCOUNT="acct_1 ", ACCOUNTS__EU__SECRET_KEY="sk_test_eu", ACCOUNTS__EU__ACCOUNT=" acct_2"
+    )
+    assert [access.said for access in told.accesses] == ["acct_1", "acct_2"]
+
+
 @pytest.mark.parametrize("case", WRONG_ACCOUNTS)
 def test_what_is_wrong_with_a_further_account_is_named(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     variables, code, named = WRONG_ACCOUNTS[case]
