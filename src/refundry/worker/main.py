@@ -237,16 +237,28 @@ class Worker:
         """Plan what was accepted; the sweeper has it done again for what is accepted meanwhile."""
         account, planned_from = station.seat.account.name, station.planned_from
         station.planned_from = self._desk.clock.boot_seconds() + PLAN_AGAIN_SECONDS
-        try:
-            for batch in await self._desk.writer.aside(lambda: self._accepted(account)):
+        failed = False
+        for batch in await self._desk.writer.aside(lambda: self._accepted(account)):
+            try:
                 await station.planner.plan(batch, until=self._stopping.is_set)
+            except GatewayError as error:
+                # What one file names may not be found for long; the others do not wait for that.
+                failed = True
+                self._log.warning(
+                    "batch.not_planned", account=account, batch=batch.id, code=error.code, why=error.message
+                )
+                if error.trouble in {Trouble.KEY_REFUSED, Trouble.FORBIDDEN}:
+                    # No row could be looked up until a person has changed the key: say so once, and stop asking.
+                    why = error.message
+                    await self._desk.writer.put(lambda unit: accounts.hold(unit, account, why))  # noqa: B023  # it is awaited here
+                    return
+            except DatabaseUnusable:
+                raise
+            except Exception:  # noqa: BLE001  # what is wrong with one file keeps no other from being planned
+                failed = True
+                self._log.exception("batch.not_planned", account=account, batch=batch.id)
+        if not failed:
             station.planned_from = planned_from
-        except GatewayError as error:
-            self._log.warning("batch.not_planned", account=account, code=error.code, why=error.message)
-            if error.trouble in {Trouble.KEY_REFUSED, Trouble.FORBIDDEN}:
-                # No row could be looked up until a person has changed the key: say so once, and stop asking.
-                why = error.message
-                await self._desk.writer.put(lambda unit: accounts.hold(unit, account, why))
 
     async def _drain(self, station: Station, lane: Lane) -> None:
         """Pay what is due; also what is planned already while the rest is planned."""
@@ -260,6 +272,8 @@ class Worker:
 
     def _accepted(self, account: str) -> list[Batch]:
         with self._desk.database.reading() as unit:
+            if accounts.held_text(unit, account):
+                return []
             return batches.every(unit, account, [BatchState.ACCEPTED])
 
     async def _sweep(self, engine: Engine, until: asyncio.Event) -> None:

@@ -435,3 +435,24 @@ async def test_a_person_does_not_wait_for_an_answer_to_somebody_else(
         await until(lambda: state(other) is State.SETTLED)
         assert state(one) is State.SUBMITTING
         await until(lambda: state(one) is State.SETTLED)
+
+
+async def test_a_file_that_cannot_be_looked_up_keeps_no_other_one_from_being_paid(
+    world: World, database: HandDatabase, tmp_path: Path
+) -> None:
+    settings, account = world.settings(database.url, tmp_path), f"{world.eu}|test"
+    broken = {"kind": "error_before", "operation": "GET /v1/payment_intents/{intent}", "account": world.eu}
+    world.server.control("POST /_sim/faults", {"rules": [broken]})
+    file = tmp_path / "intents.csv"
+    file.write_text("ticket_id,payment_intent,amount,currency\nT-1,pi_nobody,1.00,gbp\n")
+    async with bootstrap.desk(settings) as desk:
+        named = bootstrap.read_file(file, options=ReadOptions())
+        other = await handed_in(desk, world.eu, AMOUNTS, tmp_path)
+        stuck = (await desk.writer.put(lambda unit: batches.accept(unit, account, named, "", SYSTEM)))[0]
+        async with working(desk, settings):
+            await until(lambda: over(desk, other))
+            assert totals(desk.database, other).standings[Standing.PAID] == ROWS
+            assert totals(desk.database, stuck).standings[Standing.WAITING] == 1
+            world.server.control("POST /_sim/faults", {"rules": []})
+            await until(lambda: over(desk, stuck))
+        assert totals(desk.database, stuck).standings[Standing.REFUSED] == 1
