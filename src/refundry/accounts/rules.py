@@ -1,11 +1,11 @@
-"""Which account a person means."""
+"""Which account a person means, and which a database takes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from refundry.accounts.model import AccountNeeded, NoSuchAccount
+from refundry.accounts.model import Account, AccountNeeded, NoSuchAccount
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +62,22 @@ def choose(wanted: str | None, choices: Sequence[Choice]) -> int:
         text = f"{wanted:.80} is the beginning of {len(found)} accounts, write more of it: there are {told}"
         raise NoSuchAccount(text, code="account_ambiguous", option="--account")
     raise NoSuchAccount(f"there is no account {wanted:.80} here, take one of these: {told}", option="--account")
+
+
+def kept_out_by(
+    account: Account, known: Collection[Account], *, beside: Collection[str] = (), meant: bool = False
+) -> list[Account]:
+    """Tell because of which accounts a database does not take another one: none, if it is taken, or is known.
+
+    A database takes a further account only while every account that it knows is opened too. One that is missing beside a new one
+    is how a key looks that was swapped by mistake: then the new one has to be meant by its name.
+
+    Args:
+        account: Whose key is there.
+        known: Those that the database belongs to.
+        beside: The names of all accounts that a process is set up for.
+        meant: Whether the settings name it as a further account by its `acct_…`.
+    """
+    if any(one.name == account.name for one in known):
+        return []
+    return [one for one in known if one.mode != account.mode or (one.name not in beside and not meant)]

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from refundry.accounts import repository
 from refundry.accounts.model import Account, OtherAccount
+from refundry.accounts.rules import kept_out_by
 from refundry.audit import service as audit
 from refundry.infra.db import Unit
 from refundry.kernel.actor import SYSTEM
@@ -14,14 +15,11 @@ from refundry.kernel.actor import SYSTEM
 def stamp(unit: Unit, account: Account, *, beside: Collection[str] = (), meant: bool = False) -> None:
     """Open the database for an account: its first use stamps it.
 
-    A database takes a further account only while every account that it knows is opened too. One that is missing beside a new one
-    is how a key looks that was swapped by mistake: then the new one has to be meant by its name.
-
     Args:
         unit: The open unit.
         account: Whose key is there.
-        beside: The names of all accounts that this process is set up for.
-        meant: Whether the settings name it as a further account by its `acct_…`.
+        beside: See `rules.kept_out_by`.
+        meant: The same.
 
     Raises:
         OtherAccount: It belongs to other accounts, or to the other mode: money of two accounts is never mixed up by mistake.
@@ -33,8 +31,7 @@ def stamp(unit: Unit, account: Account, *, beside: Collection[str] = (), meant: 
     known = repository.every(unit)
     if any(known_account.name == account.name for known_account in known):
         return
-    missing = [one for one in known if one.mode != account.mode or (one.name not in beside and not meant)]
-    if missing:
+    if missing := kept_out_by(account, known, beside=beside, meant=meant):
         told = ", ".join(f"{a.id} ({a.mode})" for a in known)
         further = missing[0].mode == account.mode
         raise OtherAccount(

@@ -13,13 +13,13 @@ from urllib.parse import urlencode
 
 from refundry import bootstrap
 from refundry.accounts.model import Account, NoSuchAccount
-from refundry.accounts.rules import Choice, choose
+from refundry.accounts.rules import Choice, choose, kept_out_by
 from refundry.cli import doctor_database, doctor_machine, output
 from refundry.cli.doctor_findings import Area, Finding, Level, of_error
 from refundry.cli.webhook_endpoints import lacks, ours
 from refundry.gateways.base import GatewayError, PaymentGateway, Right, SeenEndpoint, Trouble
 from refundry.infra import loop
-from refundry.infra.settings import STRIPE_API, Access, Settings
+from refundry.infra.settings import STRIPE_API, Access, Settings, account_twice
 from refundry.kernel.clock import SystemClock
 from refundry.kernel.errors import RefundryError
 from refundry.kernel.lane import Lane
@@ -114,6 +114,7 @@ def look(settings: Settings, database: doctor_database.Seen, account: str | None
         keyless = of_error(Area.STRIPE, "key", error, "nothing can be looked up or paid without one")
         return [keyless, *doctor_machine.limits(settings)]
     seen = loop.run(_look_at_all(settings, accesses, database))
+    _together(settings, accesses, seen, database.accounts)
     if account is not None:
         choices = [
             Choice(found or access.said or "", access.name, settings.mode)
@@ -162,7 +163,7 @@ async def _look(settings: Settings, access: Access, database: doctor_database.Se
     async with _opened(settings, access) as gateway:
         try:
             async with asyncio.timeout(SECONDS_MAX):
-                account = await _key(settings, access, gateway, database.accounts, findings)
+                account = await _key(settings, access, gateway, findings)
                 if account is not None:
                     findings += [*await _rights(settings, access, gateway), *await _balance(settings, gateway)]
                     findings += await _webhooks(
@@ -187,9 +188,7 @@ def _silent() -> Finding:
 # The key and its rights
 
 
-async def _key(
-    settings: Settings, access: Access, gateway: PaymentGateway, known: list[Account], findings: list[Finding]
-) -> Account | None:
+async def _key(settings: Settings, access: Access, gateway: PaymentGateway, findings: list[Finding]) -> Account | None:
     try:
         account = await bootstrap.account_of(settings, gateway, access)
     except GatewayError as error:
@@ -209,20 +208,36 @@ async def _key(
                 "whoever gets hold of it can do everything with the account", f"take a restricted one, filled in by this link{_besides(access)}: {link(settings)}",
             )
         )  # fmt: skip
-    if not access.name:
-        # A further account is taken in at its first use.
-        findings += _of_database(account, known)
     return account
 
 
-def _of_database(account: Account, known: list[Account]) -> Iterator[Finding]:
-    if known and account.name not in {one.name for one in known}:
-        told = ", ".join(f"{one.id} ({one.mode})" for one in known)
-        yield Finding(
-            Area.STRIPE, "account", f"the database belongs to {told}, and the key opens {account.id} ({account.mode})", Level.WRONG,
-            "database_of_other_account", "money of two accounts is never mixed up",
-            "take the other key, or set REFUNDRY_STATE_DIR or REFUNDRY_DATABASE_URL to a database of its own", "REFUNDRY_STATE_DIR",
-        )  # fmt: skip
+def _together(
+    settings: Settings, accesses: Sequence[Access], seen: Sequence[tuple[str, list[Finding]]], known: list[Account]
+) -> None:
+    """Add what keeps the accounts from being opened together: two keys of one, or one that the database does not take."""
+    opened = [Account(found, settings.mode) if found else None for found, _ in seen]
+    closed = {access.said for access, one in zip(accesses, opened, strict=True) if one is None and access.said}
+    beside = {one.name for one in opened if one is not None} | {Account(said, settings.mode).name for said in closed}
+    first: dict[str, Access] = {}
+    for access, account, (_, findings) in zip(accesses, opened, seen, strict=True):
+        if account is None:
+            continue
+        if (other := first.setdefault(account.id, access)) is not access:
+            twice = account_twice(account.id, other, access)
+            findings.append(of_error(Area.STRIPE, "account", twice, "nothing starts before that is mended"))
+        meant = bool(access.name) and access.said is not None
+        if kept_out_by(account, known, beside=beside, meant=meant):
+            findings.append(_of_database(access, account, known))
+
+
+def _of_database(access: Access, account: Account, known: list[Account]) -> Finding:
+    told = ", ".join(f"{one.id} ({one.mode})" for one in known)
+    named = f", or {access.setting('account')} to {account.id} if it is meant" if access.name else ""
+    return Finding(
+        Area.STRIPE, "account", f"the database belongs to {told}, and the key opens {account.id} ({account.mode})", Level.WRONG,
+        "database_of_other_account", "money of two accounts is never mixed up, so nothing starts",
+        f"take the other key, or set REFUNDRY_STATE_DIR or REFUNDRY_DATABASE_URL to a database of its own{named}", "REFUNDRY_STATE_DIR",
+    )  # fmt: skip
 
 
 def link(settings: Settings) -> str:

@@ -218,6 +218,28 @@ def test_the_doctor_looks_at_every_account_or_at_one(desk: Desk) -> None:
     assert [f["what"] for f in unsure.json["findings"]] == [f["what"] for f in told.json["findings"]]
 
 
+def test_the_doctor_sees_what_keeps_the_accounts_from_being_opened_together(desk: Desk) -> None:
+    def wrong(**settings: str | None) -> list[tuple[str, str]]:
+        started = desk.run("batch", "plan", desk.file(), "--account", desk.platform, "--json", **settings)
+        told = desk.run("doctor", "--json", **settings)
+        assert told.code == (0 if started.code == 0 else 2), (started.err, told.out)
+        found = [(one["code"], one["said"]) for one in told.json["findings"] if one["level"] == "wrong"]
+        assert [code for code, _ in found] == ([] if started.code == 0 else [started.error["code"]])
+        return found
+
+    for secret, account in (("sk_test_shop", desk.shop), ("sk_test_again", desk.stripe.account)):
+        desk.stripe.control("POST /_sim/keys", {"secret": secret, "account": account})
+    other = called(desk.stripe, "POST /v1/accounts", country="GB", type="custom")["id"]
+    desk.stripe.control("POST /_sim/keys", {"secret": "sk_test_other", "account": other})
+    assert wrong(REFUNDRY_ACCOUNTS__SHOP__SECRET_KEY="sk_test_shop") == []
+    # A key that opens what another one opens already, and one that was swapped for that of another account.
+    ((_, twice),) = wrong(REFUNDRY_ACCOUNTS__SHOP__SECRET_KEY="sk_test_again")
+    assert "STRIPE_SECRET_KEY and REFUNDRY_ACCOUNTS__SHOP__SECRET_KEY both open" in twice
+    ((_, swapped),) = wrong(REFUNDRY_ACCOUNTS__SHOP__SECRET_KEY="sk_test_other")
+    assert f"the key opens {other}" in swapped
+    assert wrong(REFUNDRY_ACCOUNTS__SHOP__SECRET_KEY="sk_test_other", REFUNDRY_ACCOUNTS__SHOP__ACCOUNT=other) == []
+
+
 def test_the_doctor_tells_the_pace_of_each_account_and_which_setting_it_is_by(desk: Desk) -> None:
     settings: dict[str, str | None] = {
         "REFUNDRY_STRIPE__LIMITS": None,
