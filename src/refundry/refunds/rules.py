@@ -28,6 +28,10 @@ CLOCKS_APART = 300.0
 SEND_WITHIN = 10.0
 BACK_OFF_MAX = 300.0
 LOOKS_NEEDED = 2
+# A charge that is not found is asked for again this much later: perhaps only that read was wrong.
+CHARGE_GONE_WAIT = 60.0
+# Refusals that say the same as a look that does not find the charge.
+CHARGE_GONE = frozenset({"charge_unknown", "charge_of_other_mode"})
 # After so many complete looks whose refunds do not add up, a person has to look.
 UNEXPLAINED_MAX = 5
 
@@ -129,6 +133,21 @@ def plan(attempt: Attempt, clocks: Clocks, *, looked_at: float, explained: bool,
     return Plan(
         Step.WAIT, attempt, min(max(ABSENT_AFTER - youngest, 1.0), HOUR), "too old to be sent again under its key"
     )
+
+
+def plan_without_charge(attempt: Attempt, clocks: Clocks) -> Plan:
+    """Decide, after a look that did not find the charge, as once Stripe's test data were deleted: no refund of it can be seen or made.
+
+    Args:
+        attempt: As for `plan`.
+        clocks: When the look began.
+    """
+    text = "Stripe does not know its charge any more, so what became of it cannot be seen"
+    if attempt.refusal is not None and attempt.refusal.code in CHARGE_GONE and not attempt.in_doubt:
+        return _proven(attempt)
+    if min(ages(attempt.sends[-1], clocks)) >= ABSENT_AFTER:
+        return Plan(Step.GIVE_UP, attempt, text=text)
+    return Plan(Step.WAIT, attempt, CHARGE_GONE_WAIT, text)
 
 
 def _proving(attempt: Attempt, age: float, looked_at: float, explained: bool, patience: Patience) -> Plan:  # noqa: FBT001

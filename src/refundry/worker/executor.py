@@ -549,20 +549,19 @@ class Executor:
         began = self._clock.boot_seconds()
         look = await self._look(claimed)
         if look is None:
-            await self._put_off(claimed, READ_WAIT, "Stripe does not know the charge of an attempt in doubt")
-            return None
+            return await self._planned(claimed, attempt, None, began)
         if await self._writer.put(lambda unit: self._taken_in(unit, claimed, look), needs=_needs(claimed)):
             self.counts.adopted += 1
             return None
         return await self._planned(claimed, attempt, look, began)
 
-    async def _planned(self, claimed: Claimed, attempt: Attempt, look: Look, began: float) -> Claimed | None:
+    async def _planned(self, claimed: Claimed, attempt: Attempt, look: Look | None, began: float) -> Claimed | None:
         """Take the next step with an attempt in doubt; the request, if it is to be sent now.
 
         Args:
             claimed: The request.
             attempt: Its last attempt.
-            look: A look that has not shown our refund.
+            look: A look that has not shown our refund; `None`, if it did not find the charge.
             began: When that look began, by the boot clock: what it proves, it proves of that moment.
         """
         patience = rules.Patience(self._pay.absence_wait, self._pay.absence_gap)
@@ -574,7 +573,10 @@ class Executor:
             looked_at = ours if then.stripe is None else then.stripe
             # Read again: an answer to an earlier send may have come during the look.
             last = refunds.last_attempt(unit, claimed.request) or attempt
-            plan = rules.plan(last, then, looked_at=looked_at, explained=look.explained, patience=patience)
+            if look is None:
+                plan = rules.plan_without_charge(last, then)
+            else:
+                plan = rules.plan(last, then, looked_at=looked_at, explained=look.explained, patience=patience)
             held = refunds.resolve(unit, claimed, plan, age_max_days=self._pay.age_max_days)
             if held is None or plan.step is not rules.Step.NEXT_ATTEMPT:
                 return held

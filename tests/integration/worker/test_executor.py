@@ -104,6 +104,35 @@ async def test_a_right_that_is_missing_holds_the_account_with_one_message_whatev
         assert [entry.event for entry in audit.timeline(unit, ACCOUNT)] == ["account.added", "account.held"]
 
 
+@pytest.mark.parametrize("doubt", [False, True])
+async def test_a_request_whose_charge_is_gone_at_stripe_comes_to_an_end(
+    bench: Bench, clock: HandClock, *, doubt: bool
+) -> None:
+    """As once Stripe's test data were deleted, between its look and its send."""
+    content = Content(charge="ch_gone", asked_minor=100, currency="usd", reason="requested_by_customer")
+    wanted = RefundRequest(ids.request_id("acct_1", "test", "key:1"), ACCOUNT, "key:1", content, lane=Lane.DESK)
+    with bench.database.unit() as unit:
+        seen = look("ch_gone", captured_minor=5000, currency="usd", began_at=unit.now)
+        charges.mirror(unit, ACCOUNT, [seen], "order_id")
+        request = refunds.receive(unit, [wanted], SYSTEM)[0].request
+    if doubt:
+        lost = {"kind": "reset_before", "operation": REFUND, "times": 1}
+        await bench.sim.control("POST /_sim/faults", {"rules": [lost]})
+    await bench.drain()
+    after = bench.now(request)
+    if doubt:
+        assert (after.state, after.reason_code) == (State.SUBMITTING, "connection_lost")
+        # Nobody says that it was paid, or that it was not; a person is told once its key has done whatever it would do.
+        for _ in range(60):
+            clock.move(1800)
+            bench.sim.clock.move(by=1800)
+            await bench.drain()
+        assert bench.now(request).state is State.OUTCOME_UNKNOWN
+    else:
+        assert (after.state, after.reason_code) == (State.DECLINED, "charge_unknown")
+    assert await bench.made() == 0
+
+
 async def test_what_comes_back_unpaid_while_its_batch_is_stopped_is_held(bench: Bench, clock: HandClock) -> None:
     request = await bench.requested(1200)
     await bench.sim.control(
