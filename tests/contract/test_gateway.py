@@ -666,6 +666,22 @@ async def test_a_busy_object_slows_the_read_and_not_the_pace(server: Server, des
     assert desk.clock.waits == [client.LOCK_WAIT_SECONDS, 2 * client.LOCK_WAIT_SECONDS]
 
 
+async def test_an_objects_own_limit_slows_the_read_too(server: Server, desk: Desk) -> None:
+    charge = charged(server)
+    faults(server, {"kind": "rate_limit", "reason": "resource-specific", "operation": "GET *", "times": 2})
+    await desk.port.look(charge, Lane.BULK)
+    assert desk.clock.waits == [client.LOCK_WAIT_SECONDS, 2 * client.LOCK_WAIT_SECONDS]
+
+
+async def test_whose_key_it_is_waits_for_a_limit_since_it_has_no_budgets_yet(server: Server, desk: Desk) -> None:
+    times = client.LIMITED_TRIES_MAX - 1
+    faults(server, {"kind": "rate_limit", "reason": "global-rate", "operation": client.ACCOUNT, "times": times})
+    assert (await desk.port.account()).id.startswith("acct_")
+    assert desk.clock.waits == [client.LOCK_WAIT_SECONDS * at for at in range(1, times + 1)]
+    # Longer than any limiter that counts by the second.
+    assert sum(desk.clock.waits) > 5
+
+
 async def test_a_slow_read_is_given_up_and_asked_again(server: Server) -> None:
     charge = charged(server)
     faults(server, {"kind": "latency", "operation": "GET *", "milliseconds": 600_000, "times": 1})

@@ -46,7 +46,8 @@ STRIPE_API = "https://api.stripe.com"
 READ_WAITS_SECONDS = (0.5, 2.0)
 # With one call in five turned away, eight tries fail once in 390,000 calls; more would hide a limit that is set too high.
 LIMITED_TRIES_MAX = 8
-# An object that another call holds is free again within moments; each further wait is one of these longer.
+# An object that another call holds is free again within moments, and so is a limit that no budget slows down for; each further wait is
+# one of these longer.
 LOCK_WAIT_SECONDS = 0.25
 PAGE = 100
 # A million entries: more than any window or charge has; only a list that never ends gets there.
@@ -463,8 +464,10 @@ class StripeGateway:
 
     async def _limited(self, operation: str, reason: str | None, taken_at: float, count: int) -> None:
         await self._slots.limited(operation, reason, taken_at)
-        if reason == errors.LOCK_TIMEOUT:
-            # The pace is not at fault and will not slow down, so the busy object is given its time here.
+        # Where the pace is not at fault, or is not told to be, it will not slow down, so the time is given here. And whose key it is, is
+        # asked before its account has budgets: one account that is short of calls at that moment must not keep all others from opening.
+        paced = reason is not None and reason.startswith(("endpoint", "global"))
+        if operation == ACCOUNT or not paced:
             await self._clock.sleep(LOCK_WAIT_SECONDS * count)
 
     async def _request(self, operation: str, method: str, path: str, params: Json, key: str | None) -> Reply:
