@@ -116,9 +116,10 @@ def parsed(text: str, setting: str = "REFUNDRY_STRIPE__LIMITS") -> Limits:
     told: dict[str, float] = {}
     for part in text.split(","):
         match = re.fullmatch(r"\s*(global|endpoint|(?:GET|POST) /\S+)\s*=\s*(\d+(?:\.\d+)?)\s*", part)
-        if match is None:
+        # Zero stands for no limit in here: whoever writes it means anything but that. And of two of a kind one would be ignored.
+        if match is None or match[1] in told or not 0 < float(match[2]) < math.inf:
             raise UsageError(
-                f"'{text}' are no limits: write live, sandbox, none, or global=100,endpoint=25",
+                f"'{text}' are no limits: write live, sandbox, none, or global=100,endpoint=25, each once and above zero",
                 code="limits_wrong",
                 setting=setting,
             )

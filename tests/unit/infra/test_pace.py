@@ -48,8 +48,12 @@ def test_limits_are_read_as_they_are_written(text: str, limits: Limits) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "fast", "global", "global=-1", "global=x", "global=1;endpoint=2", "PUT /v1/x=1", "a=1"]
-)
+    "text",
+    [
+        "", "fast", "global", "global=-1", "global=x", "global=1;endpoint=2", "PUT /v1/x=1", "a=1",
+        "POST /v1/refunds=0", "global=0.0,endpoint=25", "global=100,global=10", f"global={'9' * 400}",
+    ],
+)  # fmt: skip
 def test_what_are_no_limits_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as refused:
         parsed(text)
