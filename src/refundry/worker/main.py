@@ -328,13 +328,18 @@ class Worker:
 
     def _scheduled(self) -> list[Batch]:
         with self._desk.database.reading() as unit:
-            return [batch for batch in batches.scheduled(unit) if batch.account in self.stations]
+            free = self._free(unit)
+            return [batch for batch in batches.scheduled(unit) if batch.account in free]
+
+    def _free(self, unit: Unit) -> set[str]:
+        """Tell the accounts that are worked on, but for those that are held."""
+        return {one.name for one in accounts.known(unit) if not one.held_text} & self.stations.keys()
 
     def _due(self) -> list[tuple[str, Lane]]:
         with self._desk.database.reading() as unit:
             # While it ran, a newer program may have changed the tables, which this one does not understand any more.
             migrations.check(unit)
-            free = {one.name for one in accounts.known(unit) if not one.held_text} & self.stations.keys()
+            free = self._free(unit)
             due = dict.fromkeys(pair for pair in refunds.due_lanes(unit, unit.now) if pair[0] in free)
             due |= dict.fromkeys((account, Lane.BULK) for account in batches.accounts_to_plan(unit) if account in free)
             return list(due)

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable
 from typing import TypeVar
 
+from refundry.accounts import service as accounts
 from refundry.batches import service as batches
 from refundry.batches.model import Batch
-from refundry.gateways.base import GatewayError, PaymentGateway
+from refundry.gateways.base import GatewayError, PaymentGateway, Trouble
 from refundry.infra.db import Database, Unit
 from refundry.infra.logs import logger
 from refundry.infra.pace import Pacer
@@ -56,6 +57,10 @@ class Stagger:
             available = await self._gateway.balance()
         except GatewayError as error:
             logger().warning("balance.not_read", batch=batch.id, code=error.code, why=error.message)
+            if error.trouble is Trouble.KEY_REFUSED:
+                # Perhaps nothing else is asked for: say so once, and stop asking.
+                why = error.message
+                await self._writer.put(lambda unit: accounts.hold(unit, batch.account, why))
             return
         await self._writer.put(lambda unit: batches.note_balance(unit, batch.id, before, available))
 

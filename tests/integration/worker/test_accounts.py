@@ -18,7 +18,7 @@ from refundry import bootstrap
 from refundry.accounts import service as accounts
 from refundry.accounts.model import Account, OtherAccount
 from refundry.batches import service as batches
-from refundry.batches.model import Batch, Standing, Totals
+from refundry.batches.model import Batch, Schedule, Standing, Totals
 from refundry.bootstrap import Desk, Seat
 from refundry.connectors.base import ReadOptions
 from refundry.gateways.base import GatewayError
@@ -456,3 +456,24 @@ async def test_a_file_that_cannot_be_looked_up_keeps_no_other_one_from_being_pai
             world.server.control("POST /_sim/faults", {"rules": []})
             await until(lambda: over(desk, stuck))
         assert totals(desk.database, stuck).standings[Standing.REFUSED] == 1
+
+
+async def test_a_key_that_may_not_even_read_the_balance_holds_its_account_and_is_not_asked_again(
+    world: World, database: HandDatabase, tmp_path: Path
+) -> None:
+    settings = world.settings(database.url, tmp_path)
+    revoked = {"kind": "unauthorized", "operation": "GET /v1/balance", "account": world.eu}
+    world.server.control("POST /_sim/faults", {"rules": [revoked]})
+    async with bootstrap.desk(settings) as desk:
+        batch = await handed_in(desk, world.eu, AMOUNTS, tmp_path)
+        schedule = Schedule(keep_balance="1.00")
+        await desk.writer.put(lambda unit: batches.set_schedule(unit, batch, schedule, SYSTEM))
+        meter = next(seat.pacer.meter for seat in desk.seats if seat.account.id == world.eu)
+        async with working(desk, settings):
+            await until(lambda: held(desk.database).keys() == {world.eu})
+            asked = meter.calls["GET /v1/balance"].count
+            # A file of another account is found by a sweep, and so would be the next turn of this one.
+            other = await handed_in(desk, world.server.account, AMOUNTS, tmp_path)
+            await until(lambda: over(desk, other))
+            assert meter.calls["GET /v1/balance"].count == asked == 1
+        assert totals(desk.database, batch).standings[Standing.WAITING] == ROWS
