@@ -24,6 +24,8 @@ BYTES_PER_REFUND = 8_000
 # A run that stops in the middle is a nuisance, so the warning comes while there is room for some hundred thousand refunds.
 DISK_LOW, DISK_SOON = 100 * 10**6, 10**9
 HOUR = 3600
+# As `gateways/stripe/client.py` names it, whose import takes longer than all else here.
+LOOK = "GET /v1/charges/{charge}"
 
 
 def versions() -> Finding:
@@ -138,8 +140,9 @@ def limits(settings: Settings, access: Access | None = None) -> list[Finding]:
             )
         ]  # fmt: skip
     fast = min(sends)
-    # A look before the refund is a second call out of the account's budget.
-    slow = min(fast, found.total * share / 2) if found.total else fast
+    # A look before the refund is a second call out of the account's budget, and has a budget of its own.
+    look = found.operations.get(LOOK, found.endpoint) * share
+    slow = min(rate for rate in (fast, found.total * share / 2, look) if rate)
     said = f"{_rate(slow)} when each charge is looked at first"
     said += f", {_rate(fast)} when that was just done" if fast > slow else ""
     findings = [Finding(Area.STRIPE, "limits", f"{said}; by {source}, {headroom:.0%} left to your other programs")]

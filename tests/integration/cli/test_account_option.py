@@ -258,6 +258,12 @@ def test_the_doctor_tells_the_pace_of_each_account_and_which_setting_it_is_by(de
     assert "by REFUNDRY_ACCOUNTS__SHOP__LIMITS=global=10,endpoint=10, 0% left" in shop[0]
     assert bare == (f"{desk.shop}: nothing is left to your other programs", "unset REFUNDRY_ACCOUNTS__SHOP__HEADROOM")
     assert [said[:3] for said in limits("--account", "shop")] == ["5.0", "not"]
+    # Looks have a budget of their own, and may be what is slow.
+    settings["REFUNDRY_ACCOUNTS__SHOP__LIMITS"] = "global=100,endpoint=25,GET /v1/charges/{charge}=3"
+    (said, *_) = limits("--account", "shop")
+    assert said.startswith(
+        "3.0 refunds a second (10,800 an hour) when each charge is looked at first, 25.0 refunds a second"
+    )
     settings["REFUNDRY_ACCOUNTS__SHOP__LIMITS"], settings["REFUNDRY_STRIPE__LIMITS"] = None, "global=20,endpoint=20"
     # What an account leaves out is the primary one's, and is set there.
     assert any(
