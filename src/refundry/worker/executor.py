@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Protocol, TypeVar
 
 from refundry.accounts import service as accounts
@@ -605,5 +606,9 @@ def _wait(attempt: Attempt, outcome: Outcome) -> float:
     if isinstance(outcome, NotTaken):
         if outcome.why is NotTakenWhy.LOW_BALANCE:
             return LOW_BALANCE_WAIT
+        if outcome.why is NotTakenWhy.UNSENT:
+            # As long as nothing gets through, each try is an entry of the attempt and of the audit log, and says nothing new.
+            before = takewhile(lambda send: send.code == NotTakenWhy.UNSENT, reversed(attempt.sends[:-1]))
+            return min(LIMITED_WAIT * 2.0 ** min(sum(1 for _ in before), 10), READ_WAIT)
         return max(outcome.retry_after_seconds or 0.0, LIMITED_WAIT)
     return 0.0 if isinstance(outcome, Declined) else rules.back_off(attempt)

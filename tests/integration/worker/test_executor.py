@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 
 from refundry.accounts import service as accounts
 from refundry.accounts.model import Account
@@ -35,6 +38,9 @@ from tests.support.stripe_transport import InProcess
 
 pytestmark = pytest.mark.integration
 ACCOUNT = "acct_1|test"
+TO_STRIPE = ConnectionKey(
+    host="api.stripe.com", port=443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None
+)
 
 
 @dataclass
@@ -131,6 +137,34 @@ async def test_a_request_whose_charge_is_gone_at_stripe_comes_to_an_end(
     else:
         assert (after.state, after.reason_code) == (State.DECLINED, "charge_unknown")
     assert await bench.made() == 0
+
+
+async def test_while_stripe_cannot_be_reached_tries_become_rare_and_then_it_is_paid_once(
+    bench: Bench, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, reached = await bench.requested(1200), InProcess.request_async
+
+    async def refused(carrier: InProcess, method: str, url: str, *rest: Any) -> Any:
+        if method == "post":
+            gone = OSError(errno.ECONNREFUSED, "Connection refused")
+            raise aiohttp.ClientConnectorError(TO_STRIPE, gone)
+        return await reached(carrier, method, url, *rest)
+
+    async def passing(seconds: float) -> None:
+        for _ in range(int(seconds / 0.5)):
+            await bench.drain()
+            clock.move(0.5)
+            bench.sim.clock.move(by=0.5)
+
+    with monkeypatch.context() as outage:
+        outage.setattr(InProcess, "request_async", refused)
+        await passing(300)
+        assert bench.now(request).state is State.APPROVED
+        # Half a second, one, two, four, and then every five.
+        assert 50 < bench.executor.counts.sent < 70
+    await passing(6)
+    assert bench.now(request).state is State.SETTLED
+    assert await bench.made() == 1
 
 
 async def test_what_comes_back_unpaid_while_its_batch_is_stopped_is_held(bench: Bench, clock: HandClock) -> None:
