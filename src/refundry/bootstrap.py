@@ -17,7 +17,7 @@ from refundry.audit import service as audit
 from refundry.batches import service as batches
 from refundry.connectors.base import OrderTarget
 from refundry.connectors.files import reader as files
-from refundry.gateways.base import GatewayError, PaymentGateway, Slots, Trouble
+from refundry.gateways.base import NOT_CONNECTED, GatewayError, PaymentGateway, Slots, Trouble
 from refundry.gateways.stripe import webhooks
 from refundry.inbox import service as inbox
 from refundry.inbox.model import Door
@@ -44,8 +44,6 @@ webhook_flaw, read_webhook, sign_webhook = webhooks.flaw, webhooks.read, webhook
 # Accounts that are asked for their names at once when a command begins. Those calls take no slot, and connected accounts may
 # share one limit of 25 calls a second (stripe-facts 9).
 OPENED_AT_ONCE = 2
-# Stripe's code where `Stripe-Account` names an account that the key is not connected to (stripe-facts 3.2).
-NOT_CONNECTED = "account_invalid"
 
 
 def database_of(settings: Settings, clock: Clock) -> Database:

@@ -11,6 +11,9 @@ from refundry.kernel.errors import RefundryError
 from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Outcome, SeenRefund
 
+# Stripe's code where `Stripe-Account` names an account that the key is not connected to, or not any more (stripe-facts 3.2).
+NOT_CONNECTED = "account_invalid"
+
 
 class Trouble(StrEnum):
     """What kept a read from answering."""
@@ -46,6 +49,11 @@ class GatewayError(RefundryError):
     def passing(self) -> bool:
         """Tell whether asking again later may help without a person."""
         return self.trouble in {Trouble.RATE_LIMITED, Trouble.UNREACHABLE}
+
+    @property
+    def shut_out(self) -> bool:
+        """Tell whether nothing of the account can be read, whatever is asked for: its key is refused, or not connected to it."""
+        return self.trouble is Trouble.KEY_REFUSED or self.stripe_code == NOT_CONNECTED
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,7 +172,7 @@ class CatchUp:
         return [(m.feed, m) for m in marks if not 0 <= unit.now - m.tried_at < waits[m.feed]]
 
     async def _failed(self, feed: Feed, error: GatewayError) -> None:
-        if error.trouble is Trouble.KEY_REFUSED:
+        if error.shut_out:
             await self._writer.put(lambda unit: accounts.hold(unit, self.account, error.message))
         elif error.trouble is Trouble.FORBIDDEN and feed is Feed.EVENTS:
             self._without_events = True

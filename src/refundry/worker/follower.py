@@ -15,7 +15,7 @@ from refundry.accounts import service as accounts
 from refundry.follow import rules
 from refundry.follow import service as follow
 from refundry.follow.model import About, Feed, Needed, Run, Target
-from refundry.gateways.base import GatewayError, PaymentGateway, Trouble
+from refundry.gateways.base import GatewayError, PaymentGateway
 from refundry.inbox import service as inbox
 from refundry.inbox.model import Event
 from refundry.infra.db import Database, DatabaseUnusable, Needs, Unit
@@ -167,7 +167,7 @@ class Follower:
         except GatewayError as error:
             self._log.warning("follow.not_read", code=error.code, why=error.message)
             why = error.message
-            if error.trouble is Trouble.KEY_REFUSED:
+            if error.shut_out:
                 await self._writer.put(lambda unit: accounts.hold(unit, self.account, why))
             return why
         except DatabaseUnusable:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from refundry.accounts import service as accounts
 from refundry.batches import service as batches
 from refundry.batches.model import Batch
-from refundry.gateways.base import GatewayError, PaymentGateway, Trouble
+from refundry.gateways.base import GatewayError, PaymentGateway
 from refundry.infra.db import Database, Unit
 from refundry.infra.logs import logger
 from refundry.infra.pace import Pacer
@@ -57,7 +57,7 @@ class Stagger:
             available = await self._gateway.balance()
         except GatewayError as error:
             logger().warning("balance.not_read", batch=batch.id, code=error.code, why=error.message)
-            if error.trouble is Trouble.KEY_REFUSED:
+            if error.shut_out:
                 # Perhaps nothing else is asked for: say so once, and stop asking.
                 why = error.message
                 await self._writer.put(lambda unit: accounts.hold(unit, batch.account, why))

@@ -477,3 +477,21 @@ async def test_a_key_that_may_not_even_read_the_balance_holds_its_account_and_is
             await until(lambda: over(desk, other))
             assert meter.calls["GET /v1/balance"].count == asked == 1
         assert totals(desk.database, batch).standings[Standing.WAITING] == ROWS
+
+
+async def test_an_account_that_is_not_connected_any_more_is_held_while_nothing_of_it_is_paid(
+    database: HandDatabase, tmp_path: Path
+) -> None:
+    sim = Sim()
+    mine = (await sim.call("POST /v1/accounts", country="GB", type="custom", check=False))["id"]
+    limits = dict.fromkeys((mine, "acct_1left"), "none")
+    async with seated(database, tmp_path, limits, [], sim) as (desk, settings):
+        stop, worker = asyncio.Event(), Worker(desk, bootstrap.lock_of(settings), follows=True)
+        task = asyncio.create_task(worker.run(until=stop))
+        await until(lambda: bool(held(desk.database)))
+        told = held(desk.database)
+        stop.set()
+        await task
+    assert told.keys() == {"acct_1left"}
+    assert "connect the account to the platform again" in told["acct_1left"]
+    sim.simulator.close()

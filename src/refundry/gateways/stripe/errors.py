@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from refundry.gateways.base import GatewayError, RefundBody, Trouble
+from refundry.gateways.base import NOT_CONNECTED, GatewayError, RefundBody, Trouble
 from refundry.gateways.stripe.mapping import Json, Unreadable, refund_of
 from refundry.infra.logs import redacted
 from refundry.kernel.outcome import Accepted, Answer, Declined, NotTaken, NotTakenWhy, Outcome, Unknown
@@ -235,6 +235,10 @@ def read_failed(
         Trouble.REFUSED: f"Stripe refused {operation} for {what}: {told}",
         Trouble.UNREACHABLE: f"Stripe did not answer {operation} for {what} ({told}): check the network, then try again",
     }
+    if _code(error) == NOT_CONNECTED:
+        sentences[Trouble.FORBIDDEN] = (
+            f"the key does not reach this account ({told}): connect the account to the platform again, or take it out of the settings"
+        )
     named = PERMISSION.search(_message(error)) if trouble is Trouble.FORBIDDEN else None
     return GatewayError(trouble, sentences[trouble], stripe_code=_code(error), permission=named[1] if named else "")
 
