@@ -451,7 +451,7 @@ def apply(request: RefundRequest, fact: Fact) -> Change | None:  # noqa: PLR0911
         The change, or `None` where the fact does not concern a request in this state (it came too late): the caller drops it.
 
     Raises:
-        InvariantViolated: The step is not in `TRANSITIONS`: a fault of ours, never of the input.
+        InvariantViolated: The step is not in `TRANSITIONS`, or leaves an attempt in doubt behind: a fault of ours, never of the input.
     """
     match fact:
         case Judged():
@@ -474,6 +474,10 @@ def apply(request: RefundRequest, fact: Fact) -> Change | None:  # noqa: PLR0911
         case CameBack():
             if request.state is not State.SUBMITTING:
                 return None
+            if fact.attempt.in_doubt and not fact.attempt.absent:
+                raise InvariantViolated(
+                    f"attempt {fact.attempt.number} of {request.id} is in doubt: it may have paid", request=request.id
+                )
             return _moved(
                 request, State.APPROVED, "came_back", attempt=fact.attempt, hold=fact.hold, due_at=fact.due_at
             )
