@@ -92,10 +92,10 @@ def lost_twice(unit: Unit, charge_id: str) -> tuple[Loss, str, list[Dispute]] | 
     return None if charge is None else (loss(charge, disputes), charge.currency, disputes)
 
 
-def stand_here(unit: Unit, told_of: Sequence[tuple[str, str | None]]) -> set[str]:
-    """Tell which disputes stand here already as they are told: each one's id and status."""
+def stand_here(unit: Unit, told_of: Sequence[tuple[str, str | None]]) -> set[tuple[str, str | None]]:
+    """Tell which of what is told of disputes stands here already: each one's id and status, as it is told."""
     known = {one.id: one for one in repository.of_ids(unit, {dispute for dispute, _ in told_of})}
-    return {dispute for dispute, status in told_of if dispute in known and known[dispute].status == status}
+    return {(one, status) for one, status in told_of if one in known and known[one].status == status}
 
 
 def warned(unit: Unit, account: str, found: Sequence[SeenWarning]) -> None:

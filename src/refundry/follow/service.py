@@ -85,13 +85,14 @@ def _stands(
     told: Mapping[Event, Told],
     stand: Collection[Told],
     mirrors: Mapping[str, Charge],
-    disputed: Collection[str],
+    disputed: Collection[tuple[str, str | None]],
 ) -> bool:
     match target.about:
         case About.REFUND:
             return told[event] in stand
         case About.CHARGE if _disputes(event):
-            return event.object_id in disputed
+            # Its events of before and of now may come at once.
+            return (event.object_id or "", event.status) in disputed
         case About.CHARGE:
             return rules.charge_stands(event, mirrors.get(target.id))
         case About.WARNINGS:

@@ -80,6 +80,23 @@ async def test_a_dispute_that_is_lost_rejects_them_with_the_reason(scene: Scene)
     assert dispute in after.reason_text
 
 
+@pytest.mark.parametrize(("ends", "phase"), [("win", Phase.WON), ("lose", Phase.LOST)])
+async def test_its_end_is_heard_beside_its_beginning_that_a_decision_had_seen(
+    scene: Scene, ends: str, phase: Phase
+) -> None:
+    """After a time away all events of a dispute come at once, and those of its beginning tell what stands here already."""
+    await scene.listen()
+    charge = await scene.sim.charge(5000)
+    request = await scene.requested(charge, 200)
+    dispute = await scene.disputed(charge)
+    await scene.pay_due()
+    assert scene.held(request) == "dispute"
+    await scene.control(f"POST /_sim/disputes/{dispute}/{ends}")
+    await scene.follow()
+    assert [one.phase for one in scene.disputes(charge)] == [phase]
+    assert scene.held(request) == ""
+
+
 async def test_during_an_inquiry_only_a_full_refund_that_was_asked_for_goes_on(scene: Scene) -> None:
     await scene.listen()
     charge = await scene.sim.charge(5000)
