@@ -363,18 +363,27 @@ def any_refund(unit: Unit, account: str) -> bool:
     return unit.connection.execute(statement).first() is not None
 
 
-def window(unit: Unit, account: str) -> tuple[float, float] | None:
-    """Tell the time of creation from when to when all charges are mirrored."""
-    row = unit.connection.execute(sa.select(charge_windows).where(charge_windows.c.account == account)).one_or_none()
+def window(unit: Unit, account: str, order_key: str) -> tuple[float, float] | None:
+    """Tell the time of creation from when to when all charges are mirrored, with the order that they have under a key of their metadata."""
+    c = charge_windows.c
+    statement = sa.select(charge_windows).where(c.account == _window_name(account, order_key))
+    row = unit.connection.execute(statement).one_or_none()
     return (row.since, row.until) if row else None
 
 
-def save_window(unit: Unit, account: str, since: float, until: float) -> None:
-    """Write how far the list of charges has been read."""
+def save_window(unit: Unit, account: str, order_key: str, since: float, until: float) -> None:
+    """Write how far the list of charges has been read. What was read under another key is mirrored with other orders, and read anew."""
     insert: Any = postgresql.insert(charge_windows) if unit.postgres else sqlite.insert(charge_windows)
-    values = {"account": account, "since": since, "until": until}
+    c, name = charge_windows.c, _window_name(account, order_key)
+    of_account = sa.or_(c.account == account, c.account.startswith(f"{account}|", autoescape=True))
+    unit.connection.execute(sa.delete(charge_windows).where(of_account, c.account != name))
+    values = {"account": name, "since": since, "until": until}
     change = {"since": since, "until": until}
     unit.connection.execute(insert.values(values).on_conflict_do_update(index_elements=["account"], set_=change))
+
+
+def _window_name(account: str, order_key: str) -> str:
+    return f"{account}|{order_key}"
 
 
 def _charge_with(row: Any, refunds: Sequence[SeenRefund]) -> Charge:  # noqa: ANN401  # a row

@@ -62,7 +62,8 @@ stripe_refunds = sa.Table(
         postgresql_where=sa.text("status IN ('pending', 'requires_action')"),
     ),
 )
-# How far the list of charges has been read: what was created in this window is mirrored.
+# How far the list of charges has been read: what was created in this window is mirrored. `account` is `acct_…|test|order_id`, with the key of
+# the metadata that names the order: under another key the same charges have other orders.
 charge_windows = sa.Table(
     "charge_windows",
     metadata,

@@ -21,6 +21,7 @@ from refundry.charges.model import Charge
 from refundry.connectors.base import Reference, ReferenceKind
 from refundry.gateways.base import GatewayError, Look, PaymentGateway, Trouble
 from refundry.infra.db import Database, Needs, Unit
+from refundry.infra.settings import PaySettings
 from refundry.infra.witness import vouched_since
 from refundry.infra.writer import Writer
 from refundry.kernel.actor import SYSTEM
@@ -74,6 +75,9 @@ class Planner:
     ) -> None:
         """Keep the parts."""
         self._lane = lane
+        # How old a look may be by which an order is known, in seconds: metadata are changed at Stripe, and the key that names orders
+        # is a setting. As old as it may be when a refund is sent, so that no look is made twice.
+        self.look_max_age = PaySettings().look_max_age
         self._account = account
         self._mode = mode
         self._gateway = gateway
@@ -84,9 +88,11 @@ class Planner:
         self._connect = connect
         self._covered = False
         self._listed = False
-        # For a plan: how old a look may be, in seconds, since when looks are believed, and whether Stripe's fees are asked for.
-        self._age_max: float | None = None
+        # How old a look may be, in seconds, and since when looks are believed; for a plan of all charges, else of those of orders.
+        self._age_max = self.look_max_age
         self._believed_since = 0.0
+        self._rests_on_looks = False
+        # For a plan: whether Stripe's fees are asked for.
         self._fees = False
 
     async def check(
@@ -113,7 +119,7 @@ class Planner:
             GatewayError: A charge could not be looked up; what was checked stays.
         """
         self._covered = self._listed = False
-        self._age_max, self._fees = look_max_age, True
+        self._age_max, self._rests_on_looks, self._fees = look_max_age, True, True
         # A plan is what somebody approves: it rests on looks of its own, and not on those of a command before it, since which
         # somebody may have paid by hand and no event may have been read.
         # That the witness saw this moment lets what pays believe these looks.
@@ -181,9 +187,7 @@ class Planner:
         return not known or any(self._too_old(unit, charge) for charge in known)
 
     def _too_old(self, unit: Unit, charge: Charge) -> bool:
-        """Tell whether a plan must not rest on what is mirrored of a charge."""
-        if self._age_max is None:
-            return False
+        """Tell whether nothing must rest on what is mirrored of a charge."""
         since = max(unit.now - self._age_max, self._believed_since)
         return charge.stale or charge.looked_at is None or not since <= charge.looked_at <= unit.now
 
@@ -217,6 +221,8 @@ class Planner:
             if not rows:
                 return
             foreseen = await self._read(lambda unit, some=rows: self._foreseen(unit, batch, some))  # type: ignore[misc]
+            planned = [one.planned.look_max_age for one in (foreseen or {}).values() if one.planned]
+            self._age_max = max([self.look_max_age, *planned])
             # In the order of the file, so that a run can be repeated from its seed. What is not to be paid is not looked up.
             wanted = [
                 row.wanted for row in rows if row.wanted and (row.anew or not (foreseen and foreseen[row.number].code))
@@ -246,6 +252,7 @@ class Planner:
             GatewayError: A charge could not be looked up.
         """
         self._covered, self._listed = False, True
+        self._believed_since = self._clock.now() + self._database.offset
         return await self._look_up(references, 1)
 
     async def _look_up(self, named: Iterable[Reference], rows: int) -> dict[Reference, Missing]:
@@ -265,9 +272,19 @@ class Planner:
                     missing[reference] = gone
 
         await asyncio.gather(*(one(reference) for reference in unknown))
-        if self._age_max is not None:
-            missing |= await self._freshen([reference for reference in wanted if reference not in missing], gate)
+        old = wanted if self._rests_on_looks else [one for one in wanted if one.kind is ReferenceKind.ORDER_ID]
+        missing |= await self._freshen([reference for reference in old if reference not in missing], gate)
+        # Those whose charges turned out to be of another order by now.
+        astray = await self._read(lambda unit: self._orders_without(unit, [one for one in old if one not in missing]))
+        missing |= {reference: _missing(reference, "") for reference in astray if reference in unknown}
+        await asyncio.gather(*(one(reference) for reference in astray if reference not in unknown))
         return missing
+
+    def _orders_without(self, unit: Unit, references: Sequence[Reference]) -> list[Reference]:
+        """Tell the orders that no charge names which we know of."""
+        orders = [reference for reference in references if reference.kind is ReferenceKind.ORDER_ID]
+        batches.fetch_references(unit, self._account, orders)
+        return [one for one in orders if not charges.by_order(unit, self._account, one.value)]
 
     async def _freshen(self, references: Sequence[Reference], gate: asyncio.Semaphore) -> dict[Reference, Missing]:
         """Look again at the charges whose last look is too old to plan by; tells what Stripe does not have any more."""
@@ -326,7 +343,7 @@ class Planner:
     async def _list_charges(self, pages_max: int) -> None:
         """Mirror the charges that are newer than the last time, all of them the first time."""
         began = self._clock.now() + self._database.offset
-        window = await self._read(lambda unit: charges.window(unit, self._account))
+        window = await self._read(lambda unit: charges.window(unit, self._account, self._order_key))
         since = window[1] - OVERLAP_SECONDS if window else 0.0
         pages = 0
         async for page in self._charge_pages(since, began):
@@ -335,7 +352,7 @@ class Planner:
             if pages >= pages_max:
                 return
         first = window[0] if window else 0.0
-        await self._writer.put(lambda unit: charges.save_window(unit, self._account, first, began))
+        await self._writer.put(lambda unit: charges.save_window(unit, self._account, self._order_key, first, began))
         self._covered = True
 
     def _mirror(self, unit: Unit, looks: list[Look]) -> None:
@@ -386,7 +403,7 @@ class Planner:
 
 def planner_of(desk: Desk, seat: Seat, lane: Lane = Lane.BULK) -> Planner:
     """Make the planner of an account at the desk."""
-    return Planner(
+    planner = Planner(
         seat.account.name,
         seat.account.mode,
         gateway=seat.gateway,
@@ -397,6 +414,8 @@ def planner_of(desk: Desk, seat: Seat, lane: Lane = Lane.BULK) -> Planner:
         lane=lane,
         connect=seat.connect,
     )
+    planner.look_max_age = desk.settings.pay.look_max_age
+    return planner
 
 
 def _missing(reference: Reference, why: str) -> Missing:

@@ -123,9 +123,17 @@ def test_charges_are_found_by_order_and_payment_intent_of_their_account(hand: Ha
         assert charges.find(unit, "ch_0") is None
 
 
-def test_the_window_that_was_listed_is_kept_by_account(hand: Hand) -> None:
-    hand.unit(lambda unit: charges.save_window(unit, ACCOUNT, 0.0, 5.0))
-    hand.unit(lambda unit: charges.save_window(unit, ACCOUNT, 0.0, 9.5))
+def test_the_window_that_was_listed_is_kept_by_account_and_by_the_key_of_orders(hand: Hand) -> None:
+    hand.unit(lambda unit: charges.save_window(unit, ACCOUNT, "order_id", 0.0, 5.0))
+    hand.unit(lambda unit: charges.save_window(unit, ACCOUNT, "order_id", 0.0, 9.5))
+    hand.unit(lambda unit: charges.save_window(unit, "acct_2|test", "shop", 0.0, 7.0))
     with hand.database.reading() as unit:
-        assert charges.window(unit, ACCOUNT) == (0.0, 9.5)
-        assert charges.window(unit, "acct_2|test") is None
+        assert charges.window(unit, ACCOUNT, "order_id") == (0.0, 9.5)
+        assert charges.window(unit, ACCOUNT, "shop") is None
+        assert charges.window(unit, "acct_2|test", "order_id") is None
+    # Whoever goes back to the first key finds orders of the second one mirrored.
+    hand.unit(lambda unit: charges.save_window(unit, ACCOUNT, "shop", 0.0, 9.9))
+    with hand.database.reading() as unit:
+        assert charges.window(unit, ACCOUNT, "order_id") is None
+        assert charges.window(unit, ACCOUNT, "shop") == (0.0, 9.9)
+        assert charges.window(unit, "acct_2|test", "shop") == (0.0, 7.0)

@@ -1,0 +1,113 @@
+"""Orders lead to the charges whose metadata name them at Stripe now, under the key that is set now."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.cli.conftest import Run
+from tests.support.server import Server
+
+pytestmark = pytest.mark.integration
+
+Marked = Callable[..., str]
+
+
+@pytest.fixture
+def stripes(stripe: Server) -> Callable[..., Any]:
+    """Call Stripe past the product, as a shop does."""
+
+    def call(path: str, **params: str) -> Any:
+        body = urllib.parse.urlencode(params).encode() if params else None
+        headers = {"Authorization": "Bearer sk_test_sim"}
+        asked = urllib.request.Request(stripe.url + path, body, headers)  # noqa: S310  # loopback
+        with urllib.request.urlopen(asked, timeout=60) as answer:  # noqa: S310  # loopback
+            return json.load(answer)
+
+    return call
+
+
+@pytest.fixture
+def marked(stripes: Callable[..., Any]) -> Marked:
+    """Write metadata onto the charge that an order had in the beginning; tells its id."""
+    listed = stripes("/v1/charges?limit=100")["data"]
+    of = {one["metadata"]["order_id"]: one["id"] for one in listed}
+
+    def mark(order: str, **metadata: str) -> str:
+        stripes(f"/v1/charges/{of[order]}", **{f"metadata[{key}]": value for key, value in metadata.items()})
+        return str(of[order])
+
+    return mark
+
+
+def written(path: Path, *orders: str) -> str:
+    rows = "".join(f"T-{path.stem}-{at},{order},5.00,gbp\n" for at, order in enumerate(orders))
+    path.write_text("ticket_id,order_id,amount,currency\n" + rows)
+    return str(path)
+
+
+def paid_on(stripes: Callable[..., Any]) -> list[str]:
+    return [one["charge"] for one in stripes("/v1/refunds?limit=100")["data"]]
+
+
+@pytest.fixture
+def listed(refundry: Run, stripes: Callable[..., Any], tmp_path: Path) -> list[str]:
+    """Pay a file, whose orders were found by a list of all charges; tells what was paid on."""
+    assert refundry("batch", "run", written(tmp_path / "first.csv", "o5"), "--yes").code == 0
+    return paid_on(stripes)
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_a_batch_with_another_order_key_pays_what_that_key_names(
+    refundry: Run, stripes: Callable[..., Any], marked: Marked, listed: list[str], tmp_path: Path, *, planned: bool
+) -> None:
+    meant, shop = marked("o2", shop="o1"), {"REFUNDRY_STRIPE__ORDER_KEY": "shop"}
+    file, run = written(tmp_path / "b.csv", "o1"), ("--yes", "--json")
+    if planned:
+        plan = refundry("batch", "plan", file, "--json", **shop)
+        assert plan.json["payable"] == 1
+        told = refundry("batch", "apply", plan.json["plan_id"], *run, **shop)
+    else:
+        told = refundry("batch", "run", file, *run, **shop)
+    assert (told.code, told.json["paid"]) == (0, 1)
+    assert [one for one in paid_on(stripes) if one not in listed] == [meant]
+
+
+def test_an_order_that_two_charges_have_by_now_is_ambiguous_under_another_key(
+    refundry: Run, stripes: Callable[..., Any], marked: Marked, listed: list[str], tmp_path: Path
+) -> None:
+    """What was listed under the key before does not say which charges an order has under this one."""
+    marked("o3", shop="o9")
+    marked("o9", shop="o9")
+    shop = {"REFUNDRY_STRIPE__ORDER_KEY": "shop"}
+    told = refundry("batch", "run", written(tmp_path / "b.csv", "o9"), "--yes", "--json", **shop)
+    assert told.json["reasons"] == {"ambiguous_order": 1}
+    assert paid_on(stripes) == listed
+
+
+def test_an_order_that_a_charge_has_no_more_is_not_refunded_from_it(
+    refundry: Run, stripes: Callable[..., Any], marked: Marked, listed: list[str]
+) -> None:
+    marked("o3", order_id="another")
+    one = ("--amount", "5.00", "--currency", "gbp", "--reason", "duplicate", "--json")
+    told = refundry("refund", "create", "--order", "o3", *one)
+    assert (told.code, told.error["code"]) == (2, "order_unknown")
+    assert paid_on(stripes) == listed
+
+
+def test_a_batch_does_not_pay_an_order_from_a_charge_that_has_another_by_now(
+    refundry: Run, stripes: Callable[..., Any], marked: Marked, listed: list[str], tmp_path: Path
+) -> None:
+    marked("o3", order_id="o4b")
+    meant = marked("o6", order_id="o3")
+    told = refundry(
+        "batch", "run", written(tmp_path / "b.csv", "o3", "o6"), "--yes", "--json", REFUNDRY_PAY__LOOK_MAX_AGE="0"
+    )
+    assert (told.json["paid"], told.json["reasons"]) == (1, {"order_unknown": 1})
+    assert [one for one in paid_on(stripes) if one not in listed] == [meant]
