@@ -71,10 +71,11 @@ def of_event(unit: Unit, event: str) -> list[Entry]:
 
 def chain(unit: Unit) -> Iterator[tuple[int, Entry | None, str, str]]:
     """Read the whole chain in order: number, entry (`None` if it cannot be read any more), the hash before it, its own."""
-    after = 0
+    statement = sa.select(audit_entries).order_by(audit_entries.c.number).limit(PAGE)
+    # From the lowest number that there is: what stands before the first entry is read with the others, and hangs on nothing.
+    on = statement
     while True:
-        statement = sa.select(audit_entries).where(audit_entries.c.number > after)
-        page = unit.connection.execute(statement.order_by(audit_entries.c.number).limit(PAGE)).all()
+        page = unit.connection.execute(on).all()
         if not page:
             return
         for row in page:
@@ -83,7 +84,7 @@ def chain(unit: Unit) -> Iterator[tuple[int, Entry | None, str, str]]:
             except ValueError:
                 entry = None
             yield row.number, entry, row.before, row.hash
-        after = page[-1].number
+        on = statement.where(audit_entries.c.number > page[-1].number)
 
 
 def head(unit: Unit) -> tuple[int, str]:

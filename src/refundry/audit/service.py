@@ -36,6 +36,8 @@ def first_fault(unit: Unit) -> str | None:
     """Verify the chain: `None` when every entry hangs on the one before it, else what is wrong with which entry."""
     expected, before = 1, ROOT
     for number, entry, hangs_on, own in repository.chain(unit):
+        if number < 1:
+            return f"entry {number} was put in before the first"
         if number != expected:
             return f"entry {expected} is missing"
         if entry is None or hangs_on != before or chained(entry.line(number, hangs_on)) != own:

@@ -166,3 +166,14 @@ def test_a_unit_without_entries_writes_none(database: Database) -> None:
     with database.unit() as unit:
         nothing(unit)
     assert fault(database) is None
+
+
+def test_an_entry_put_in_before_the_first_is_found(database: Database) -> None:
+    """It would be told as something that was done, and no chain leads to it."""
+    write(database)
+    values = {
+        "number": 0, "at": 1.0, "actor": str(ADA), "event": "refund_request.approved", "subject": "r-1",
+        "facts": "{}", "before": "0" * 64, "hash": "0" * 64,
+    }  # fmt: skip
+    tamper(database, sa.insert(audit_entries).values(values))
+    assert fault(database) == "entry 0 was put in before the first"
