@@ -177,3 +177,28 @@ def test_an_entry_put_in_before_the_first_is_found(database: Database) -> None:
     }  # fmt: skip
     tamper(database, sa.insert(audit_entries).values(values))
     assert fault(database) == "entry 0 was put in before the first"
+
+
+def test_what_is_written_while_the_chain_is_verified_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, database: Database
+) -> None:
+    """On Postgres each statement sees what was committed by then."""
+    monkeypatch.setattr(repository, "PAGE", 5)
+    write(database)
+    busy, written = False, 0
+
+    def beside(_: object, __: object, text: str, *___: object) -> None:
+        nonlocal busy, written
+        # Before the end is read, and twice while the entries are.
+        if not busy and ("FROM audit_head" in text or ("FROM audit_entries" in text and written < 3)):
+            busy, written = True, written + 1
+            write(database, 3)
+            busy = False
+
+    sa.event.listen(database.engine, "before_cursor_execute", beside)
+    try:
+        assert fault(database) is None
+    finally:
+        sa.event.remove(database.engine, "before_cursor_execute", beside)
+    assert written > 2
+    assert fault(database) is None
