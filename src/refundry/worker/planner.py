@@ -342,8 +342,11 @@ class Planner:
 
     async def _list_charges(self, pages_max: int) -> None:
         """Mirror the charges that are newer than the last time, all of them the first time."""
-        began = self._clock.now() + self._database.offset
+        asked, began = self._clock.boot_seconds(), self._clock.now() + self._database.offset
         window = await self._read(lambda unit: charges.window(unit, self._account, self._order_key))
+        if window is not None and window[1] > began:
+            # Written by a clock that was ahead: nobody has listed what was created since the true time.
+            window = None
         since = window[1] - OVERLAP_SECONDS if window else 0.0
         pages = 0
         async for page in self._charge_pages(since, began):
@@ -352,6 +355,10 @@ class Planner:
             if pages >= pages_max:
                 return
         first = window[0] if window else 0.0
+        stripe = self._gateway.stripe_now()
+        if stripe is not None:
+            # By Stripe's clock, which dates the charges: one of ours that is ahead must not pass over what is still to be created.
+            began = min(began, stripe - (self._clock.boot_seconds() - asked))
         await self._writer.put(lambda unit: charges.save_window(unit, self._account, self._order_key, first, began))
         self._covered = True
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +113,30 @@ def test_a_batch_does_not_pay_an_order_from_a_charge_that_has_another_by_now(
     )
     assert (told.json["paid"], told.json["reasons"]) == (1, {"order_unknown": 1})
     assert [one for one in paid_on(stripes) if one not in listed] == [meant]
+
+
+def test_a_clock_that_was_ahead_hides_no_second_charge_of_an_order(
+    refundry: Run, stripe: Server, stripes: Callable[..., Any], listed: list[str], tmp_path: Path
+) -> None:
+    """The list was read up to a time that has not come yet: what is created before it is listed all the same."""
+    with closing(sqlite3.connect(tmp_path / "state" / "refundry.db")) as database:
+        assert database.execute("UPDATE charge_windows SET until = until + 86400").rowcount == 1
+        database.commit()
+    stripe.control("POST /_sim/load", {"charges": [{"order_id": "o7", "amount_minor": 10_000, "currency": "gbp"}]})
+    told = refundry("batch", "run", written(tmp_path / "b.csv", "o7"), "--yes", "--json")
+    assert told.json["reasons"] == {"ambiguous_order": 1}
+    assert paid_on(stripes) == listed
+
+
+def test_a_clock_that_is_ahead_of_stripes_hides_no_second_charge_of_an_order(refundry: Run, tmp_path: Path) -> None:
+    with Server(start=1_700_000_000) as behind:
+        behind.control("POST /_sim/settings", {"opening_balance": 10**12})
+        at = {"REFUNDRY_STRIPE__API_BASE": behind.url}
+        of = {"amount_minor": 10_000, "currency": "gbp"}
+        behind.control("POST /_sim/load", {"charges": [{"order_id": "o1", **of}, {"order_id": "o2", **of}]})
+        first = refundry("batch", "run", written(tmp_path / "a.csv", "o1"), "--yes", "--json", **at)
+        assert first.json["paid"] == 1
+        behind.move(3600)
+        behind.control("POST /_sim/load", {"charges": [{"order_id": "o2", **of}]})
+        told = refundry("batch", "run", written(tmp_path / "b.csv", "o2"), "--yes", "--json", **at)
+    assert told.json["reasons"] == {"ambiguous_order": 1}
