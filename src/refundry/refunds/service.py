@@ -802,11 +802,15 @@ def _say_failed(unit: Unit, refund: SeenRefund, charge: Charge) -> None:
 
 
 def sent(unit: Unit, ids: Sequence[str]) -> Iterator[tuple[float, str, int]]:
-    """Tell of those requests that were sent, and did not come back unpaid, when that was last, by the database's clock, in what currency and how much."""
+    """Tell of those requests that were sent, and did not come back unpaid, when that was last, by the database's clock, in what currency and how much.
+
+    Of what is still on its way it is now: it may be paid now.
+    """
     at = repository.sent_at(unit, ids)
     for request in repository.many(unit, ids).values():
         if request.id in at and request.state in IN_FLIGHT | AT_STRIPE:
-            yield at[request.id], request.content.currency, request.amount_minor
+            when = unit.now if request.state in IN_FLIGHT else at[request.id]
+            yield when, request.content.currency, request.amount_minor
 
 
 # What disputes do

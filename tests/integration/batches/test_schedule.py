@@ -352,6 +352,24 @@ def test_what_is_still_on_its_way_at_midnight_counts_on_the_new_day_too(clerk: C
     assert pay(clerk) == [1000]
 
 
+def test_what_is_on_its_way_since_yesterday_counts_on_the_day_on_which_a_maximum_is_set(clerk: Clerk) -> None:
+    batch = clerk.planned(rows(clerk, 4))
+    intent = intend(clerk, clerk.claim(most=1)[0])
+    assert intent is not None
+    clerk.record(intent, unknown(), wait=2 * DAY)
+    clerk.clock.move(MIDNIGHT + 60 - clerk.clock.now())
+    assert pay(clerk, most=1) == [1000]
+    clerk.unit(lambda unit: batches.set_schedule(unit, batch, Schedule(max_per_day="20.00"), ADA))
+    turn(clerk, batch)
+    assert pay(clerk) == []
+    clerk.found(seen_refund(of=intent.claimed.request))
+    turn(clerk, batch)
+    assert pay(clerk) == []
+    clerk.clock.move(DAY)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000] * 2
+
+
 def test_an_amount_that_no_day_can_take_is_refused_and_the_others_go_on(clerk: Clerk) -> None:
     batch = scheduled(clerk, rows(clerk, 1, "60.00") + "ch_2,10.00,T2\nch_3,full,T3\n", max_per_day="50.00")
     turn(clerk, batch)
