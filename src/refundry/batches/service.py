@@ -599,8 +599,8 @@ def _in_line_again(unit: Unit, request: str, before: State, actor: Actor) -> Non
         # The next turn finds it in line.
         repository.set_turn(unit, batch.id, [number], Turn.HAS_COME)
         declined = before is State.DECLINED
-        failed = course.failed - declined
-        course = replace(course, over=course.over - declined, failed=failed, forgiven=min(course.forgiven, failed))
+        # How much of it was forgiven the next turn tells, which knows also what is unknown.
+        course = replace(course, over=course.over - declined, failed=course.failed - declined)
     repository.set_course(unit, batch.id, course)
 
 

@@ -478,6 +478,26 @@ def test_what_was_unknown_when_the_batch_went_on_and_is_paid_makes_no_room_for_a
     assert turn(clerk, batch).course.halted == "1 of the first 3 rows failed, and --halt-at allows 2%"
 
 
+def test_a_row_that_is_tried_again_makes_no_failure_of_what_was_unknown_when_the_batch_went_on(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 6), canary=(1, 2))
+    turn(clerk, batch)
+    intent = intend(clerk, clerk.claimed_one())
+    assert intent is not None
+    clerk.record(intent, unknown())
+    clerk.resolve(clerk.claimed_one(), Plan(Step.GIVE_UP, clerk.attempts(intent.claimed.request)[-1]))
+    assert turn(clerk, batch).state is BatchState.PAUSED
+    clerk.unit(lambda unit: batches.resume(unit, batch, ADA))
+    turn(clerk, batch)
+    fail_one(clerk, most=1)
+    assert turn(clerk, batch).state is BatchState.PAUSED
+    clerk.unit(lambda unit: batches.resume(unit, batch, ADA))
+    assert turn(clerk, batch).state is BatchState.RUNNING
+    assert clerk.unit(lambda unit: batches.retry(unit, batch, ADA)) == 1
+    assert turn(clerk, batch).course.halted == ""
+    fail_one(clerk, most=1)
+    assert turn(clerk, batch).course.halted == "1 of the first 3 rows failed, and --halt-at allows 2%"
+
+
 @pytest.mark.parametrize("before", ["pending", "succeeded"])
 def test_what_stripe_took_and_fails_later_halts_the_batch_too_and_counts_once(clerk: Clerk, before: str) -> None:
     batch = scheduled(clerk, rows(clerk, 6), canary=(2, 2))
