@@ -208,6 +208,11 @@ BUGS: dict[str, Bug] = {
     "hand_unheard_in_doubt": Bug(
         cuts=(Cut(refunds, "repeats_by_now", "None if charge is None else", "None if True else"),)
     ),
+    # What is proven to have paid nothing is sent anew, though its batch was paused meanwhile, or its hours are over.
+    "next_attempt_not_held_back": Bug(swaps=((batches, "held_back", _never),)),
+    "next_attempt_after_hours": Bug(
+        cuts=(Cut(batches, "held_back", "rules.too_early(batch.schedule, unit.now)", "False"),)
+    ),
     "messages_out_of_order": Bug(cuts=(Cut(outbox, "claim", ", ~_BLOCKED", ""),)),
 }
 

@@ -257,7 +257,8 @@ class Process:
         self.ending = False
         self._paying = False
         self._planned_from = 0.0
-        if "tight" in world.scenario.traits:
+        self._long_waits = bool(world.scenario.traits & {"tight", "doubted"})
+        if self._long_waits:
             writer.intended = self._intended
 
     @property
@@ -383,7 +384,7 @@ class Process:
         nothing = due is None and not accepted
         waits = None if nothing else idle if accepted or seconds < idle else seconds
         # Whoever waits for minutes, as for a proof of absence, is not asked about in each second of them.
-        every = min(idle, TURN_MOST) if "tight" in self.world.scenario.traits else SWEEP_SECONDS
+        every = min(idle, TURN_MOST) if self._long_waits else SWEEP_SECONDS
         if (turns := self.read(partial(turns_in, every=every))) is not None:
             waits = max(turns, 0.01) if waits is None else min(waits, max(turns, 0.01))
         try:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from random import Random  # noqa: TID251  # drawn from the seed that was handed in
 from typing import Any
 
-from refundry.batches.model import Schedule
+from refundry.batches.model import Schedule, Window
+from tests.support.clock import START
 
 HOUR = 3600.0
 # What the product is told; the simulator's late refunds stay inside what these promise to wait for.
@@ -120,6 +121,7 @@ def drawn(seed: int) -> Scenario:
     _reruns(chance, scenario)
     _followed(scenario)
     _tight(scenario)
+    _doubted(scenario)
     scenario.happenings.sort(key=lambda happening: happening.at)
     return scenario
 
@@ -506,3 +508,34 @@ def _in_a_wait(chance: Random, scenario: Scenario, at: float) -> None:
         case "schedule":
             how = ours | {"file": 0, "schedule": chance.choice(SCHEDULES)}
     scenario.happenings.append(Happening(at, what, how))
+
+
+# Each waits until it is proven that attempts came to nothing.
+DOUBTED = 0.1
+
+
+def _doubted(scenario: Scenario) -> None:
+    """Draw attempts that come to nothing, and a pause, or the end of the hours, before that is proven; from chances of its own too."""
+    chance = Random(f"doubt/{scenario.seed}")  # noqa: S311  # no secret
+    faulty = any(happening.what == "faults" for happening in scenario.happenings)
+    if chance.random() >= DOUBTED or faulty or scenario.traits & {"tight", "jumps"}:
+        return
+    scenario.traits.add("doubted")
+    ours, proven, add = {"installation": 0, "file": 0}, ABSENCE_WAIT + ABSENCE_GAP, scenario.happenings.append
+    rule = {"kind": "error_stored", "operation": SEND, "times": chance.randint(1, 4)}
+    add(Happening(0.05, "faults", {"rules": [rule]}))
+    if chance.random() < 0.5:
+        at = chance.uniform(2.0, proven)
+        add(Happening(at, "pause", ours))
+        add(Happening(at + chance.choice((1.0, 200.0, 800.0)), chance.choice(("resume", "resume", "withdraw")), ours))
+    else:
+        # The hours of today, which are over soon; calm ends them.
+        begins = int(START % DAY)
+        hours = Window(begins - 600, begins + chance.randint(2, int(proven)), "UTC")
+        most = chance.choice((None, "30000.00"))
+        add(
+            Happening(
+                chance.choice((0.2, 1.5)), "schedule", ours | {"schedule": Schedule(window=hours, max_per_day=most)}
+            )
+        )
+    scenario.calm_at = max(scenario.calm_at, proven + 1_000.0)

@@ -33,6 +33,8 @@ SEEDS = {
     "one_lease_for_a_lane": 220,
     "next_attempt_decided_before_its_wait": 277,
     "hand_unheard_in_doubt": 184,
+    "next_attempt_not_held_back": 32,
+    "next_attempt_after_hours": 73,
     "messages_out_of_order": 4,
 }
 

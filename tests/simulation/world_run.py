@@ -125,6 +125,12 @@ class Sends:
                 continue
             if (how := self.barred.get((process.url, row.request))) is not None:
                 self.broken.append(f"{who}, and a person has {how} it")
+            # Its first attempt, or the next one: nothing is in doubt that would have to be sent again.
+            for batch in unit.connection.exec_driver_sql(STEERED.format(request=row.request)).all():
+                if batch.state == BatchState.PAUSED:
+                    self.broken.append(f"{who}, and its batch is paused")
+                if self.strict and _closed(batch.schedule, sends[-1]["database_at"]):
+                    self.broken.append(f"{who}, and its hours are over")
             old, most = sends[-1]["database_at"] - row.looked_at, max(process.settings.pay.look_max_age, LOOK_GRACE)
             if self.strict and not 0 <= old <= most:
                 self.broken.append(f"{who} by a look of {old:.1f} s ago, and {most:.0f} s are allowed")
@@ -653,7 +659,7 @@ class WorldRun:
                         self.log("world", f"resume file {file}")
                         batches.resume(unit, kept, PERSON)
                         self._bar(place, unit, kept, "")
-                    if "tight" in self.scenario.traits and kept.schedule is not None:
+                    if self.scenario.traits & {"tight", "doubted"} and kept.schedule is not None:
                         batches.set_schedule(unit, kept, Schedule(), PERSON)
             if not any(process.life.again is None for process in place.processes):
                 self.start(place)
@@ -758,6 +764,9 @@ SELECT a.idempotency_key, a.request, a.sends, r.charge, r.amount_minor, r.asked_
 FROM refund_attempts a JOIN refund_requests r ON r.id = a.request AND r.attempt = a.number JOIN charges c ON c.id = r.charge
 WHERE r.state = 'submitting'
 """
+STEERED = """
+SELECT b.state, b.schedule FROM batch_rows r JOIN batches b ON b.id = r.batch WHERE r.request = '{request}' AND r.code = ''
+"""
 GIVEN = "SELECT id, request, amount_minor FROM stripe_refunds WHERE charge = '{charge}' AND status NOT IN ('failed', 'canceled')"
 OVERCLAIMED = """
 SELECT c.id, c.captured_minor, r.claimed, coalesce(f.given, 0) FROM charges c
@@ -809,6 +818,12 @@ class QuickDatabase(Database):
 def _unsynced(connection: Any, _: Any) -> None:
     for pragma in ("synchronous=OFF", "journal_mode=MEMORY", "locking_mode=NORMAL"):
         connection.execute("PRAGMA " + pragma)
+
+
+def _closed(schedule: str | None, at: float) -> bool:
+    """Tell whether a time is outside the hours of a schedule as it is kept; they are in UTC, and within a day."""
+    window = json.loads(schedule)["window"] if schedule else None
+    return window is not None and not window["opens"] <= at % 86_400 < window["closes"]
 
 
 def _told(how: dict[str, Any]) -> str:
