@@ -461,7 +461,8 @@ def fail_one(clerk: Clerk, most: int = 50) -> None:
     clerk.resolve(left, Plan(Step.CLOSE, replace(attempt, absent=True)))
 
 
-def test_what_was_unknown_when_the_batch_went_on_and_is_paid_makes_no_room_for_another_failure(clerk: Clerk) -> None:
+def gone_on_with_one_unknown(clerk: Clerk) -> tuple[Batch, RefundRequest]:
+    """Have the first row become unknown, which halts the batch, and a person let it go on."""
     batch = scheduled(clerk, rows(clerk, 6), canary=(1, 2))
     turn(clerk, batch)
     intent = intend(clerk, clerk.claimed_one())
@@ -472,22 +473,19 @@ def test_what_was_unknown_when_the_batch_went_on_and_is_paid_makes_no_room_for_a
     assert halted.state is BatchState.PAUSED
     clerk.unit(lambda unit: batches.resume(unit, halted, ADA))
     assert turn(clerk, batch).state is BatchState.RUNNING
-    clerk.found(seen_refund(of=intent.claimed.request))
+    return batch, intent.claimed.request
+
+
+def test_what_was_unknown_when_the_batch_went_on_and_is_paid_makes_no_room_for_another_failure(clerk: Clerk) -> None:
+    batch, unknown_one = gone_on_with_one_unknown(clerk)
+    clerk.found(seen_refund(of=unknown_one))
     turn(clerk, batch)
     fail_one(clerk, most=1)
     assert turn(clerk, batch).course.halted == "1 of the first 3 rows failed, and --halt-at allows 2%"
 
 
 def test_a_row_that_is_tried_again_makes_no_failure_of_what_was_unknown_when_the_batch_went_on(clerk: Clerk) -> None:
-    batch = scheduled(clerk, rows(clerk, 6), canary=(1, 2))
-    turn(clerk, batch)
-    intent = intend(clerk, clerk.claimed_one())
-    assert intent is not None
-    clerk.record(intent, unknown())
-    clerk.resolve(clerk.claimed_one(), Plan(Step.GIVE_UP, clerk.attempts(intent.claimed.request)[-1]))
-    assert turn(clerk, batch).state is BatchState.PAUSED
-    clerk.unit(lambda unit: batches.resume(unit, batch, ADA))
-    turn(clerk, batch)
+    batch, _ = gone_on_with_one_unknown(clerk)
     fail_one(clerk, most=1)
     assert turn(clerk, batch).state is BatchState.PAUSED
     clerk.unit(lambda unit: batches.resume(unit, batch, ADA))
