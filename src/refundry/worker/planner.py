@@ -273,7 +273,11 @@ class Planner:
 
         await asyncio.gather(*(one(reference) for reference in unknown))
         old = wanted if self._rests_on_looks else [one for one in wanted if one.kind is ReferenceKind.ORDER_ID]
-        missing |= await self._freshen([reference for reference in old if reference not in missing], gate)
+        old = [reference for reference in old if reference not in missing]
+        if not old:
+            # A person waits, and each read of the database waits for its turn.
+            return missing
+        missing |= await self._freshen(old, gate)
         # Those whose charges turned out to be of another order by now.
         astray = await self._read(lambda unit: self._orders_without(unit, [one for one in old if one not in missing]))
         missing |= {reference: _missing(reference, "") for reference in astray if reference in unknown}
