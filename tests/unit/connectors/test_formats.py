@@ -346,6 +346,21 @@ def test_a_row_that_a_filter_hides_is_not_paid(tmp_path: Path) -> None:
     assert told(tmp_path, content) == ["row_hidden", "2"]
 
 
+def merged(*ranges: str) -> bytes:
+    """Write two charges with the first one's amount, some cells merged."""
+    cells = [[text("ch_1"), number("10"), text("x")], [text("ch_2"), None, text("x")]]
+    merges = "".join(f'<mergeCell ref="{one}"/>' for one in ranges)
+    after = f"<mergeCells>{merges}</mergeCells></worksheet>"
+    return workbook({"Refunds": sheet([HEADER, *cells]).replace("</worksheet>", after)})
+
+
+def test_an_amount_that_is_merged_over_rows_is_no_blank_amount_of_the_second(tmp_path: Path) -> None:
+    refused = refusal(tmp_path, merged("A1:B1", "B2:B3"), blank_amount_full=True)
+    assert (refused.code, refused.ids["line"]) == ("cells_merged", 2)
+    assert "B2:B3" in refused.message
+    assert told(tmp_path, merged("B1:C1", "B2:C2", "A3"), blank_amount_full=True) == ["10", ""]
+
+
 def test_rows_of_a_sheet_keep_their_numbers_and_their_places(tmp_path: Path) -> None:
     content = workbook({"Refunds": sheet([[], HEADER, [], [text("ch_1"), number("1")], [None, None, text("x")]])})
     assert [(row.line, row.raw) for row in rows(tmp_path, content)] == [

@@ -50,6 +50,7 @@ ALTERED = 1_000
 # Where the text of a cell needs a letter that XML cannot hold (ECMA-376 part 1, 22.9.2.19).
 ESCAPED = re.compile(r"_x([0-9A-Fa-f]{4})_")
 COLUMN = re.compile(r"([A-Z]{1,3})[0-9]*")
+MERGED = re.compile(r"[A-Z]{1,3}([0-9]{1,7}):[A-Z]{1,3}([0-9]{1,7})")
 
 FORMULA = (
     "cell_formula",
@@ -134,7 +135,7 @@ class Workbook:
             The row's number in the sheet, and its cells from column A on.
 
         Raises:
-            FileRefused: `workbook_unreadable`, `unpacked_too_large`, `record_too_long`, `columns_too_many`.
+            FileRefused: `workbook_unreadable`, `unpacked_too_large`, `record_too_long`, `columns_too_many`, `cells_merged`.
         """
         rows = Rows(self.name, *self._formats(), self._texts())
         for _ in self._parsed(sheet.part, rows.began, rows.ended, rows.text):
@@ -362,6 +363,8 @@ class Rows:
             self._cells, self._length = [], 0
         elif tag == "rPh":
             self._aside = True
+        elif tag == "mergeCell":
+            self._check_merged(with_.get("ref", ""))
         elif self._cell is not None and tag in {"v", "t", "f"} and not self._aside:
             self._into = tag
             self._cell.formula = self._cell.formula or tag == "f"
@@ -386,6 +389,17 @@ class Rows:
             self._aside = False
         elif tag in {"v", "t", "f"}:
             self._into = None
+
+    def _check_merged(self, range_: str) -> None:
+        """Refuse cells that are merged over rows: who sees one ticket or amount beside two rows means it for both, and the second has none."""
+        match = MERGED.fullmatch(range_)
+        if match is None or match[1] == match[2]:
+            return
+        message = (
+            f"{self._name}, line {match[1]}: the cells {range_} are merged, so that all rows but the first have nothing there: unmerge them, "
+            "and fill in each row"
+        )
+        raise FileRefused(message, code="cells_merged", file=self._name, line=int(match[1]))
 
     def _count(self, characters: int) -> None:
         self._length += characters
