@@ -12,12 +12,18 @@ OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 PACKAGE = "http://schemas.openxmlformats.org/package/2006/relationships"
 # Style 1 shows a date by its built-in number, style 2 by a code of its own, style 3 a currency that only looks like one. Styles
 # 4 to 6 show another number than the cell holds (zeros in front, a percentage, thousands taken off), style 7 is that of accounts.
-STYLES = f"""<styleSheet {MAIN}><numFmts count="5"><numFmt numFmtId="164" formatCode="dd.mm.yyyy"/>
+# Styles 8 to 11 round to a whole number, write in powers of ten, show nothing, and show thousands from a condition on; styles 12 and 13
+# put letters and dashes around a number, styles 14 and 15 (a code of its own, a built-in one) show money below zero in red.
+STYLES = f"""<styleSheet {MAIN}><numFmts count="10"><numFmt numFmtId="164" formatCode="dd.mm.yyyy"/>
 <numFmt numFmtId="165" formatCode='[$USD] #,##0.00" days"'/>
 <numFmt numFmtId="166" formatCode="00000"/><numFmt numFmtId="167" formatCode="#,##0,"/>
-<numFmt numFmtId="168" formatCode="_-* #,##0.00\\ _-;-* 000.00_-"/></numFmts><cellStyleXfs><xf numFmtId="14"/></cellStyleXfs>
+<numFmt numFmtId="168" formatCode="_-* #,##0.00\\ _-;-* 000.00_-"/>
+<numFmt numFmtId="169" formatCode=";;;"/><numFmt numFmtId="170" formatCode='[&lt;1000]0.00;0.0,"k"'/>
+<numFmt numFmtId="171" formatCode='"ORD-"0'/><numFmt numFmtId="172" formatCode="000\\-000"/>
+<numFmt numFmtId="173" formatCode='"£"#,##0.00_);[Red]\\("£"#,##0.00\\)'/></numFmts><cellStyleXfs><xf numFmtId="14"/></cellStyleXfs>
 <cellXfs><xf numFmtId="0"/><xf numFmtId="14"/><xf numFmtId="164"/><xf numFmtId="165"/>
-<xf numFmtId="166"/><xf numFmtId="9"/><xf numFmtId="167"/><xf numFmtId="168"/></cellXfs></styleSheet>"""
+<xf numFmtId="166"/><xf numFmtId="9"/><xf numFmtId="167"/><xf numFmtId="168"/>
+<xf numFmtId="1"/><xf numFmtId="11"/><xf numFmtId="169"/><xf numFmtId="170"/><xf numFmtId="171"/><xf numFmtId="172"/><xf numFmtId="173"/><xf numFmtId="40"/></cellXfs></styleSheet>"""
 
 
 def letters(column: int) -> str:

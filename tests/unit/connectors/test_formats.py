@@ -315,6 +315,9 @@ def book(*cells: list[str | None], **options: Any) -> bytes:  # of `sheet`
         (number("1e308"), "number_too_long"), (number("NaN"), "number_too_long"), (number("1234567890123456"), "number_too_long"), (number("-5"), "amount_not_positive"),
         (None, "amount_missing"), (text("12,34"), "amount_unreadable"), (number("12.5", 4), "cell_shown_otherwise"), (number("12345", 4), "12345"),
         (number("0.5", 5), "cell_shown_otherwise"), (number("1500", 6), "cell_shown_otherwise"), (number("12.5", 7), "12.5"),
+        (number("12.5", 8), "cell_shown_otherwise"), (number("12", 8), "12"), (number("100", 9), "cell_shown_otherwise"),
+        (number("12.5", 10), "cell_shown_otherwise"), (number("12.5", 11), "cell_shown_otherwise"), (number("12.5", 14), "12.5"),
+        (number("12.5", 15), "12.5"), (number("-12.5", 15), "amount_not_positive"), (number("12.345", 15), "cell_shown_otherwise"),
     ],
 )  # fmt: skip
 def test_a_cell_of_a_workbook_is_exact_or_refused(tmp_path: Path, cell: str | None, means: str) -> None:
@@ -334,6 +337,20 @@ def test_an_order_that_a_sheet_shows_with_zeros_in_front_is_not_another_order(tm
     assert isinstance(first, RefusedRow)
     assert (first.code, first.column, first.raw["order_id"]) == ("cell_shown_otherwise", "order_id", "123")
     assert [row.reference.value for row in others if isinstance(row, ParsedRow)] == ["53636", "00123"]
+
+
+@pytest.mark.parametrize(("style", "digits"), [(12, "7"), (13, "123456"), (9, "100")])
+def test_a_ticket_that_a_sheet_shows_as_another_one_is_not_that_number(tmp_path: Path, style: int, digits: str) -> None:
+    header = [text("charge_id"), text("amount"), text("ticket_id")]
+    cells = [[text("ch_1"), number("1", 14), number(digits, at)] for at in (style, 0, 14)]
+    first, *others = rows(tmp_path, workbook({"Refunds": sheet([header, *cells])}))
+    assert isinstance(first, RefusedRow)
+    assert (first.code, first.column) == ("cell_shown_otherwise", "ticket_id")
+    assert [row.ticket_id for row in others if isinstance(row, ParsedRow)] == [digits, digits]
+
+
+def test_a_number_is_money_whatever_stands_around_it(tmp_path: Path) -> None:
+    assert told(tmp_path, book([text("ch_1"), number("7", 3)], [text("ch_1"), number("7", 12)])) == ["7", "7"]
 
 
 def test_what_means_nothing_may_be_a_formula_or_a_date(tmp_path: Path) -> None:

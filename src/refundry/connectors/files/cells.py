@@ -11,6 +11,12 @@ class Number(str):
     __slots__ = ()
 
 
+class Dressed(Number):
+    """A number of a workbook that stands among letters or dashes of its format, `7` as `T-7`: an amount all the same, and no name."""
+
+    __slots__ = ()
+
+
 class Odd(str):  # noqa: SLOT000  # a text may have slots of its own only if they are empty
     """A cell that is refused wherever its column means something, and kept as text elsewhere.
 

@@ -22,7 +22,7 @@ from refundry.connectors.base import (
     visible,
 )
 from refundry.connectors.files import decimals
-from refundry.connectors.files.cells import Number, Odd
+from refundry.connectors.files.cells import Dressed, Number, Odd
 from refundry.connectors.files.columns import AMOUNTS, METADATA_KEYS_MAX, METADATA_VALUE_CHARACTERS_MAX, Header
 from refundry.kernel import money
 from refundry.kernel.errors import AmountInvalid, CurrencyUnknown, RefundryError
@@ -78,7 +78,7 @@ class Cells:
         """Tell a cell that names something; `None`, if it is empty.
 
         What cannot be seen is refused, since two names that look alike must be one name, or a refund could be paid twice; so is a number
-        that was rounded, which may stand for many names, and is none of them.
+        that was rounded, which may stand for many names, and is none of them, and one that its sheet shows as another name.
         """
         text = self.text(column)
         if len(text) > characters_max:
@@ -87,6 +87,9 @@ class Cells:
         if not text.isprintable():
             message = f"{column} holds a character that cannot be seen: {text[:SHOWN_MAX]!a}; type it anew"
             raise CellRefused("text_unprintable", message, column)
+        if isinstance(self.raw.get(column), Dressed):
+            message = f"{column} holds {text[:SHOWN_MAX]}, and its format shows more than that: type what was meant, with the format set to text"
+            raise CellRefused("cell_shown_otherwise", message, column)
         if ROUNDED.fullmatch(text):
             message = f"{column} is '{text[:SHOWN_MAX]}', a long number that a spreadsheet has rounded: type it anew, with the cell's format set to text"
             raise CellRefused("number_too_long", message, column)

@@ -10,6 +10,7 @@ import os
 import posixpath
 import re
 import struct
+import unicodedata
 import zipfile
 import zlib
 from array import array
@@ -19,7 +20,7 @@ from typing import BinaryIO
 from xml.parsers import expat
 
 from refundry.connectors.base import SHOWN_MAX, FileRefused
-from refundry.connectors.files.cells import Number, Odd
+from refundry.connectors.files.cells import Dressed, Number, Odd
 from refundry.connectors.files.columns import COLUMNS_MAX
 from refundry.connectors.files.lines import RECORD_BYTES_MAX
 from refundry.connectors.files.source import CHUNK_BYTES, Bound
@@ -39,14 +40,23 @@ QUIET_BYTES_MAX = 1_048_576
 EXACT_BELOW = 10**15
 # ECMA-376 part 1, 18.8.30: the built-in formats that show a date or a time.
 DATES_BUILT_IN = frozenset((*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59)))
-# In a format's code, text in quotes, behind a backslash, or in brackets (a colour, a currency) is no letter of a date.
-FORMAT_TEXT = re.compile(r'"[^"]*"|\\.|_.|\*.|\[(?!h+\]|m+\]|s+\])[^\]]*\]', re.IGNORECASE)
-# ECMA-376 part 1, 18.8.30: the built-in formats that show a percentage.
-PERCENTAGES_BUILT_IN = ("9", "10")
-# A comma behind a format's last digit, or before its point, takes thousands off what is shown.
-SCALED = re.compile(r"[0#?],+(?![0#?,])")
-# More digits than a number has: what a format shows is never the number itself.
-ALTERED = 1_000
+# ECMA-376 part 1, 18.8.30: the codes of the built-in formats that show a number as less, or as more, than it is.
+BUILT_IN = {
+    "1": "0", "2": "0.00", "3": "#,##0", "4": "#,##0.00", "5": "#,##0", "6": "#,##0", "7": "#,##0.00", "8": "#,##0.00", "9": "0%", "10": "0.00%",
+    "11": "0.00E+00", "12": "# ?/?", "13": "# ??/??", "37": "#,##0", "38": "#,##0", "39": "#,##0.00", "40": "#,##0.00", "41": "#,##0", "42": "#,##0",
+    "43": "#,##0.00", "44": "#,##0.00", "48": "##0.0E+0",
+}  # fmt: skip
+# In a format's code, text in quotes, behind a backslash, or in brackets (a colour, a currency), and what only fills space.
+FORMAT_TEXT = re.compile(r'"([^"]*)"|\\(.)|_.|\*.|\[(?!h+\]|m+\]|s+\])[^\]]*\]', re.IGNORECASE)
+# In place of text that is more than a space or a currency's sign; no letter of a code.
+DRESSING = "\0"
+CONDITION = re.compile(r"\[[<>=]")
+ANY_NUMBER = re.compile("General|@", re.IGNORECASE)
+PLACES = re.compile("[0#?.,]|General|@", re.IGNORECASE)
+# A percentage, a fraction, a power of ten; and a comma behind a format's last digit, or before its point, which takes thousands off.
+ALTERING_CODE = re.compile(r"[%/]|E[+-]|[?0#],+(?![0#?,])", re.IGNORECASE)
+# More digits than a number has: what a format shows is never the number itself; or always, where it is about decimals.
+ALTERED = ANY = 1_000
 # Where the text of a cell needs a letter that XML cannot hold (ECMA-376 part 1, 22.9.2.19).
 ESCAPED = re.compile(r"_x([0-9A-Fa-f]{4})_")
 COLUMN = re.compile(r"([A-Z]{1,3})[0-9]*")
@@ -60,7 +70,7 @@ ERROR = ("cell_error", "holds an error of Excel: mend it, or type what was meant
 DATE = ("cell_date", "holds a date or a time: type what was meant, with the cell's format set to text")
 ALTERING = (
     "cell_shown_otherwise",
-    "is shown by its format as another number than it holds (zeros in front, a percentage): type what was meant, with the format set to text",
+    "is shown by its format as another number than it holds (zeros in front, decimals left out, a percentage): type what was meant, with the format set to text",
 )
 HIDDEN = ("row_hidden", "is in a row that is hidden, by a filter or by hand: show the row, or delete it")
 ROUNDED = (
@@ -83,6 +93,26 @@ class Sheet:
     name: str
     part: str
     hidden: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How a style shows a number.
+
+    Args:
+        date: As a date or a time.
+        digits: How many before the point at least.
+        decimals: How many behind it at most.
+        dressed: Among letters or dashes that are no part of it.
+    """
+
+    date: bool = False
+    digits: int = 0
+    decimals: int = ANY
+    dressed: bool = False
+
+
+PLAIN = Format()
 
 
 class Workbook:
@@ -137,7 +167,7 @@ class Workbook:
         Raises:
             FileRefused: `workbook_unreadable`, `unpacked_too_large`, `record_too_long`, `columns_too_many`, `cells_merged`.
         """
-        rows = Rows(self.name, *self._formats(), self._texts())
+        rows = Rows(self.name, self._formats(), self._texts())
         for _ in self._parsed(sheet.part, rows.began, rows.ended, rows.text):
             yield from rows.taken()
 
@@ -159,19 +189,16 @@ class Workbook:
         self._whole(WORKBOOK, sheet)
         return tuple(found)
 
-    def _formats(self) -> tuple[frozenset[int], dict[int, int]]:
-        """Tell which styles show a date or a time, and how many digits before the point others show at least, of those that show several."""
-        own: dict[str, bool] = {}
-        widths = dict.fromkeys(PERCENTAGES_BUILT_IN, ALTERED)
+    def _formats(self) -> dict[int, Format]:
+        """Tell how the styles show a number, of those that do not show each as it is."""
+        formats = {number: _format(code) for number, code in BUILT_IN.items()}
+        formats |= {str(number): Format(date=True) for number in DATES_BUILT_IN}
         styles: list[str] = []
         inside = [False]
 
         def begin(tag: str, with_: dict[str, str]) -> None:
-            if tag == "numFmt" and len(own) < STYLES_MAX:
-                format_ = with_.get("numFmtId", "")
-                code = FORMAT_TEXT.sub("", with_.get("formatCode", ""))
-                own[format_] = bool(re.search("[ymdhs]", code, re.IGNORECASE))
-                widths[format_] = _width(code)
+            if tag == "numFmt" and len(formats) < STYLES_MAX:
+                formats[with_.get("numFmtId", "")] = _format(with_.get("formatCode", ""))
             if tag in {"cellXfs", "cellStyleXfs", "dxfs"}:
                 inside[0] = tag == "cellXfs"
             if tag == "xf" and inside[0] and len(styles) < STYLES_MAX:
@@ -179,9 +206,7 @@ class Workbook:
 
         if STYLES in self._archive.namelist():
             self._whole(STYLES, begin)
-        built_in = {str(number) for number in DATES_BUILT_IN}
-        dates = frozenset(at for at, number in enumerate(styles) if own.get(number, number in built_in))
-        return dates, {at: widths[number] for at, number in enumerate(styles) if widths.get(number, 0) > 1}
+        return {at: formats[number] for at, number in enumerate(styles) if number in formats}
 
     def _texts(self) -> Texts:
         """Read the texts that cells share, which may be most of the workbook."""
@@ -328,15 +353,13 @@ class Rows:
 
     Args:
         name: The file's name, for errors.
-        dates: The styles that show a date or a time.
-        widths: How many digits before the point a style shows at least, where that is more than one.
+        formats: How the styles show a number, of those that do not show each as it is.
         texts: The shared texts.
     """
 
-    def __init__(self, name: str, dates: frozenset[int], widths: dict[int, int], texts: Texts) -> None:
+    def __init__(self, name: str, formats: dict[int, Format], texts: Texts) -> None:
         self._name = name
-        self._dates = dates
-        self._widths = widths
+        self._formats = formats
         self._texts = texts
         self._done: list[tuple[int, list[str]]] = []
         self._number = 0
@@ -462,23 +485,52 @@ class Rows:
             value = float(text)
         except ValueError as error:
             raise KeyError(f"'{text[:SHOWN_MAX]}' is no number") from error
-        if style.isdecimal() and int(style) in self._dates:
+        format_ = self._formats.get(int(style), PLAIN) if style.isdecimal() else PLAIN
+        if format_.date:
             return Odd(text, *DATE)
-        shown = repr(value)
+        shown = repr(value).removesuffix(".0")
         if not abs(value) < EXACT_BELOW:
-            return Odd(shown, *ROUNDED)
+            return Odd(repr(value), *ROUNDED)
+        whole, _, decimals = shown.lstrip("-").partition(".")
         # `00123` on the screen is the number 123: as an order it is another one, which may be there too.
-        if style.isdecimal() and self._widths.get(int(style), 0) > len(shown.lstrip("-").partition(".")[0]):
-            return Odd(shown.removesuffix(".0"), *ALTERING)
-        return Number(shown.removesuffix(".0"))
+        if len(whole) < format_.digits or len(decimals) > format_.decimals:
+            return Odd(shown, *ALTERING)
+        return Dressed(shown) if format_.dressed else Number(shown)
 
 
-def _width(code: str) -> int:
-    """Tell how many digits before the point a format shows at least; of its sections the one for numbers above zero counts."""
-    shown = code.partition(";")[0]
-    if "%" in shown or SCALED.search(shown):
-        return ALTERED
-    return re.split("[.Ee/]", shown)[0].count("0")
+def _format(code: str) -> Format:
+    """Read a format's code: of its sections the one for numbers above zero counts, or each, where they have conditions."""
+    if not code:
+        return PLAIN
+    bare = FORMAT_TEXT.sub(_dressing, code)
+    if re.search("[ymdhs]", bare, re.IGNORECASE):
+        return Format(date=True)
+    sections = bare.split(";")
+    shown = [_section(section) for section in (sections if CONDITION.search(code) else sections[:1])]
+    return Format(
+        digits=max(one.digits for one in shown),
+        decimals=min(one.decimals for one in shown),
+        dressed=any(one.dressed for one in shown),
+    )
+
+
+def _section(code: str) -> Format:
+    dressed = _is_dressing(PLACES.sub("", code))
+    if ANY_NUMBER.search(code):
+        return Format(dressed=dressed)
+    if ALTERING_CODE.search(code) or not re.search("[0#?]", code):
+        return Format(digits=ALTERED)
+    whole, _, decimals = code.partition(".")
+    return Format(digits=whole.count("0"), decimals=len(re.findall("[0#?]", decimals)), dressed=dressed)
+
+
+def _dressing(match: re.Match[str]) -> str:
+    return DRESSING if _is_dressing(match[1] or match[2] or "") else ""
+
+
+def _is_dressing(text: str) -> bool:
+    """Tell whether it is more than space and the sign of a currency."""
+    return any(not letter.isspace() and unicodedata.category(letter) != "Sc" for letter in text)
 
 
 def _whole(text: str) -> int:
