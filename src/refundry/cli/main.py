@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 import traceback
@@ -122,6 +123,11 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return output.FAILED
     except Exception as error:  # noqa: BLE001  # the last place where anything can be told
+        if isinstance(error, UnicodeEncodeError) and (wrong := _not_utf8(arguments)):
+            output.fail(
+                UsageError(f"'{wrong}' is no text of UTF-8: type it anew", code="argument_not_utf8"), as_json=as_json
+            )
+            return output.USAGE
         output.fail(output.lost() or _unexpected(error), as_json=as_json)
         return output.FAILED
     return told if isinstance(told, int) else output.DONE
@@ -131,6 +137,16 @@ def _usage(error: TyperException) -> str:
     # Where no command was named, typer has shown its help and says nothing.
     text = error.format_message().rstrip(".") or "the command is missing"
     return f"{text[:1].lower()}{text[1:]}: add --help to see what there is"
+
+
+def _not_utf8(arguments: Sequence[str]) -> str:
+    """Tell the first argument that no table and no call can take, its odd bytes escaped; a file's name may be one."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            return os.fsencode(argument).decode("utf-8", "backslashreplace")[:80]
+    return ""
 
 
 def _unexpected(error: Exception) -> RefundryError:

@@ -30,6 +30,11 @@ from refundry.refunds.service import Receipt
 from refundry.worker.planner import planner_of
 
 REASONS = ("duplicate", "fraudulent", "requested_by_customer")
+OPTIONS = {
+    ReferenceKind.CHARGE_ID: "--charge",
+    ReferenceKind.PAYMENT_INTENT: "--payment-intent",
+    ReferenceKind.ORDER_ID: "--order",
+}
 TEXT_MAX = 500
 KEY_MAX = 200
 LOOK_SECONDS = 0.05
@@ -116,7 +121,7 @@ def wanted_of(asked: Asked) -> Wanted:
             code="reason_fraudulent",
         )
     return Wanted(
-        references=(Reference(ReferenceKind(kind), _text(value, "--order", TEXT_MAX)),),
+        references=(Reference(ReferenceKind(kind), _text(value, OPTIONS[ReferenceKind(kind)], TEXT_MAX)),),
         amounts=(amount,),
         ticket_id=_text(asked.ticket, "--ticket", TEXT_MAX) if asked.ticket is not None else None,
         request_key=_text(asked.key, "--key", KEY_MAX) if asked.key is not None else None,

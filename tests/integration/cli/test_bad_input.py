@@ -62,6 +62,21 @@ def test_a_wrong_setting_is_named_and_nothing_is_paid(
     assert refunds_of() == 0
 
 
+@pytest.mark.parametrize(
+    "of", ["refund show X", "batch withdraw X --why x", "inbox list --charge X", "outbox list --order X"]
+)
+def test_an_argument_that_is_no_text_is_wrong_usage(refundry: Run, of: str) -> None:
+    told = refundry(*of.replace("X", "\udcff").split(), "--json")
+    assert (told.code, told.error["code"]) == (2, "argument_not_utf8"), told.err
+    assert "\\xff" in told.error["message"]
+
+
+def test_a_charge_that_is_mistyped_is_told_by_the_option_that_names_it(refundry: Run) -> None:
+    for option in ("--charge", "--payment-intent", "--order"):
+        told = refundry("refund", "create", option, " ", "--full", "--reason", "duplicate", "--json")
+        assert (told.code, told.error["message"].split()[0]) == (2, option), told.err
+
+
 def test_a_state_directory_under_a_file_is_refused(refundry: Run, tmp_path: Path) -> None:
     blocked = written(tmp_path / "file", "")
     told = refundry("batch", "list", "--json", REFUNDRY_STATE_DIR=f"{blocked}/state")
