@@ -29,6 +29,31 @@ WIDTH_MAX = 110
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of words.")]
 
 
+class Unheard:
+    """Standard error of which is left out what cannot be written: progress and logs on a full disk, or that nobody reads, stop no refund.
+
+    Args:
+        stream: Standard error itself.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write out what can be written out."""
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # whatever else a stream has
+        return getattr(self._stream, name)
+
+
 def prepare() -> None:
     """Let standard output and error take every character, whatever encoding they are set to, and also where they are closed."""
     for name in ("stdout", "stderr"):
@@ -39,6 +64,7 @@ def prepare() -> None:
         elif isinstance(stream, io.TextIOWrapper):
             # A character that the encoding does not have is escaped: what was paid is not to end in an error for a file's name.
             stream.reconfigure(errors="backslashreplace")
+    setattr(sys, "stderr", Unheard(sys.stderr))  # noqa: B010  # as a text stream, of which it has all that is asked for
 
 
 def as_file() -> TextIO:

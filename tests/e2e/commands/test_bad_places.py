@@ -148,3 +148,20 @@ def test_a_standard_output_that_cannot_be_written_is_one_sentence(
 def test_whoever_closes_standard_output_hears_nothing(installed: Installation, command: tuple[str, ...]) -> None:
     told = installed.run(*command, before=closed)
     assert (told.code, told.out, told.err) == (0, "", "")
+
+
+def unheard() -> None:
+    """Lead standard error to a disk that is always full."""
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a disk that is always full")
+def test_progress_and_logs_that_cannot_be_written_stop_no_refund(
+    shop: Shop, installed: Installation, tmp_path: Path
+) -> None:
+    installed.more["REFUNDRY_LOG_LEVEL"] = "info"
+    file = shop.file(tmp_path / "refunds.csv", order=[0, 1])
+    paid = installed.run("batch", "run", str(file), "--yes", "--json", before=unheard)
+    assert (paid.code, paid.json["paid"], paid.err) == (0, 2, "")
+    # An error that cannot be told still has its exit code.
+    assert installed.run("refund", "show", "none", before=unheard).code == 2
