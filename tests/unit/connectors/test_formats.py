@@ -168,7 +168,35 @@ def test_a_name_that_a_spreadsheet_has_rounded_is_no_name(tmp_path: Path, column
     assert written.strip('"') in row.message
 
 
-@pytest.mark.parametrize("written", ["1E15", "1.5", "E+15", "12E+15", "1.23457E+15-2", "1234567890123456789", "1E+1"])
+@pytest.mark.parametrize("column", ["order_id", "ticket_id", "request_key"])
+def test_a_name_that_a_program_has_made_a_decimal_is_no_name(tmp_path: Path, column: str) -> None:
+    for content in (
+        f"charge_id,amount,{column}\nch_1,1,7.0\n",
+        f'{{"charge_id": "ch_1", "amount": 1.0, "{column}": 7.0}}\n',
+    ):
+        (row,) = rows(tmp_path, content.encode())
+        assert isinstance(row, RefusedRow)
+        assert (row.code, row.column) == ("number_not_whole", column)
+        assert "'7'" in row.message
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "1E15",
+        "1.5",
+        "E+15",
+        "12E+15",
+        "1.23457E+15-2",
+        "1234567890123456789",
+        "1E+1",
+        "7.00",
+        "7.01",
+        "1.2.0",
+        "v7.0",
+        ".0",
+    ],
+)
 def test_a_name_that_only_looks_a_little_like_a_number_is_one(tmp_path: Path, written: str) -> None:
     (row,) = rows(tmp_path, f"charge_id,amount,ticket_id\nch_1,1,{written}\n".encode())
     assert isinstance(row, ParsedRow)

@@ -43,6 +43,8 @@ TICKET_CHARACTERS_MAX = 500
 ORDER_CHARACTERS_MAX = 500
 # What Excel makes of a long number in a CSV file, and Python of one that was read as floating point: its other digits are gone.
 ROUNDED = re.compile(r"\d(?:[.,]\d+)?E\+\d{2,}", re.ASCII | re.IGNORECASE)
+# What a program makes of whole numbers once one of their column is empty, as pandas does: the ticket 7 is another one then.
+FLOATED = re.compile(r"(\d+)\.0", re.ASCII)
 # With its prefix it fits any column and any log line.
 REQUEST_KEY_CHARACTERS_MAX = 200
 
@@ -78,7 +80,8 @@ class Cells:
         """Tell a cell that names something; `None`, if it is empty.
 
         What cannot be seen is refused, since two names that look alike must be one name, or a refund could be paid twice; so is a number
-        that was rounded, which may stand for many names, and is none of them, and one that its sheet shows as another name.
+        that was rounded, which may stand for many names, and is none of them, and one that its sheet shows, or a program has written, as
+        another name.
         """
         text = self.text(column)
         if len(text) > characters_max:
@@ -93,6 +96,9 @@ class Cells:
         if ROUNDED.fullmatch(text):
             message = f"{column} is '{text[:SHOWN_MAX]}', a long number that a spreadsheet has rounded: type it anew, with the cell's format set to text"
             raise CellRefused("number_too_long", message, column)
+        if floated := FLOATED.fullmatch(text):
+            message = f"{column} is '{text[:SHOWN_MAX]}', a whole number that a program has made a decimal: write '{floated[1][:SHOWN_MAX]}', as text"
+            raise CellRefused("number_not_whole", message, column)
         if not (self.sure or text.isascii()):
             message = (
                 f"{column} is '{text[:SHOWN_MAX]}' if the file is Windows-1252, which nobody has said: say --encoding windows-1252, or "
