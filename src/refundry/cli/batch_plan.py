@@ -105,7 +105,7 @@ async def _taken_in(desk: Desk, file: FileOpened) -> Batch:
     )
     if batch.state is not BatchState.PLANNED:
         raise PlanRefused(
-            f"{batch.name} is {batch.state} already: `refundry batch status {batch.id[:8]}` tells how far it is",
+            f"{batch.name} was taken in already, and needs no plan: `refundry batch status {batch.id[:8]}` tells how far it is",
             code="batch_not_waiting", batch=batch.id,
         )  # fmt: skip
     return batch

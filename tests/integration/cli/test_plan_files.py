@@ -160,3 +160,11 @@ def test_rows_that_only_a_ticket_tells_apart_are_not_advised_to_be_allowed(refun
     told = refundry("batch", "plan", str(refunds))
     assert "possible repeats: rows 2; for those that are none give a ticket_id or a request_key" in told.out, told.out
     assert "--allow-repeat" not in told.out
+
+
+def test_a_file_that_was_paid_before_it_is_planned_is_not_told_to_be_running(refundry: Run, refunds: Path) -> None:
+    batch = refundry("batch", "run", str(refunds), "--yes", "--json").json["batch_id"]
+    told = refundry("batch", "plan", str(refunds), "--json")
+    assert (told.code, told.error["code"], told.error["batch"]) == (1, "batch_not_waiting", batch), told.err
+    assert f"refundry batch status {batch[:8]}" in told.error["message"]
+    assert "running" not in told.error["message"]
