@@ -103,7 +103,7 @@ def wanted_of(asked: Asked) -> Wanted:
     """
     kind, value = _one(asked.references, "--charge, --payment-intent or --order")
     amount = AmountText(*_amount(asked.amounts))
-    currency = asked.currency.strip().lower() if asked.currency else None
+    currency = asked.currency.strip().lower() if asked.currency is not None else None
     try:
         check_written(amount)
         if currency is not None:

@@ -77,6 +77,14 @@ def test_a_charge_that_is_mistyped_is_told_by_the_option_that_names_it(refundry:
         assert (told.code, told.error["message"].split()[0]) == (2, option), told.err
 
 
+def test_a_currency_that_is_given_and_empty_is_checked_all_the_same(
+    refundry: Run, refunds_of: Callable[[], int]
+) -> None:
+    told = refundry("refund", "create", "--order", "o1", "--full", "--reason", "duplicate", "--currency", "", "--json")
+    assert (told.code, told.error["code"]) == (2, "currency_unknown"), told.err
+    assert refunds_of() == 0
+
+
 def test_a_state_directory_under_a_file_is_refused(refundry: Run, tmp_path: Path) -> None:
     blocked = written(tmp_path / "file", "")
     told = refundry("batch", "list", "--json", REFUNDRY_STATE_DIR=f"{blocked}/state")
