@@ -323,7 +323,7 @@ async def _glance(work: Work, batch: Batch) -> Seen:
             watching=work.worker.watching,
             in_doubt=len(later),
             next_look_seconds=min(later, default=None),
-            limit=desk.pacer.rate_of(REFUND),
+            limit=desk.pacer.rate_now(unit, REFUND),
             limited=desk.pacer.limited_count,
             outlook=batches.outlook(unit, now or batch),
         )

@@ -47,7 +47,7 @@ class Seen:
         watching: Whether another process pays, and this one waits for its end.
         in_doubt: How many rows were sent and have no answer that can be trusted.
         next_look_seconds: When the next of those is looked for.
-        limit: Refunds per second that the pace allows; zero means any number.
+        limit: Refunds per second that the pace allows now; zero means any number.
         limited: How many calls Stripe has turned away since the start (429).
         held: Why the account is held, or empty.
         outlook: What its schedule says, if it has one.

@@ -248,11 +248,14 @@ def _works_on(work: Work, account: str) -> bool:
 
 def _numbers(work: Work, waits: Waits) -> list[Numbers]:
     backlogs = waits.backlogs()
+    stations = work.worker.stations
     with work.desk.database.reading() as unit:
         held = {one.name for one in accounts.known(unit) if one.held_text}
         breaks = len(refunds.open_breaks(unit))
-    stations = work.worker.stations
-    opened = [_of_station(work, station, breaks, held, backlogs[name]) for name, station in stations.items()]
+        rates = {name: station.seat.pacer.rate_now(unit, REFUND) for name, station in stations.items()}
+    opened = [
+        _of_station(work, station, breaks, held, rates[name], backlogs[name]) for name, station in stations.items()
+    ]
     return [*opened, *(_of_closed(work, shut, breaks, backlogs[name]) for name, shut in _closed(work).items())]
 
 
@@ -284,7 +287,7 @@ def _of_closed(work: Work, shut: Closed, breaks: int, backlog: Backlog) -> Numbe
     )
 
 
-def _of_station(work: Work, station: Station, breaks: int, held: set[str], backlog: Backlog) -> Numbers:
+def _of_station(work: Work, station: Station, breaks: int, held: set[str], rate: float, backlog: Backlog) -> Numbers:
     counts, pacer, account = station.executor.counts, station.seat.pacer, station.seat.account
     return Numbers(
         account=account.id,
@@ -298,7 +301,7 @@ def _of_station(work: Work, station: Station, breaks: int, held: set[str], backl
         adopted=counts.adopted,
         outcomes=dict(counts.outcomes),
         stripe_calls=pacer.taken_count,
-        rate_limit=pacer.rate_of(REFUND),
+        rate_limit=rate,
         flight=station.executor.flight_max(),
         meter=pacer.meter.copied(),
         backlog=backlog,

@@ -234,6 +234,12 @@ class Pacer:
         """Tell how many calls of an operation this account may make per second; zero means any number."""
         return min((rate for rate in (self._ceiling(operation), self._ceiling(EVERYTHING)) if rate), default=0.0)
 
+    def rate_now(self, unit: Unit, operation: str) -> float:
+        """Tell the same as it is at the moment: less after 429s. A unit that only reads is enough."""
+        kept = {of.scope: of.rate for of in standings(unit, self._account)}
+        ceilings = {scope: self._ceiling(scope) for scope in (operation, EVERYTHING)}
+        return min((min(rate, kept.get(scope, rate)) for scope, rate in ceilings.items() if rate), default=0.0)
+
     def early(self, operation: str, lane: Lane) -> float:
         """Tell how many seconds before its slot a send is handed out, so that its intent is committed by then."""
         rate = self.rate_of(operation)

@@ -22,7 +22,7 @@ class Numbers:
     """What a process has counted of one account since its start, and how that stands.
 
     Args:
-        rate_limit: Refunds per second that the pace allows; zero means any number.
+        rate_limit: Refunds per second that the pace allows now; zero means any number.
         flight: How many rows may be on their way at once.
         meter: How long calls took, and which were turned away.
         outcomes: How many sends ended in each way.
@@ -55,7 +55,11 @@ GAUGES: tuple[tuple[str, str, Callable[[Numbers], float]], ...] = (
     ("executing", "Whether this process executes, or watches.", lambda of: of.executing),
     ("account_held", "Whether the account is held, as when Stripe refuses its key.", lambda of: of.held),
     ("open_breaks", "Where our books and Stripe's differ, over all accounts.", lambda of: of.breaks),
-    ("pace_refunds_per_second", "What the pace allows; 0 means any number.", lambda of: of.rate_limit),
+    (
+        "pace_refunds_per_second",
+        "What the pace allows now, less after 429s; 0 means any number.",
+        lambda of: of.rate_limit,
+    ),
     ("flight_rows", "Rows that may be on their way at once.", lambda of: of.flight),
     ("overdue_tasks", "Open tasks that are overdue.", lambda of: of.backlog.tasks_overdue),
     (

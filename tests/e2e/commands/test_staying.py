@@ -182,3 +182,26 @@ def test_an_account_whose_key_did_not_open_it_is_held_for_who_watches_too(
     assert 'refundry_pace_refunds_per_second{account="acct_1old",mode="test"} 9.0' in metrics
     assert 'refundry_open_tasks{account="acct_1old",kind="paid_twice",mode="test"} 0.0' in metrics
     assert one.end(signal.SIGTERM) == 130
+
+
+def test_what_the_pace_allows_is_told_as_it_is_after_a_429(
+    shop: Shop, installed: Installation, stay: Any, tmp_path: Path
+) -> None:
+    turned_away = {"kind": "rate_limit", "operation": "POST /v1/refunds", "reason": "endpoint-rate", "at": [60]}
+    shop.server.control("POST /_sim/faults", {"rules": [turned_away]})
+    installed.more["REFUNDRY_STRIPE__LIMITS"] = "sandbox"
+    one = stay("serve", "--port", "0")
+    at = address_in(one.line("/health"))
+    one.line("working")
+
+    def pace() -> float:
+        found = re.search(r"^refundry_pace_refunds_per_second{.*} (.+)$", asked(at, "/metrics")[1], re.MULTILINE)
+        assert found is not None
+        return float(found[1])
+
+    assert pace() == 22.5
+    # The last send is turned away: after its second try nobody sends, and the pace stays as it is.
+    run = ended(installed.start("batch", "run", str(shop.file(tmp_path / "refunds.csv")), "--yes", "--json"))
+    assert (run.code, run.json["paid"]) == (0, 60), run.err
+    assert 0 < pace() < 22.5
+    assert one.end(signal.SIGTERM) == 130

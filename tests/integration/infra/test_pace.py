@@ -283,6 +283,23 @@ async def test_anyone_can_read_how_the_budgets_stand(callers: Callers, clock: Ha
         assert standings(unit, "acct_nobody|test") == []
 
 
+@pytest.mark.parametrize(("reason", "rate"), [("endpoint-rate", RATE * CUT), ("global-rate", 2 * RATE * CUT)])
+async def test_what_is_allowed_now_is_less_after_a_429(
+    callers: Callers, clock: HandClock, reason: str, rate: float
+) -> None:
+    pacer = callers.pacer(Limits(2 * RATE, 2 * RATE if reason == "global-rate" else RATE))
+    with callers.database.reading() as unit:
+        assert pacer.rate_now(unit, REFUND) == pacer.rate_of(REFUND)
+    had = callers.call(pacer, 1)
+    await clock.run(0.5)
+    await pacer.limited(REFUND, reason, had[0])
+    with callers.database.reading() as unit:
+        assert pacer.rate_now(unit, REFUND) == rate
+        assert callers.pacer(Limits(0, 0)).rate_now(unit, REFUND) == 0
+        # Lower limits hold at once, also before anybody has taken a slot by them.
+        assert callers.pacer(Limits(0, 1)).rate_now(unit, REFUND) == 1
+
+
 async def test_limits_that_are_set_anew_are_read_by_others_too(callers: Callers, clock: HandClock) -> None:
     callers.call(callers.pacer(Limits(0, RATE)), 1)
     await clock.run(0.5)
