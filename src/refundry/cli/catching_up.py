@@ -104,7 +104,9 @@ def sync(since: str | None, account: str | None, *, reads_max: int | None, as_js
 
     async def work(desk: Desk, found: CatchUp, from_: float | None, now: float) -> dict[str, Any]:
         mark = await desk.writer.put(lambda unit: follow.mark(unit, desk.account.name, Feed.CHARGES).mark)
-        begin = mark if from_ is None else from_
+        begin = from_
+        if mark is not None:
+            begin = await desk.writer.put(lambda unit: found.begins(unit, Feed.CHARGES, from_, now))
         if begin is None:
             raise UsageError(
                 "charges were never synced here: say since when with --since, as in --since 30d",

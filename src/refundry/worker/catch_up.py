@@ -208,10 +208,7 @@ class CatchUp:
             if mark.mark is None and charges.any_refund(unit, self.account):
                 # Worked before it followed: what has become of its refunds since is asked for once.
                 since = unit.now - EVENTS_KEPT
-            if since - OVERLAP_SECONDS > unit.now:
-                # Written by a clock that has been set back since: nobody has asked for what happened in between, however long that was.
-                since = unit.now - EVENTS_KEPT
-                follow.set_back(unit, self.account, feed, since)
+            since = self._believed(unit, feed, since)
             if feed is Feed.EVENTS:
                 # Nothing before can be asked for.
                 since = max(since, unit.now - EVENTS_KEPT)
@@ -222,6 +219,15 @@ class CatchUp:
             return unit.now, since - OVERLAP_SECONDS - self._ahead(unit.now), told_at
 
         return await self._writer.put(work)
+
+    def _believed(self, unit: Unit, feed: Feed, mark: float) -> float:
+        """Tell a watermark as far as it can be believed; one that cannot is set back."""
+        if mark - OVERLAP_SECONDS <= unit.now:
+            return mark
+        # Written by a clock that has been set back since: nobody has asked for what happened in between, however long that was.
+        mark = unit.now - EVENTS_KEPT
+        follow.set_back(unit, self.account, feed, mark)
+        return mark
 
     def _ahead(self, now: float) -> float:
         """Tell by how many seconds our time is ahead of Stripe's: so much that was made before a watermark was not in the list yet."""
@@ -239,7 +245,8 @@ class CatchUp:
             worked = since is None or charges.any_refund(unit, self.account)
             mark = now - EVENTS_KEPT if worked else since or now
             follow.move(unit, self.account, feed, mark)
-        elif feed is Feed.EVENTS and mark < now - EVENTS_KEPT:
+        mark = self._believed(unit, feed, mark)
+        if feed is Feed.EVENTS and mark < now - EVENTS_KEPT:
             # Nothing before can be asked for.
             mark = now - EVENTS_KEPT
             follow.move(unit, self.account, feed, mark)

@@ -119,6 +119,37 @@ def test_what_stripe_lists_a_little_late_is_found_by_the_command_too(
     assert [one["kind"] for one in refundry("task", "list", "--json").json["tasks"]] == ["refund_failed"]
 
 
+@pytest.mark.parametrize("first", [(), ("--since", "1h")])
+def test_a_clock_that_was_ahead_hides_nothing_from_the_command(
+    refundry: Run, stripe: Server, tmp_path: Path, first: tuple[str, ...]
+) -> None:
+    refundry("catch-up", "--since", "1h")
+    paid = refundry(*CREATE, "--order", "o1", "--amount", "12.34", "--ticket", "T-1", "--json").json
+    stripe.control(f"POST /_sim/refunds/{paid['refund']}/fail", {"reason": "declined"})
+    now = stripe.control("GET /_sim/clock")["now"]
+    with sqlite3.connect(tmp_path / "state" / "refundry.db") as connection:
+        connection.execute("UPDATE follow_marks SET mark = ?", [now + 86_400])
+    marks = refundry("catch-up", *first, "--json").json["watermarks"]
+    # Nor from the next time: a watermark that stays ahead would pass over what happens until then.
+    assert all(mark < now + 3600 for mark in marks.values())
+    assert [one["kind"] for one in refundry("task", "list", "--json").json["tasks"]] == ["refund_failed"]
+
+
+@pytest.mark.parametrize("ahead", [0, 86_400])
+def test_a_charge_that_was_listed_late_or_beside_a_clock_that_was_ahead_is_synced(
+    refundry: Run, stripe: Server, tmp_path: Path, ahead: float
+) -> None:
+    refundry("charges", "sync", "--since", "1h")
+    now = stripe.control("GET /_sim/clock")["now"]
+    late = {"order_id": "late", "amount_minor": 1000, "currency": "eur", "created": int(now) - 30}
+    stripe.control("POST /_sim/load", {"charges": [late]})
+    with sqlite3.connect(tmp_path / "state" / "refundry.db") as connection:
+        connection.execute("UPDATE follow_marks SET mark = ? WHERE feed = 'charges'", [now + ahead])
+    told = refundry("charges", "sync", "--json").json
+    assert told["charges"] >= 1
+    assert told["watermarks"]["charges"] < now + 3600
+
+
 def test_to_catch_up_on_an_hour_skips_nothing_of_before(refundry: Run, stripe: Server) -> None:
     refundry(*CREATE, "--order", "o1", "--amount", "12.34", "--ticket", "T-1")
     marks = refundry("catch-up", "--since", "1h", "--json").json["watermarks"]
