@@ -83,6 +83,9 @@ class Speed:
     def note(self, done: int) -> None:
         """Hear how many rows are over now."""
         now = self._clock.boot_seconds()
+        if self._past and done < self._past[-1][1]:
+            # Rows are tried again that were over: how fast others went says nothing of what is left now.
+            self._past.clear()
         self._past.append((now, done))
         while len(self._past) > 2 and now - self._past[0][0] > RATE_SECONDS:  # noqa: PLR2004  # two ends of a span
             self._past.popleft()
