@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from refundry.kernel.errors import RefundryError
 from refundry.outbox.model import Queue
 from refundry.web.metrics import DeskCollector, IntakeCollector, Numbers, OutboxCollector
 from refundry.web.webhooks import Intake
@@ -51,6 +52,11 @@ def app_of(
         return JSONResponse({"ok": seen.ok, **seen.facts}, WELL if seen.ok else UNWELL)
 
     def tell_metrics(_: Request) -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        try:
+            told = generate_latest(registry)
+        except RefundryError as error:
+            # Numbers that cannot be counted are left out as a whole: Prometheus tells of that by itself, as `up`.
+            return PlainTextResponse(f"{error.message} [{error.code}]\n", UNWELL)
+        return Response(told, media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(routes=[*intake.routes, Route("/health", tell_health), Route("/metrics", tell_metrics)])

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.command import Installation, Shop, ended, wait_for
+from tests.support.database import PostgresServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -46,6 +47,12 @@ class Staying:
                 raise AssertionError(f"{text!r} was not said: {self.said}") from None
             if text in self.said[-1]:
                 return self.said[-1]
+
+    def rest(self) -> list[str]:
+        """Tell all that it has said once it has ended."""
+        while not self._lines.empty():
+            self.said.append(self._lines.get())
+        return self.said
 
     def end(self, how: signal.Signals) -> int:
         """End it; tells its exit code."""
@@ -205,3 +212,20 @@ def test_what_the_pace_allows_is_told_as_it_is_after_a_429(
     assert (run.code, run.json["paid"]) == (0, 60), run.err
     assert 0 < pace() < 22.5
     assert one.end(signal.SIGTERM) == 130
+
+
+def test_a_server_whose_database_is_away_says_so_to_who_measures_and_floods_no_log(
+    installed: Installation, stay: Any, postgres: PostgresServer
+) -> None:
+    with postgres.made() as address:
+        installed.more["REFUNDRY_DATABASE_URL"] = address
+        one = stay("serve", "--port", "0")
+        at = address_in(one.line("/health"))
+        one.line("working")
+        with postgres.down(address):
+            code, text = asked(at, "/metrics")
+            assert (code, "[database_unreachable]" in text) == (503, True), text
+            assert asked(at, "/health")[0] == 503
+        wait_for("numbers again", lambda: asked(at, "/metrics")[0] == 200)
+        assert one.end(signal.SIGTERM) == 130
+    assert "Traceback" not in "".join(one.rest())
