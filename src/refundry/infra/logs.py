@@ -36,30 +36,23 @@ def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[
     return {key: _clean(value) for key, value in event.items()}
 
 
-class _Redacting(logging.Formatter):
-    """What libraries log by themselves goes through here, tracebacks too."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Write it, without secrets."""
-        return redacted(super().format(record))
-
-
 def configure(level: str, *, as_json: bool) -> None:
     """Set logging up, once for the process: to standard error, as JSON lines or for people."""
     number = logging.getLevelNamesMapping()[level.upper()]
-    others = logging.StreamHandler(sys.stderr)
-    others.setFormatter(_Redacting("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=max(number, logging.WARNING), handlers=[others])
     render: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
+    dated: list[Any] = [structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
+    written: list[Any] = [structlog.processors.format_exc_info, _redact, render]
+    # What libraries log by themselves is written in the same way, tracebacks too.
+    others = logging.StreamHandler(sys.stderr)
+    others.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *written],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *dated],
+        )
+    )
+    logging.basicConfig(level=max(number, logging.WARNING), handlers=[others])
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            _redact,
-            render,
-        ],
+        processors=[structlog.contextvars.merge_contextvars, *dated, *written],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,

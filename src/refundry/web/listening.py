@@ -77,7 +77,10 @@ def config_of(app: Starlette) -> uvicorn.Config:
     class Bounded(Impatient):
         connections_max = min(CONNECTIONS_MAX, room)
 
-    return uvicorn.Config(app, http=Bounded, log_level="warning", access_log=False, lifespan="off", server_header=False)
+    # Without a configuration of its own it logs as all others do: with it, secrets would not be cut out.
+    return uvicorn.Config(
+        app, http=Bounded, log_config=None, log_level="warning", access_log=False, lifespan="off", server_header=False
+    )
 
 
 def _files() -> int:

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
+from starlette.applications import Starlette
 
 from refundry.infra import logs
 from refundry.infra.logs import configure, logger, redacted
+from refundry.web.listening import config_of
 from tests.support.logs import set_back as logs_set_back
 
 pytestmark = pytest.mark.unit
@@ -92,6 +94,33 @@ def test_a_log_is_one_json_object_a_line(capsys: pytest.CaptureFixture[str]) -> 
         "refund.settled", "r-1", 1000, True, None)  # fmt: skip
     assert told["level"] == "info"
     assert told["timestamp"].endswith("Z")
+
+
+def test_what_libraries_log_is_one_json_object_a_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+    alone()
+    configure("info", as_json=True)
+    logging.getLogger("opentelemetry.sdk").warning("lost %s", "spans")
+    try:
+        fail("in two\nlines")
+    except ValueError:
+        logging.getLogger("uvicorn.error").exception("failed")
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (first["event"], first["logger"], first["level"]) == ("lost spans", "opentelemetry.sdk", "warning")
+    assert first["timestamp"].endswith("Z")
+    assert "ValueError: in two\nlines" in second["exception"]
+
+
+def test_no_secret_of_a_call_that_the_web_server_could_not_answer_reaches_a_log(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    alone()
+    configure("info", as_json=True)
+    config_of(Starlette())
+    try:
+        fail(f"sk_test_{SECRET}")
+    except ValueError:
+        logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
+    assert "sk_test_…" in json.loads(capsys.readouterr().err)["exception"]
 
 
 @pytest.mark.parametrize(("level", "seen"), [("debug", True), ("info", True), ("warning", False), ("error", False)])
