@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sqlite3
 from pathlib import Path
@@ -148,6 +149,19 @@ def test_a_charge_that_was_listed_late_or_beside_a_clock_that_was_ahead_is_synce
     told = refundry("charges", "sync", "--json").json
     assert told["charges"] >= 1
     assert told["watermarks"]["charges"] < now + 3600
+
+
+def test_a_fault_of_stripes_says_which_request_it_was_and_keeps_the_watermark(refundry: Run, stripe: Server) -> None:
+    before = refundry("catch-up", "--since", "1h", "--json").json["watermarks"]
+    stripe.control("POST /_sim/faults", {"rules": [{"kind": "error_before", "operation": "GET /v1/refunds"}]})
+    told = refundry("catch-up", "--json")
+    assert (told.code, told.error["code"]) == (1, "stripe_unreachable")
+    assert re.search(r"Stripe could not answer GET /v1/refunds for .* \(.+, req_\w+\)", told.error["message"])
+    assert "network" not in told.error["message"]
+    stripe.control("DELETE /_sim/faults")
+    after = refundry("catch-up", "--json").json
+    assert after["complete"]
+    assert after["watermarks"]["refunds"] > before["refunds"]
 
 
 def test_to_catch_up_on_an_hour_skips_nothing_of_before(refundry: Run, stripe: Server) -> None:

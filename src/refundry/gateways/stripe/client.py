@@ -439,14 +439,14 @@ class StripeGateway:
         while True:
             refuse_inside_unit(operation)
             taken_at = await self._slots.take(operation, lane)
-            sent_at, failure, read = self._clock.now(), "", None
+            sent_at, failure, read, request = self._clock.now(), "", None, None
             try:
                 reply = await self._request(operation, method or ("post" if key else "get"), path, params or {}, key)
             except NO_ANSWER as error:
                 trouble: Trouble | None = Trouble.UNREACHABLE
                 failure = errors.outcome_of_failure(_cause(error)).answer.message
             else:
-                read = errors.parsed(reply.content)
+                read, request = errors.parsed(reply.content), reply.headers.get("request-id")
                 trouble = errors.trouble_of(reply.status, read)
             match trouble:
                 case None if isinstance(read, dict):
@@ -459,8 +459,9 @@ class StripeGateway:
                     failed += 1
                 case _:
                     raise errors.read_failed(
-                        trouble or Trouble.UNREACHABLE, operation, what, read, failure, key_by=self._key_by
-                    )
+                        trouble or Trouble.UNREACHABLE, operation, what, read, failure,
+                        key_by=self._key_by, request=request,
+                    )  # fmt: skip
 
     async def _limited(self, operation: str, reason: str | None, taken_at: float, count: int) -> None:
         await self._slots.limited(operation, reason, taken_at)

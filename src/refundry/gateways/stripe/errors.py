@@ -213,7 +213,14 @@ def limiter_of(headers: Mapping[str, str], read: object) -> str | None:
 
 
 def read_failed(
-    trouble: Trouble, operation: str, what: str, read: object, failure: str = "", *, key_by: str = "STRIPE_SECRET_KEY"
+    trouble: Trouble,
+    operation: str,
+    what: str,
+    read: object,
+    failure: str = "",
+    *,
+    key_by: str = "STRIPE_SECRET_KEY",
+    request: str | None = None,
 ) -> GatewayError:
     """Build the error of a read, in a sentence for a support agent.
 
@@ -224,16 +231,24 @@ def read_failed(
         read: The body of the last answer.
         failure: What else is known, where no answer came.
         key_by: The variable that sets the key.
+        request: The last answer's `Request-Id`, by which Stripe finds a call that it could not answer.
     """
     error = error_of(read) or {}
     told = redacted(_message(error) or failure or "its answer cannot be read")[:MESSAGE_MAX]
+    # Whoever is told to look at the network looks in vain where Stripe itself has said that it could not.
+    unanswered = (
+        f"Stripe could not answer {operation} for {what} ({told}{f', {request}' if request else ''}): try again, and look at "
+        "https://status.stripe.com if it stays so"
+        if error
+        else f"Stripe did not answer {operation} for {what} ({told}): check the network, then try again"
+    )
     sentences = {
         Trouble.NOT_FOUND: f"Stripe does not know {what} ({told}): check the id, and that the key is of its account and mode",
         Trouble.KEY_REFUSED: f"Stripe refused the key ({told}): set {key_by} to a valid key of this account",
         Trouble.FORBIDDEN: f"the key has no right to {operation} for {what} ({told}): grant it in Stripe's Dashboard",
         Trouble.RATE_LIMITED: f"Stripe's limits kept {operation} for {what} waiting ({told}): it can be tried again later",
         Trouble.REFUSED: f"Stripe refused {operation} for {what}: {told}",
-        Trouble.UNREACHABLE: f"Stripe did not answer {operation} for {what} ({told}): check the network, then try again",
+        Trouble.UNREACHABLE: unanswered,
     }
     if _code(error) == NOT_CONNECTED:
         sentences[Trouble.FORBIDDEN] = (
