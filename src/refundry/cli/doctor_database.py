@@ -82,8 +82,10 @@ def _tables(settings: Settings, database: Inspected, seen: Seen) -> None:
         seen.ahead = database.offset
         seen.findings += _postgres(facts)
     found = migrations.version(database)
-    seen.findings.append(_schema(found))
-    if found != migrations.newest():
+    with database.reading() as unit:
+        others = migrations.others_tables(unit)
+    seen.findings.append(_of_others(others) if others else _schema(found))
+    if others or found != migrations.newest():
         return
     with database.reading() as unit:
         seen.accounts = accounts.known(unit)
@@ -192,6 +194,14 @@ def _reset(facts: PostgresFacts, name: str, value: str, source: str) -> str:
     }.get(source)
     said = f"{reset} RESET {name};" if reset else f"ALTER SYSTEM SET {name} = {value}; SELECT pg_reload_conf();"
     return f"as its administrator: {said}"
+
+
+def _of_others(tables: list[str]) -> Finding:
+    return Finding(
+        Area.DATABASE, "version", f"there are tables of another program where ours would be: {_list(tables[:NAMED_MAX], len(tables))}",
+        Level.WRONG, "database_of_other_program", "Refundry leaves them alone, and keeps nothing there",
+        "set REFUNDRY_DATABASE_URL to a database for Refundry alone",
+    )  # fmt: skip
 
 
 def _schema(found: str | None) -> Finding:

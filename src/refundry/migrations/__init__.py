@@ -10,7 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 import refundry.accounts.tables
 import refundry.audit.tables
@@ -30,6 +30,8 @@ from refundry.infra.db import Database, DatabaseUnusable, Unit, metadata
 
 # Of "refundry" in ASCII: two processes that start at once on one Postgres upgrade it one after the other.
 UPGRADE_LOCK = 0x72656675
+# Every version has this table, and hardly another program.
+OURS, VERSIONS = "audit_head", "alembic_version"
 
 
 def _config() -> Config:
@@ -54,16 +56,23 @@ def upgrade(database: Database) -> bool:
     """Bring a database to this program's version, in one transaction; tells whether anything was to be done.
 
     Raises:
-        DatabaseUnusable: `database_newer`: a newer program has used it; nothing was changed.
+        DatabaseUnusable: `database_newer`: a newer program has used it; `database_of_other_program`: it has tables of one where
+            ours would stand. Nothing was changed.
     """
     found = version(database)
     if found == newest():
         return False
-    if found is not None and found not in known():
-        raise _newer(found)
     with database.unit() as unit:
         if unit.postgres:
             unit.connection.execute(text(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})"))
+        if others := others_tables(unit):
+            raise DatabaseUnusable(
+                f"the database {database.engine.url.render_as_string()} has tables of another program ({', '.join(others)}) where Refundry "
+                "would make its own: set REFUNDRY_DATABASE_URL to one for Refundry alone; nothing was changed",
+                code="database_of_other_program",
+            )
+        if found is not None and found not in known():
+            raise _newer(found)
         config = _config()
         config.attributes["connection"] = unit.connection
         command.upgrade(config, "head")
@@ -79,6 +88,12 @@ def check(unit: Unit) -> None:
     found = MigrationContext.configure(unit.connection).get_current_revision()
     if found != newest():
         raise _newer(found)
+
+
+def others_tables(unit: Unit) -> list[str]:
+    """Tell the tables of another program that have names of ours; none in a database that this program has made."""
+    tables = set(inspect(unit.connection).get_table_names())
+    return [] if OURS in tables else sorted(tables & {*metadata.tables, VERSIONS})
 
 
 def _newer(found: str | None) -> DatabaseUnusable:

@@ -288,6 +288,16 @@ def test_an_empty_database_is_well(refundry: Run, empty_url: str) -> None:
     ]
 
 
+def test_tables_of_another_program_are_told(refundry: Run, empty_url: str) -> None:
+    engine = sa.create_engine(empty_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE accounts (id INTEGER)")
+    engine.dispose()
+    told = refundry("doctor", "--json", REFUNDRY_DATABASE_URL=empty_url)
+    assert told.code == 1
+    assert "accounts" in the(told, "database_of_other_program")["said"]
+
+
 def test_the_doctor_cannot_write(database: HandDatabase) -> None:
     def refused() -> None:
         inspected = Inspected(database.url, SystemClock())

@@ -86,6 +86,45 @@ def test_a_database_of_a_newer_program_is_refused_and_left_alone(empty_url: str)
         database.close()
 
 
+ELSEWHERE = [
+    ["CREATE TABLE accounts (id INTEGER)"],
+    # What another program's alembic leaves, which counts in its own way or in ours.
+    [
+        "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)",
+        "INSERT INTO alembic_version VALUES ('a1b2c3')",
+    ],
+    ["CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)", "INSERT INTO alembic_version VALUES ('0003')"],
+]
+
+
+@pytest.mark.parametrize("statements", ELSEWHERE, ids=["its own accounts", "its own versions", "versions like ours"])
+def test_a_database_of_another_program_is_refused_and_left_alone(empty_url: str, statements: list[str]) -> None:
+    database = Database(empty_url, HandClock())
+    try:
+        with database.engine.begin() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+        tables = sa.inspect(database.engine).get_table_names()
+        with pytest.raises(DatabaseUnusable) as refused:
+            migrations.upgrade(database)
+        assert refused.value.code == "database_of_other_program"
+        assert tables[0] in refused.value.message
+        assert sa.inspect(database.engine).get_table_names() == tables
+    finally:
+        database.close()
+
+
+def test_other_tables_beside_ours_are_left_alone(empty_url: str) -> None:
+    database = Database(empty_url, HandClock())
+    try:
+        with database.engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE customers (id INTEGER)")
+        assert migrations.upgrade(database)
+        assert "customers" in sa.inspect(database.engine).get_table_names()
+    finally:
+        database.close()
+
+
 def test_an_upgrade_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch, empty_url: str) -> None:
     database = Database(empty_url, HandClock())
 
