@@ -49,7 +49,11 @@ def newest() -> str:
 def version(database: Database) -> str | None:
     """Tell a database's version; `None`, if it is empty."""
     with database.reading() as unit:
-        return MigrationContext.configure(unit.connection).get_current_revision()
+        return _found(unit)
+
+
+def _found(unit: Unit) -> str | None:
+    return MigrationContext.configure(unit.connection).get_current_revision()
 
 
 def upgrade(database: Database) -> bool:
@@ -59,12 +63,13 @@ def upgrade(database: Database) -> bool:
         DatabaseUnusable: `database_newer`: a newer program has used it; `database_of_other_program`: it has tables of one where
             ours would stand. Nothing was changed.
     """
-    found = version(database)
-    if found == newest():
+    if version(database) == newest():
         return False
     with database.unit() as unit:
         if unit.postgres:
             unit.connection.execute(text(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})"))
+        # Read while nobody else can upgrade: whoever was waited for may have been of a newer version.
+        found = _found(unit)
         if others := others_tables(unit):
             raise DatabaseUnusable(
                 f"the database {database.engine.url.render_as_string()} has tables of another program ({', '.join(others)}) where Refundry "
@@ -85,7 +90,7 @@ def check(unit: Unit) -> None:
     Raises:
         DatabaseUnusable: `database_newer`.
     """
-    found = MigrationContext.configure(unit.connection).get_current_revision()
+    found = _found(unit)
     if found != newest():
         raise _newer(found)
 

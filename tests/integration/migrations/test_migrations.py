@@ -86,6 +86,33 @@ def test_a_database_of_a_newer_program_is_refused_and_left_alone(empty_url: str)
         database.close()
 
 
+def stamped(database: Database, told: str) -> None:
+    """Give a database another version, as another program would."""
+    with database.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = :told"), {"told": told})
+
+
+def test_a_newer_program_that_upgrades_in_the_same_moment_is_told_as_newer(
+    monkeypatch: pytest.MonkeyPatch, empty_url: str
+) -> None:
+    database, version = Database(empty_url, HandClock()), migrations.version
+    try:
+        migrations.upgrade(database)
+        stamped(database, "0009")
+
+        def then_the_newer_one(asked: Database) -> str | None:
+            found = version(asked)
+            stamped(database, "9999")
+            return found
+
+        monkeypatch.setattr(migrations, "version", then_the_newer_one)
+        with pytest.raises(DatabaseUnusable) as refused:
+            migrations.upgrade(database)
+        assert (refused.value.code, version(database)) == ("database_newer", "9999")
+    finally:
+        database.close()
+
+
 ELSEWHERE = [
     ["CREATE TABLE accounts (id INTEGER)"],
     # What another program's alembic leaves, which counts in its own way or in ours.
