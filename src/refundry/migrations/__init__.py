@@ -32,6 +32,8 @@ from refundry.infra.db import Database, DatabaseUnusable, Unit, metadata
 UPGRADE_LOCK = 0x72656675
 # Every version has this table, and hardly another program.
 OURS, VERSIONS = "audit_head", "alembic_version"
+# What `check` says of a database that was changed under a running process; it does not pass by waiting.
+CHANGED = {"database_newer", "database_older"}
 
 
 def _config() -> Config:
@@ -85,14 +87,22 @@ def upgrade(database: Database) -> bool:
 
 
 def check(unit: Unit) -> None:
-    """See that the database still is of this program's version: a newer one may have been started beside it.
+    """See that the database still is of this program's version: a newer one may have been started beside it, or an older copy put back.
 
     Raises:
-        DatabaseUnusable: `database_newer`.
+        DatabaseUnusable: One of `CHANGED`.
     """
     found = _found(unit)
-    if found != newest():
+    if found == newest():
+        return
+    if found is not None and found not in known():
         raise _newer(found)
+    told = "is empty" if found is None else f"is of version {found}"
+    raise DatabaseUnusable(
+        f"the database {told}, and was of {newest()} when this process began, as when an older copy is put in its place: once "
+        "that is done, start the same command again, which upgrades it",
+        code="database_older",
+    )
 
 
 def others_tables(unit: Unit) -> list[str]:

@@ -288,7 +288,7 @@ class Worker:
                     await asyncio.to_thread(engine.forget_old, before)
             except DatabaseUnusable as error:
                 # A Postgres that restarts comes back; a disk that is full or a file that cannot be written does not by itself.
-                if not self._desk.database.postgres or error.code == "database_newer":
+                if not self._desk.database.postgres or error.code in migrations.CHANGED:
                     raise
                 self._log.warning("database.lost", code=error.code, why=error.message)
             await _wait(until, SWEEP_SECONDS)

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from tests.support.command import Installation, Shop, ended, wait_for
+from tests.support.database import PostgresServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -96,6 +98,30 @@ def test_of_two_versions_at_once_the_older_ends_and_leaves_the_database_to_the_n
     installed.more["REFUNDRY_STRIPE__LIMITS"] = "none"
     done = installed.run("batch", "run", file, "--yes", "--json")
     assert (done.code, done.json["paid"]) == (0, 60), done.err
+    shop.judge()
+
+
+def test_a_process_whose_database_became_older_under_it_ends_and_the_next_upgrades_it(
+    shop: Shop, postgres: PostgresServer, installed: Installation, tmp_path: Path
+) -> None:
+    file = str(shop.file(tmp_path / "refunds.csv"))
+    installed.more |= {"REFUNDRY_STRIPE__LIMITS": "POST /v1/refunds=5", "REFUNDRY_STRIPE__HEADROOM": "0"}
+    with postgres.made() as address:
+        installed.more["REFUNDRY_DATABASE_URL"] = address
+        run = installed.start("batch", "run", file, "--yes", "--json")
+        wait_for("refund 3", lambda: shop.refunds() >= 3 or run.poll() is not None)
+        engine = sa.create_engine(address)
+        # Version 0010 has added this column, and nothing else.
+        with engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE plan_rows DROP COLUMN ticket_id")
+            connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0009'")
+        engine.dispose()
+        ended_by_it = ended(run)
+        assert (ended_by_it.code, ended_by_it.error["code"]) == (1, "database_older"), ended_by_it.err
+
+        installed.more["REFUNDRY_STRIPE__LIMITS"] = "none"
+        done = installed.run("batch", "run", file, "--yes", "--json")
+        assert (done.code, done.json["paid"]) == (0, 60), done.err
     shop.judge()
 
 

@@ -113,6 +113,23 @@ def test_a_newer_program_that_upgrades_in_the_same_moment_is_told_as_newer(
         database.close()
 
 
+@pytest.mark.parametrize("older", ["0001", None])
+def test_an_older_copy_that_was_put_in_the_place_of_the_database_is_told_as_older(
+    empty_url: str, older: str | None
+) -> None:
+    database = Database(empty_url, HandClock())
+    try:
+        if older is not None:
+            migrations.upgrade(database)
+            stamped(database, older)
+        with database.reading() as unit, pytest.raises(DatabaseUnusable) as refused:
+            migrations.check(unit)
+        assert refused.value.code == "database_older"
+        assert "start" in refused.value.message
+    finally:
+        database.close()
+
+
 ELSEWHERE = [
     ["CREATE TABLE accounts (id INTEGER)"],
     # What another program's alembic leaves, which counts in its own way or in ours.
