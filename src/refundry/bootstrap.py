@@ -331,7 +331,7 @@ async def desk(
             async with gate:
                 return await _opened(settings, access, gateway, pacer)
 
-        found = await asyncio.gather(*(opened(*each) for each in zip(accesses, pacers, strict=True)))
+        found = await _all([asyncio.ensure_future(opened(*each)) for each in zip(accesses, pacers, strict=True)])
         seats = tuple(one for one in found if isinstance(one, Seat))
         closed = tuple(one for one in found if isinstance(one, Closed))
         if not seats:
@@ -348,6 +348,16 @@ async def desk(
         await writer.stop()
         await traces.close()
         database.close()
+
+
+async def _all(opening: list[asyncio.Future[Seat | Closed]]) -> list[Seat | Closed]:
+    """Wait for all; where one fails, no other goes on with what is closed then."""
+    try:
+        return await asyncio.gather(*opening)
+    finally:
+        for one in opening:
+            one.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
 
 
 async def _opened(settings: Settings, access: Access, gateway: PaymentGateway, pacer: Pacer) -> Seat | Closed:

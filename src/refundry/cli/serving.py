@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 
 import uvicorn
@@ -22,6 +22,7 @@ from refundry.cli import output, session
 from refundry.cli.work import Work, working
 from refundry.follow import service as follow
 from refundry.follow.model import Backlog
+from refundry.gateways.base import GatewayError
 from refundry.infra import loop
 from refundry.infra.pace import Pacer
 from refundry.infra.settings import Settings
@@ -39,6 +40,9 @@ from refundry.worker.main import Station
 LOOK_SECONDS = 1.0
 # What waits is counted no more often than this: nobody who is called for it comes sooner.
 WAITS_SECONDS = 5.0
+# Stripe is asked again so long after it could not be reached at the start: late enough for a network that comes up, rare enough for
+# one that does not.
+OPEN_AGAIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,8 @@ def run(settings: Settings, address: Address | None) -> int:
     sock = bound(address) if address else None
 
     async def stay() -> int:
-        async with working(settings, every=True) as work:
+        async with AsyncExitStack() as stack:
+            work = await _opened(stack, settings)
             names = ", ".join(seat.account.id for seat in work.desk.seats)
             output.say(f"Refundry {refundry.__version__}, {names}, {session.place(settings)}")
             await until_interrupted(work, sock)
@@ -100,6 +105,28 @@ def run(settings: Settings, address: Address | None) -> int:
     finally:
         if sock is not None:
             sock.close()
+
+
+async def _opened(stack: AsyncExitStack, settings: Settings) -> Work:
+    """Open everything, as soon as Stripe can be reached: nobody may be there to start a process again that stays.
+
+    Raises:
+        RefundryError: What does not pass by waiting, as a key that Stripe refuses.
+    """
+    told = ""
+    # Without an end but a person's, as everything that stays: Stripe may be away for hours.
+    while True:
+        try:
+            return await stack.enter_async_context(working(settings, every=True))
+        except GatewayError as error:
+            if not error.passing:
+                raise
+            if error.message != told:
+                output.say(
+                    f"error: {error.message} [{error.code}]: nothing is begun until Stripe answers, and it is asked again"
+                )
+            told = error.message
+        await asyncio.sleep(OPEN_AGAIN_SECONDS)
 
 
 async def until_interrupted(work: Work, sock: socket.socket | None) -> None:

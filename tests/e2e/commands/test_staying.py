@@ -170,6 +170,26 @@ def test_a_batch_that_is_being_paid_can_be_tried_again_and_taken_back(
     assert shop.refunds() == done.json["paid"]
 
 
+@pytest.mark.parametrize("kind", ["error_before", "drop_before", "rate_limit"])
+def test_a_process_that_stays_begins_once_stripe_can_be_reached(
+    shop: Shop, installed: Installation, stay: Any, tmp_path: Path, kind: str
+) -> None:
+    waits = installed.run("batch", "run", str(shop.file(tmp_path / "refunds.csv", order=[0, 1])), "--yes", "--no-wait")
+    assert (waits.code, shop.refunds()) == (3, 0), waits.err
+    shop.server.control("POST /_sim/faults", {"rules": [{"kind": kind, "operation": "GET /v1/account"}]})
+    one = stay("serve", "--port", "0")
+    one.line("until Stripe answers")
+    if kind == "drop_before":
+        other = stay("worker")
+        other.line("until Stripe answers")
+        assert other.end(signal.SIGTERM) == 130
+    shop.server.control("DELETE /_sim/faults")
+    at = address_in(one.line("/health"))
+    assert health(at)["ok"] is True
+    wait_for("2 refunds", lambda: shop.refunds() == 2)
+    assert one.end(signal.SIGTERM) == 130
+
+
 def test_an_account_whose_key_did_not_open_it_is_held_for_who_watches_too(
     shop: Shop, installed: Installation, stay: Any
 ) -> None:
