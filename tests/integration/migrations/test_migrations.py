@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,10 +10,22 @@ import pytest
 import sqlalchemy as sa
 
 from refundry import migrations
+from refundry.audit import service as audit
+from refundry.batches import repository
+from refundry.batches import service as batches
+from refundry.batches.model import BatchState
+from refundry.bootstrap import attached
+from refundry.charges import service as charges
+from refundry.charges.model import Origin
 from refundry.infra.db import Database, DatabaseUnusable, metadata
+from refundry.kernel.actor import SYSTEM
+from refundry.refunds import service as refunds
+from refundry.refunds.model import State
 from tests.support.clock import HandClock
 
 pytestmark = pytest.mark.integration
+
+ACCOUNT = "acct_1|test"
 
 
 def test_models_and_migrations_agree(database: Database) -> None:
@@ -82,6 +95,77 @@ def test_a_database_of_a_newer_program_is_refused_and_left_alone(empty_url: str)
         assert refused.value.code == "database_newer"
         assert "9999" in refused.value.message
         assert migrations.version(database) == "9999"
+    finally:
+        database.close()
+
+
+# As version 0001 wrote them: one refund that was sent without an answer, and what Stripe had by then.
+BODY = {"amount_minor": 1000, "charge": "ch_1", "metadata": {"refundry_request_id": "q1"}, "reason": "duplicate",
+        "refund_application_fee": None, "reverse_transfer": None}  # fmt: skip
+SENT = {"at": 5.0, "database_at": 5.0, "stripe_at": None, "outcome": None, "code": "", "answer": {
+        "status": 0, "code": None, "message": "", "request": None, "replayed": False, "date": None}}  # fmt: skip
+WANTED = {"references": [["order_id", "o1"]], "amounts": [["minor", "1000"]], "ticket_id": "T1", "request_key": None,
+          "reason": "duplicate", "currency": "gbp", "metadata": {}, "refund_application_fee": None, "reverse_transfer": None}  # fmt: skip
+OF_THE_FIRST: list[tuple[str, dict[str, object]]] = [
+    ("batches", {
+        "id": "b1", "account": ACCOUNT, "name": "a.csv", "sha256": "0", "state": "paused", "columns": '["ticket_id"]',
+        "row_count": 1, "created_at": 1.0,
+    }),
+    ("batch_rows", {
+        "batch": "b1", "number": 1, "line": 2, "raw": "{}", "wanted": json.dumps(WANTED), "planned": True, "code": "", "text": "",
+        "request": "q1", "currency": "gbp", "asked_minor": 1000,
+    }),
+    ("refund_requests", {
+        "id": "q1", "account": ACCOUNT, "request_key": "ticket:T1:o1", "charge": "ch_1", "asked_minor": 1000, "currency": "gbp",
+        "reason": "duplicate", "metadata": "{}", "fingerprint": "f", "state": "submitting", "amount_minor": 1000,
+        "reserved_minor": 1000, "reason_code": "", "reason_text": "", "attempt": 1, "version": 4, "lane": "bulk", "due_at": 9.0,
+        "allow_repeat": False, "allow_inquiry": False, "lease": "dead", "leased_until": 8.0, "created_at": 1.0, "changed_at": 5.0,
+    }),
+    ("refund_attempts", {
+        "request": "q1", "number": 1, "idempotency_key": "q1.1", "body": json.dumps(BODY), "sends": json.dumps([SENT]),
+        "absent": False, "looks": "[]",
+    }),
+    *(("stripe_refunds", {
+        "id": refund, "account": ACCOUNT, "charge": "ch_2", "request": request, "amount_minor": 5, "currency": "gbp",
+        "status": "pending", "metadata": "{}", "created_at": 1.0, "seen_at": 2.0,
+    }) for refund, request in (("re_ours", "q1"), ("re_lost", "q0"), ("re_hand", None))),
+]  # fmt: skip
+
+
+def test_what_the_first_version_wrote_is_kept_and_read(empty_url: str) -> None:
+    database = attached(Database(empty_url, HandClock()))
+    try:
+        with database.unit() as unit:
+            config = migrations._config()  # no program of today makes a database of another version
+            config.attributes["connection"] = unit.connection
+            migrations.command.upgrade(config, "0001")
+            for table, row in OF_THE_FIRST:
+                names = ", ".join(f'"{name}"' for name in row)
+                values = ", ".join(f":{name}" for name in row)
+                unit.connection.execute(sa.text(f"INSERT INTO {table} ({names}) VALUES ({values})"), row)  # noqa: S608  # our own
+            audit.record(unit, SYSTEM, "refund_request.submitting", "q1", {"attempt": 1})
+        assert migrations.upgrade(database)
+        with database.reading() as unit:
+            request = refunds.need(unit, "q1")
+            attempt = refunds.last_attempt(unit, request)
+            assert (request.state, request.reserved_minor, request.hold) == (State.SUBMITTING, 1000, None)
+            assert attempt is not None
+            assert (attempt.key, attempt.body.amount_minor) == ("q1.1", 1000)
+            # Nobody knows what came of it, and still nobody does.
+            assert [(send.at, send.outcome) for send in attempt.sends] == [(5.0, None)]
+            (batch,) = batches.every(unit, ACCOUNT, [BatchState.PAUSED])
+            assert (batch.schedule, batch.plan, batch.row_count) == (None, None, 1)
+            (row,) = repository.rows(unit, batch.id)
+            assert row.wanted is not None
+            assert row.verdict is not None
+            assert (row.wanted.ticket_id, row.verdict.request) == ("T1", "q1")
+            origins = {one.refund.id: one.origin for one in charges.refunds_open(unit, ACCOUNT, 10.0, 9)}
+            assert origins == {
+                "re_ours": Origin.OURS, "re_lost": Origin.UNKNOWN_REFUNDRY, "re_hand": Origin.EXTERNAL,
+            }  # fmt: skip
+            assert (audit.first_fault(unit), batches.first_fault(unit)) == (None, None)
+        with database.engine.connect() as connection:
+            assert migrations.differences(connection) == []
     finally:
         database.close()
 
