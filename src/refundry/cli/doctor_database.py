@@ -244,7 +244,7 @@ def _work(unit: Unit, account: Account, *, nobody: bool) -> Iterator[Finding]:
     if account.held_text:
         yield Finding(
             Area.WORK, "account", f"{account.id} ({account.mode}) is held: {account.held_text}", Level.WRONG, "key_refused",
-            "nothing of it is paid", "mend the key, then start the worker again, or run the command again",
+            "nothing of it is paid", "mend the key in every process on this database, then start one of them again, or run the command again",
         )  # fmt: skip
     else:
         yield Finding(Area.WORK, "account", f"{account.id} ({account.mode})")

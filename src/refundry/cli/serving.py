@@ -163,7 +163,7 @@ async def _watched(work: Work) -> None:
             if why != held.get(account):
                 name = account.partition("|")[0]
                 output.say(
-                    f"error: {why} [key_refused]: nothing of {name} is paid until its key works; then start this process again"
+                    f"error: {why} [key_refused]: nothing of {name} is paid until its key works in every process on this database; then start one of them again"
                 )
         held = held_now
         await work.rest(LOOK_SECONDS)

@@ -190,6 +190,34 @@ def test_a_process_that_stays_begins_once_stripe_can_be_reached(
     assert one.end(signal.SIGTERM) == 130
 
 
+def test_a_key_that_one_process_still_has_holds_the_account_for_all_until_that_one_has_ended(
+    shop: Shop, postgres: PostgresServer, installed: Installation, stay: Any, tmp_path: Path
+) -> None:
+    for key in ("sk_test_old", "sk_test_new"):
+        shop.server.control("POST /_sim/keys", {"secret": key})
+    with postgres.made() as address:
+        installed.more |= {"REFUNDRY_DATABASE_URL": address, "STRIPE_SECRET_KEY": "sk_test_old"}
+        installed.more |= {"REFUNDRY_STRIPE__LIMITS": "POST /v1/refunds=3", "REFUNDRY_STRIPE__HEADROOM": "0"}
+        old = stay("worker")
+        old.line("working")
+        shop.server.control("POST /_sim/keys/sk_test_old/expire", {})
+        installed.more["STRIPE_SECRET_KEY"] = "sk_test_new"
+        new = stay("worker")
+        new.line("working")
+        file = str(shop.file(tmp_path / "refunds.csv"))
+        assert installed.run("batch", "run", file, "--yes", "--no-wait").code == 3
+        assert "works in every process on this database" in new.line("[key_refused]")
+        assert shop.refunds() < 60
+        assert old.end(signal.SIGTERM) == 130
+
+        # Whoever starts next ends the hold for all.
+        installed.more["REFUNDRY_STRIPE__LIMITS"] = "none"
+        done = installed.run("batch", "run", file, "--yes", "--json")
+        assert (done.code, done.json["paid"]) == (0, 60), done.err
+        assert new.end(signal.SIGTERM) == 130
+    shop.judge()
+
+
 def test_an_account_whose_key_did_not_open_it_is_held_for_who_watches_too(
     shop: Shop, installed: Installation, stay: Any
 ) -> None:
