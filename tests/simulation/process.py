@@ -300,6 +300,7 @@ class Process:
         self.executor.came_back, self.executor.taken_back = batches.came_back, batches.taken_back
         self.executor.stopping = lambda: self.ending
         self.planner = Planner(account.name, account.mode, **parts)
+        self.planner.slice_small = self.world.scenario.slice_rows
         self.stagger = Stagger(self.gateway, self._pacer, self.database, self.writer)
         if self.world.scenario.follow is not None:
             self._follow_too(account.name, parts)
@@ -349,10 +350,13 @@ class Process:
         """Begin what is due; a lane that is worked on claims what is due meanwhile, whatever it waits for."""
         for batch in self.read(batches.scheduled):
             await self.stagger.turn(batch)
+        # As by a worker, nothing is begun of an account that is held: else a lane of it would begin, and be over, again and again.
         accepted = await self.writer.aside(
-            lambda: self.read(lambda unit: batches.every(unit, account, [BatchState.ACCEPTED]))
+            lambda: self._of_free(account, lambda unit: batches.every(unit, account, [BatchState.ACCEPTED]))
         )
-        due = await self.writer.aside(lambda: self.read(lambda unit: refunds.due_lanes(unit, unit.now)))
+        due = await self.writer.aside(
+            lambda: self._of_free(account, lambda unit: list(refunds.due_lanes(unit, unit.now)))
+        )
         if self.ending:
             return
         begun: dict[str, Any] = {}
@@ -365,6 +369,10 @@ class Process:
                 begun[lane] = self.executor.drain(lane, until=lambda: self.ending)
         for name, work in begun.items():
             runs[name] = asyncio.get_running_loop().create_task(work, name=f"{self.life.name} {name}")
+
+    def _of_free(self, account: str, work: Callable[[Unit], list[Result]]) -> list[Result]:
+        """Read what is to be done, unless the account is held."""
+        return self.read(lambda unit: [] if accounts.held_text(unit, account) else work(unit))
 
     async def _plan(self, accepted: list[Any]) -> int:
         try:

@@ -40,6 +40,9 @@ LOOKUPS = 20
 LIST_FROM = 200
 # So many rows, evenly taken from the whole file, tell whether a list is worth its calls, and a few of them which time it is of.
 SAMPLE, DATED = 200, 20
+# The rows of a file of one slice are looked up so many at a time, so that the first are paid while the others are looked up: it is over in
+# little more than half of the time. The look-ups of one slice end before those of the next begin, so those of a large file are large.
+SLICE_SMALL = 50
 # A list goes on for so many pages that show nothing of the sample before it is given up.
 PAGES_IN_VAIN = 10
 DAY = 86_400.0
@@ -86,6 +89,7 @@ class Planner:
         self._clock = clock
         self._order_key = order_key
         self._connect = connect
+        self.slice_small = SLICE_SMALL
         self._covered = False
         self._listed = False
         # How old a look may be, in seconds, and since when looks are believed; for a plan of all charges, else of those of orders.
@@ -216,8 +220,9 @@ class Planner:
             GatewayError: A charge could not be looked up; what was planned stays.
         """
         self._covered = self._listed = False
+        most = self.slice_small if batch.row_count <= batches.SLICE else batches.SLICE
         while not until():
-            rows = await self._read(lambda unit: batches.next_unplanned(unit, batch.id))
+            rows = await self._read(lambda unit: batches.next_unplanned(unit, batch.id, most))
             if not rows:
                 return
             foreseen = await self._read(lambda unit, some=rows: self._foreseen(unit, batch, some))  # type: ignore[misc]

@@ -11,13 +11,15 @@ import pytest
 import sqlalchemy as sa
 
 from refundry import bootstrap
+from refundry.batches import service as batches
 from refundry.batches.model import Batch, Standing
+from refundry.batches.service import SLICE
 from refundry.infra.db import Database, DatabaseUnusable
 from refundry.kernel.lane import Lane
 from refundry.refunds.model import State
 from refundry.refunds.tables import refund_requests
 from refundry.worker.main import Worker
-from refundry.worker.planner import Planner
+from refundry.worker.planner import SLICE_SMALL, Planner, planner_of
 from tests.integration.worker.test_accounts import (
     DEADLINE_SECONDS,
     LATE_MILLISECONDS,
@@ -82,6 +84,26 @@ async def test_what_is_planned_is_paid_while_the_rest_is_planned(
         batch = await handed_in(desk, world.server.account, {"o0": "1.00"}, tmp_path)
         await until_true(lambda: totals(desk.database, batch).standings.get(Standing.PAID, 0) == 1)
         go_on.set()
+
+
+@on_one
+@pytest.mark.parametrize(("rows", "first"), [(SLICE, SLICE_SMALL), (SLICE + 1, SLICE)])
+async def test_a_small_file_is_planned_in_parts_so_that_its_first_rows_need_not_wait_for_the_others(
+    world: World, database: HandDatabase, tmp_path: Path, rows: int, first: int
+) -> None:
+    settings, asked = world.settings(database.url, tmp_path), list[bool]()
+
+    def after_one() -> bool:
+        asked.append(True)
+        return len(asked) > 1
+
+    async with bootstrap.desk(settings) as desk:
+        amounts = {f"o{at}": "1.00" for at in range(rows)}
+        batch = await handed_in(desk, world.server.account, amounts, tmp_path)
+        await planner_of(desk, desk.seats[0]).plan(batch, until=after_one)
+        with desk.database.reading() as unit:
+            left = batches.next_unplanned(unit, batch.id, rows)
+    assert [row.number for row in left][:1] == [first + 1]
 
 
 @on_one
