@@ -14,7 +14,19 @@ from refundry.charges import service as charges
 from refundry.charges.model import Charge
 from refundry.cli import output, refund_told, session
 from refundry.cli.work import Work, working
-from refundry.connectors.base import AmountKind, AmountText, Reference, ReferenceKind, amount_asked, check_written
+from refundry.connectors.base import (
+    ORDER_CHARACTERS_MAX,
+    REQUEST_KEY_CHARACTERS_MAX,
+    TICKET_CHARACTERS_MAX,
+    AmountKind,
+    AmountText,
+    NameInvalid,
+    Reference,
+    ReferenceKind,
+    amount_asked,
+    check_name,
+    check_written,
+)
 from refundry.gateways.base import GatewayError, Trouble
 from refundry.infra import loop
 from refundry.infra.db import Needs, Unit
@@ -35,8 +47,6 @@ OPTIONS = {
     ReferenceKind.PAYMENT_INTENT: "--payment-intent",
     ReferenceKind.ORDER_ID: "--order",
 }
-TEXT_MAX = 500
-KEY_MAX = 200
 LOOK_SECONDS = 0.05
 # A person is told that an answer is late once, not every moment.
 TELL_AFTER_SECONDS = 3.0
@@ -120,11 +130,12 @@ def wanted_of(asked: Asked) -> Wanted:
             "the reason fraudulent puts the customer on your block lists at Stripe: add --allow-fraudulent if that is meant",
             code="reason_fraudulent",
         )
+    called = OPTIONS[ReferenceKind(kind)]
     return Wanted(
-        references=(Reference(ReferenceKind(kind), _text(value, OPTIONS[ReferenceKind(kind)], TEXT_MAX)),),
+        references=(Reference(ReferenceKind(kind), _name(value, called, ORDER_CHARACTERS_MAX, any_form=True)),),
         amounts=(amount,),
-        ticket_id=_text(asked.ticket, "--ticket", TEXT_MAX) if asked.ticket is not None else None,
-        request_key=_text(asked.key, "--key", KEY_MAX) if asked.key is not None else None,
+        ticket_id=_name(asked.ticket, "--ticket", TICKET_CHARACTERS_MAX) if asked.ticket is not None else None,
+        request_key=_name(asked.key, "--key", REQUEST_KEY_CHARACTERS_MAX) if asked.key is not None else None,
         reason=asked.reason,
         currency=currency,
         metadata={},
@@ -145,13 +156,14 @@ def _amount(given: Mapping[str, str | None]) -> tuple[AmountKind, str]:
     return AmountKind(kind), text.strip()
 
 
-def _text(text: str, option: str, most: int) -> str:
+def _name(text: str, option: str, most: int, *, any_form: bool = False) -> str:
     kept = text.strip()
-    if not kept or len(kept) > most or not kept.isprintable():
-        raise UsageError(
-            f"{option} should have 1 to {most} characters that can be seen",
-            code="text_too_long" if len(kept) > most else "usage",
-        )
+    if not kept:
+        raise UsageError(f"{option} is empty: say which one is meant", code="usage")
+    try:
+        check_name(kept, option, most, any_form=any_form)
+    except NameInvalid as error:
+        raise UsageError(error.message, code=error.code) from error
     return kept
 
 

@@ -6,6 +6,8 @@ the charge knows.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,12 +15,21 @@ from pathlib import Path
 from typing import Any, Protocol, assert_never
 
 from refundry.kernel import money
-from refundry.kernel.errors import AmountInvalid, UsageError
+from refundry.kernel.errors import AmountInvalid, RefundryError, UsageError
 from refundry.kernel.money import Money
 
 # What makes a spreadsheet read a cell as a formula, after OWASP's page on CSV injection; the last four are the full-width forms.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "＝", "＋", "－", "＠")  # noqa: RUF001  # they are meant
 SHOWN_MAX = 40
+# A ticket and an order stand in Stripe's metadata, whose values have so many characters (stripe-facts 4.3).
+TICKET_CHARACTERS_MAX = 500
+ORDER_CHARACTERS_MAX = 500
+# With its prefix it fits any column and any log line.
+REQUEST_KEY_CHARACTERS_MAX = 200
+# What Excel makes of a long number in a CSV file, and Python of one that was read as floating point: its other digits are gone.
+ROUNDED = re.compile(r"\d(?:[.,]\d+)?E\+\d{2,}", re.ASCII | re.IGNORECASE)
+# What a program makes of whole numbers once one of their column is empty, as pandas does: the ticket 7 is another one then.
+FLOATED = re.compile(r"(\d+)\.0", re.ASCII)
 
 
 def visible(text: str) -> str:
@@ -42,6 +53,12 @@ class FileRefused(UsageError):  # noqa: N818  # the design's word
     def __init__(self, message: str, *, code: str | None = None, **ids: str | int) -> None:
         """Keep the parts; the message may quote the file."""
         super().__init__(visible(message), code=code, **ids)
+
+
+class NameInvalid(RefundryError):  # noqa: N818  # as `AmountInvalid`
+    """A ticket, a request key or a reference that names nothing, or may be taken for another one."""
+
+    code = "name_invalid"
 
 
 class ReferenceKind(StrEnum):
@@ -213,6 +230,41 @@ class FileReader(Protocol):
             FileRefused: With a code for each reason; docs/features/files.md lists them.
         """
         ...
+
+
+def check_name(text: str, called: str, characters_max: int, *, any_form: bool = False) -> None:
+    """See that a text can name something, wherever it was written.
+
+    What cannot be seen is refused, since two names that look alike must be one name, or a refund could be paid twice; so is a number
+    that was rounded, which may stand for many names, and is none of them, and one that a program has written as another name.
+
+    Args:
+        text: Without the space around it.
+        called: What people call its place: a column, an option.
+        characters_max: The most it may have.
+        any_form: Whether `é` may also be an `e` and an accent, which look alike: of what Stripe compares, either may be meant.
+
+    Raises:
+        NameInvalid: `text_too_long`, `text_unprintable`, `text_not_nfc`, `number_too_long`, `number_not_whole`.
+    """
+    if len(text) > characters_max:
+        message = f"{called} has {len(text)} characters, at most {characters_max} are possible: shorten it"
+        raise NameInvalid(message, code="text_too_long")
+    if not text.isprintable():
+        message = f"{called} holds a character that cannot be seen: {text[:SHOWN_MAX]!a}; type it anew"
+        raise NameInvalid(message, code="text_unprintable")
+    if not (any_form or unicodedata.is_normalized("NFC", text)):
+        message = (
+            f"{called} is '{text[:SHOWN_MAX]}', with a letter that is made of several characters, or has another one that looks the same: "
+            "type it anew, or write it in Unicode's form NFC"
+        )
+        raise NameInvalid(message, code="text_not_nfc")
+    if ROUNDED.fullmatch(text):
+        message = f"{called} is '{text[:SHOWN_MAX]}', a long number that a spreadsheet has rounded: type it anew, with the cell's format set to text"
+        raise NameInvalid(message, code="number_too_long")
+    if floated := FLOATED.fullmatch(text):
+        message = f"{called} is '{text[:SHOWN_MAX]}', a whole number that a program has made a decimal: write '{floated[1][:SHOWN_MAX]}', as text"
+        raise NameInvalid(message, code="number_not_whole")
 
 
 def check_written(amount: AmountText) -> None:

@@ -272,6 +272,8 @@ REFUSED_ROWS = [
     (BASE | {"ticket_id": "a\tb"}, "text_unprintable", "ticket_id"),
     (BASE | {"request_key": "k" * 201}, "text_too_long", "request_key"),
     (BASE | {"request_key": "a\nb"}, "text_unprintable", "request_key"),
+    (BASE | {"ticket_id": "Rene\u0301"}, "text_not_nfc", "ticket_id"),
+    (BASE | {"request_key": "7 \u212a"}, "text_not_nfc", "request_key"),
     (BASE | {"reason": "damaged"}, "reason_unknown", "reason"),
     (BASE | {"reason": "fraudulent"}, "reason_fraudulent", "reason"),
     (BASE | {"metadata.a": "x" * 501}, "text_too_long", "metadata.a"),
@@ -291,6 +293,12 @@ def test_a_row_that_cannot_be_understood_is_refused(
     assert isinstance(row, RefusedRow), row
     assert (row.code, row.column, row.number, row.line, row.raw) == (code, column, 1, 2, cells)
     assert len(row.message) < 300
+
+
+def test_an_order_is_taken_in_either_form_of_unicode_as_stripe_may_hold_either(tmp_path: Path) -> None:
+    for order in ("Ren\u00e9", "Rene\u0301"):
+        row = parsed(one(tmp_path, {"order_id": order, "amount": "1", "ticket_id": "Ren\u00e9"}))
+        assert (row.references[0].value, row.ticket_id) == (order, "Ren\u00e9")
 
 
 def test_a_refused_row_stops_no_other(tmp_path: Path) -> None:

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from refundry.connectors.base import (
+    ORDER_CHARACTERS_MAX,
+    REQUEST_KEY_CHARACTERS_MAX,
     SHOWN_MAX,
+    TICKET_CHARACTERS_MAX,
     AmountKind,
     AmountText,
+    NameInvalid,
     ParsedRow,
     ReadOptions,
     Reference,
@@ -18,6 +22,7 @@ from refundry.connectors.base import (
     Row,
     amount_asked,
     amount_of,
+    check_name,
     check_written,
     visible,
 )
@@ -38,15 +43,6 @@ SHAPES = {
     ReferenceKind.CHARGE_ID: (re.compile(r"(?:ch|py)_[A-Za-z0-9]{1,252}"), "ch_ or py_"),
     ReferenceKind.PAYMENT_INTENT: (re.compile(r"pi_[A-Za-z0-9]{1,252}"), "pi_"),
 }
-# A ticket and an order stand in Stripe's metadata, whose values have so many characters (stripe-facts 4.3).
-TICKET_CHARACTERS_MAX = 500
-ORDER_CHARACTERS_MAX = 500
-# What Excel makes of a long number in a CSV file, and Python of one that was read as floating point: its other digits are gone.
-ROUNDED = re.compile(r"\d(?:[.,]\d+)?E\+\d{2,}", re.ASCII | re.IGNORECASE)
-# What a program makes of whole numbers once one of their column is empty, as pandas does: the ticket 7 is another one then.
-FLOATED = re.compile(r"(\d+)\.0", re.ASCII)
-# With its prefix it fits any column and any log line.
-REQUEST_KEY_CHARACTERS_MAX = 200
 
 
 class CellRefused(RefundryError):  # noqa: N818  # the design's word
@@ -76,36 +72,28 @@ class Cells:
             raise CellRefused(cell.code, f"{column} {cell.why}", column)
         return cell.strip()
 
-    def name(self, column: str, characters_max: int) -> str | None:
+    def name(self, column: str, characters_max: int, *, any_form: bool = False) -> str | None:
         """Tell a cell that names something; `None`, if it is empty.
 
-        What cannot be seen is refused, since two names that look alike must be one name, or a refund could be paid twice; so is a number
-        that was rounded, which may stand for many names, and is none of them, and one that its sheet shows, or a program has written, as
-        another name.
+        What `check_name` refuses is refused, and a number that its sheet shows as another name.
         """
         text = self.text(column)
-        if len(text) > characters_max:
-            message = f"{column} has {len(text)} characters, at most {characters_max} are possible: shorten it"
-            raise CellRefused("text_too_long", message, column)
-        if not text.isprintable():
-            message = f"{column} holds a character that cannot be seen: {text[:SHOWN_MAX]!a}; type it anew"
-            raise CellRefused("text_unprintable", message, column)
+        if not text:
+            return None
         if isinstance(self.raw.get(column), Dressed):
             message = f"{column} holds {text[:SHOWN_MAX]}, and its format shows more than that: type what was meant, with the format set to text"
             raise CellRefused("cell_shown_otherwise", message, column)
-        if ROUNDED.fullmatch(text):
-            message = f"{column} is '{text[:SHOWN_MAX]}', a long number that a spreadsheet has rounded: type it anew, with the cell's format set to text"
-            raise CellRefused("number_too_long", message, column)
-        if floated := FLOATED.fullmatch(text):
-            message = f"{column} is '{text[:SHOWN_MAX]}', a whole number that a program has made a decimal: write '{floated[1][:SHOWN_MAX]}', as text"
-            raise CellRefused("number_not_whole", message, column)
+        try:
+            check_name(text, column, characters_max, any_form=any_form)
+        except NameInvalid as error:
+            raise CellRefused(error.code, error.message, column) from error
         if not (self.sure or text.isascii()):
             message = (
                 f"{column} is '{text[:SHOWN_MAX]}' if the file is Windows-1252, which nobody has said: say --encoding windows-1252, or "
                 "save the file as 'CSV UTF-8'"
             )
             raise CellRefused("text_encoding_unsure", message, column)
-        return text or None
+        return text
 
 
 def row_of(
@@ -155,7 +143,7 @@ def _parsed(
 def _references(cells: Cells) -> tuple[Reference, ...]:
     given = []
     for kind in REFERENCES:
-        value = cells.name(kind, ORDER_CHARACTERS_MAX) if kind in cells.raw else None
+        value = cells.name(kind, ORDER_CHARACTERS_MAX, any_form=True) if kind in cells.raw else None
         if value is not None:
             _check_shape(kind, value)
             given.append(Reference(kind, value))
