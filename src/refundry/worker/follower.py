@@ -96,6 +96,8 @@ class Follower:
         self._gate = asyncio.Semaphore(READS_AT_ONCE)
         self._woken = asyncio.Event()
         self._log = logger().bind(account=account)
+        # What Stripe did not answer in this turn.
+        self._unread: list[GatewayError] = []
 
     def wake(self) -> None:
         """Begin at once: events have come in."""
@@ -125,6 +127,7 @@ class Follower:
         if not events or not await self._writer.put(lambda unit: self._takes_turn(unit, seconds)):
             return 0
         failed = await self._applied(found)
+        self._tell_unread()
         await self._writer.put(lambda unit: self._settle(unit, found, failed))
         return len(events)
 
@@ -160,12 +163,18 @@ class Follower:
         await asyncio.gather(*(one(target) for target in singles))
         return failed
 
+    def _tell_unread(self) -> None:
+        """Log in one line what was not read: a Stripe that is away or limits says the same of each object, hundreds of times a minute."""
+        unread, self._unread = self._unread, []
+        if unread:
+            self._log.warning("follow.not_read", count=len(unread), code=unread[0].code, why=unread[0].message)
+
     async def _guarded(self, work: Callable[[], Awaitable[str]]) -> str:
         """Do something with Stripe; tells why it could not be done."""
         try:
             return await work()
         except GatewayError as error:
-            self._log.warning("follow.not_read", code=error.code, why=error.message)
+            self._unread.append(error)
             why = error.message
             if error.shut_out:
                 await self._writer.put(lambda unit: accounts.hold(unit, self.account, why))

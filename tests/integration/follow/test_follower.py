@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import sqlalchemy as sa
 
@@ -57,6 +59,26 @@ async def test_a_late_failure_is_believed_only_from_a_read(scene: Scene) -> None
     await scene.follow()
     after = scene.now(request)
     assert (after.state, after.reason_code) == (State.FAILED, "expired_or_canceled_card")
+
+
+async def test_a_stripe_that_is_away_is_told_once_a_turn_and_not_for_each_object(
+    capsys: pytest.CaptureFixture[str], scene: Scene
+) -> None:
+    await scene.listen()
+    for _ in range(12):
+        await scene.paid(await scene.sim.charge(5000, card="pm_card_pendingRefund"), 1200)
+    await scene.move(400)
+    await scene.control("POST /_sim/faults", {"rules": [{"kind": "rate_limit", "operation": "GET *"}]})
+    capsys.readouterr()
+    await scene.follow()
+    # Without colours, wherever this runs.
+    told = [
+        line for line in re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out).splitlines() if "follow.not_read" in line
+    ]
+    assert len(told) == 1, told
+    (count,) = re.findall(r"count=(\d+)", told[0])
+    assert int(count) >= 12
+    assert "code=stripe_rate_limited" in told[0]
 
 
 async def test_without_webhooks_polling_brings_the_same(scene: Scene) -> None:
