@@ -28,7 +28,7 @@ from refundry.infra.pace import Pacer
 from refundry.infra.settings import Access, Settings, SettingsError, account_twice
 from refundry.infra.writer import GroupWriter
 from refundry.kernel.clock import Clock, SystemClock
-from refundry.kernel.errors import RefundryError
+from refundry.kernel.errors import RefundryError, UsageError
 from refundry.kernel.ids import Ids, RandomIds
 from refundry.outbox import service as outbox
 from refundry.outbox.model import Kind, Wants
@@ -258,10 +258,26 @@ def doors_of(desk: Desk) -> dict[str, Door]:
 
 
 def limits_of(settings: Settings, access: Access | None = None) -> pace.Limits:
-    """Tell Stripe's limits of an account, by default the primary one: as set, else after the key's mode."""
+    """Tell Stripe's limits of an account, by default the primary one: as set, else after the key's mode.
+
+    Raises:
+        UsageError: `limits_wrong`.
+    """
     named = settings.stripe.limits if access is None else access.limits
     usual = "live" if settings.mode == "live" else "sandbox"
-    return pace.parsed(named or usual, "REFUNDRY_STRIPE__LIMITS" if access is None else access.setting("limits"))
+    setting = "REFUNDRY_STRIPE__LIMITS" if access is None else access.setting("limits")
+    found = pace.parsed(named or usual, setting)
+    if found.operations:
+        from refundry.gateways.stripe.client import OPERATIONS  # imports the SDK, as in `gateway_of`
+
+        if strange := sorted(found.operations.keys() - OPERATIONS):
+            raise UsageError(
+                f"'{strange[0]}' in {setting} is no call that is made, and its limit would hold for nothing: it can be one of "
+                f"{', '.join(sorted(OPERATIONS))}",
+                code="limits_wrong",
+                setting=setting,
+            )
+    return found
 
 
 def gateway_of(

@@ -115,7 +115,7 @@ def parsed(text: str, setting: str = "REFUNDRY_STRIPE__LIMITS") -> Limits:
         return NAMED[text]
     told: dict[str, float] = {}
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(global|endpoint|(?:GET|POST) /\S+)\s*=\s*(\d+(?:\.\d+)?)\s*", part)
+        match = re.fullmatch(r"\s*(global|endpoint|(?:GET|POST|DELETE) /\S+)\s*=\s*(\d+(?:\.\d+)?)\s*", part)
         # Zero stands for no limit in here: whoever writes it means anything but that. And of two of a kind one would be ignored.
         if match is None or match[1] in told or not 0 < float(match[2]) < math.inf:
             raise UsageError(

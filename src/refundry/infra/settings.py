@@ -11,10 +11,20 @@ import sys
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import sqlalchemy as sa
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as Unreadable
 
@@ -24,6 +34,8 @@ from refundry.kernel.errors import UsageError
 STRIPE_API = "https://api.stripe.com"
 # Of a shorter secret its last four characters would give away too much.
 SECRET_SHOWN_FROM = 16
+# A blank around it, as from a file of variables, would name a key that no charge has, and no order would be found.
+OrderKey = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=40)]
 
 
 class SettingsError(UsageError):
@@ -59,8 +71,8 @@ class StripeSettings(BaseModel):
     api_base: str | None = None
     account: str | None = None
     limits: str | None = None
-    headroom: float = Field(default=0.10, ge=0, lt=1)
-    order_key: str = Field(default="order_id", min_length=1, max_length=40)
+    headroom: FiniteFloat = Field(default=0.10, ge=0, lt=1)
+    order_key: OrderKey = "order_id"
     reverse_transfer: bool | None = None
     refund_application_fee: bool | None = None
 
@@ -95,8 +107,8 @@ class AccountSettings(BaseModel):
     connected: str | None = None
     account: str | None = None
     limits: str | None = None
-    headroom: float | None = Field(default=None, ge=0, lt=1)
-    order_key: str | None = Field(default=None, min_length=1, max_length=40)
+    headroom: FiniteFloat | None = Field(default=None, ge=0, lt=1)
+    order_key: OrderKey | None = None
     reverse_transfer: bool | None = None
     refund_application_fee: bool | None = None
 
@@ -157,9 +169,9 @@ class PaySettings(BaseModel):
         age_max_days: The oldest charge that is refunded without a person.
     """
 
-    look_max_age: float = Field(default=600, ge=0, le=3600)
-    absence_wait: float = Field(default=600, ge=0)
-    absence_gap: float = Field(default=60, ge=0)
+    look_max_age: FiniteFloat = Field(default=600, ge=0, le=3600)
+    absence_wait: FiniteFloat = Field(default=600, ge=0)
+    absence_gap: FiniteFloat = Field(default=60, ge=0)
     slice: int = Field(default=50, ge=1, le=500)
     flight_max: int = Field(default=100, ge=1, le=500)
     age_max_days: int = Field(default=0, ge=0)
@@ -189,7 +201,7 @@ class OrderSettings(BaseModel):
     sql_kinds: str = "order.refunded_changed"
     file: str | None = None
     at_once: int = Field(default=16, ge=1, le=64)
-    timeout_seconds: float = Field(default=10, gt=0, le=30)
+    timeout_seconds: FiniteFloat = Field(default=10, gt=0, le=30)
     # An hour apart at most, they last for some 21 hours: over a night and a morning.
     tries_max: int = Field(default=40, ge=1, le=1000)
 
@@ -202,7 +214,7 @@ class FollowSettings(BaseModel):
         reads_per_day: How many calls that may cost in a day; zero for any number.
     """
 
-    poll_seconds: float = Field(default=60, ge=1, le=86_400)
+    poll_seconds: FiniteFloat = Field(default=60, ge=1, le=86_400)
     reads_per_day: int = Field(default=3000, ge=0)
 
 

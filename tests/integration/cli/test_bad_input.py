@@ -40,6 +40,12 @@ def written(path: Path, text: str | bytes) -> str:
         ({"REFUNDRY_STRIPE__ACCOUNT": "acct_other"}, "account_disagrees", 2, "acct_other"),
         ({"REFUNDRY_STRIPE__HEADROOM": "2"}, "setting_wrong", 2, "REFUNDRY_STRIPE__HEADROOM"),
         ({"REFUNDRY_STRIPE__LIMITS": "much"}, "limits_wrong", 2, "much"),
+        (
+            {"REFUNDRY_STRIPE__LIMITS": "global=100,endpoint=25,POST /v1/refund=5"},
+            "limits_wrong",
+            2,
+            "DELETE /v1/webhook_endpoints/{webhook_endpoint}, GET /v1/account",
+        ),
         ({"REFUNDRY_DATABASE_URL": "mysql://x"}, "database_url_wrong", 2, "REFUNDRY_DATABASE_URL"),
         ({"REFUNDRY_STATE_DIR": "/proc/refundry"}, "state_dir_unusable", 1, "REFUNDRY_STATE_DIR"),
     ],

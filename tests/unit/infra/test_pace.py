@@ -40,6 +40,7 @@ def pacer(limits: Limits, headroom: float = 0.1) -> Pacer:
         ("global=100,endpoint=25", Limits(100, 25)), (" endpoint = 5 , global=12.5 ", Limits(12.5, 5)),
         ("global=10", Limits(10, 0)), ("endpoint=10", Limits(0, 10)),
         ("global=100,endpoint=25,POST /v1/refunds=50", Limits(100, 25, {REFUND: 50})),
+        ("DELETE /v1/webhook_endpoints/{webhook_endpoint}=1", Limits(0, 0, {"DELETE /v1/webhook_endpoints/{webhook_endpoint}": 1})),
         ("GET /v1/charges/{charge}=3", Limits(0, 0, {"GET /v1/charges/{charge}": 3})),
     ],
 )  # fmt: skip

@@ -110,6 +110,20 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "head-room": ({"REFUNDRY_STRIPE__HEADROOM": "1"}, "REFUNDRY_STRIPE__HEADROOM"),
     "order key": ({"REFUNDRY_STRIPE__ORDER_KEY": ""}, "REFUNDRY_STRIPE__ORDER_KEY"),
     "look_max_age": ({"REFUNDRY_PAY__LOOK_MAX_AGE": "3601"}, "REFUNDRY_PAY__LOOK_MAX_AGE"),
+    "order key of blanks": ({"REFUNDRY_STRIPE__ORDER_KEY": "  "}, "REFUNDRY_STRIPE__ORDER_KEY"),
+    **{
+        f"{name} {value}": ({name: value}, name)
+        for name in (
+            "REFUNDRY_PAY__LOOK_MAX_AGE",
+            "REFUNDRY_PAY__ABSENCE_WAIT",
+            "REFUNDRY_PAY__ABSENCE_GAP",
+            "REFUNDRY_STRIPE__HEADROOM",
+            "REFUNDRY_ACCOUNTS__EU__HEADROOM",
+            "REFUNDRY_FOLLOW__POLL_SECONDS",
+            "REFUNDRY_ORDERS__TIMEOUT_SECONDS",
+        )
+        for value in ("inf", "nan", "1e999")
+    },
     "no JSON": ({"REFUNDRY_STRIPE": f'{{"secret_key": "sk_live_{SECRET}"'}, "REFUNDRY_STRIPE"),
     "level": ({"REFUNDRY_LOG_LEVEL": SECRET}, "REFUNDRY_LOG_LEVEL"),
 }
@@ -124,6 +138,15 @@ def test_a_wrong_setting_is_named_and_its_value_is_not_told(monkeypatch: pytest.
     assert name in refused.value.message
     assert SECRET not in refused.value.message + repr(refused.value)
     assert refused.value.__suppress_context__, "a traceback would show what was set"
+
+
+def test_an_order_key_has_no_blanks_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = read(
+        monkeypatch,
+        REFUNDRY_STRIPE__ORDER_KEY=" order no ",
+        REFUNDRY_ACCOUNTS__EU__ORDER_KEY="number\n",
+    )
+    assert (told.stripe.order_key, told.accounts["eu"].order_key) == ("order no", "number")
 
 
 def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

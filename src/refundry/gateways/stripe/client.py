@@ -74,6 +74,13 @@ SEND = "POST /v1/refunds"
 WEBHOOK_ENDPOINTS = "GET /v1/webhook_endpoints"
 WEBHOOK_ENDPOINT_MAKE = "POST /v1/webhook_endpoints"
 WEBHOOK_ENDPOINT_DELETE = "DELETE /v1/webhook_endpoints/{webhook_endpoint}"
+# All of them: a limit of any other is a slip of the pen.
+OPERATIONS = frozenset(
+    {
+        ACCOUNT, BALANCE, CHARGE, CHARGES, CHARGE_SEARCH, DISPUTES, EVENTS, FRAUD_WARNINGS, PAYMENT_INTENT, PAYMENT_INTENTS,
+        PAYMENT_INTENT_CANCEL, REFUND, REFUNDS, REFUND_CANCEL, SEND, WEBHOOK_ENDPOINTS, WEBHOOK_ENDPOINT_MAKE, WEBHOOK_ENDPOINT_DELETE,
+    }
+)  # fmt: skip
 # Well-formed, and nobody's: Stripe's own ids are longer.
 NO_CHARGE, NO_INTENT = "ch_refundrydoctor", "pi_refundrydoctor"
 ONE: Json = {"limit": 1}
