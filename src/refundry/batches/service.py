@@ -600,7 +600,8 @@ def _in_line_again(unit: Unit, request: str, before: State, actor: Actor) -> Non
         repository.set_turn(unit, batch.id, [number], Turn.HAS_COME)
         declined = before is State.DECLINED
         # How much of it was forgiven the next turn tells, which knows also what is unknown.
-        course = replace(course, over=course.over - declined, failed=course.failed - declined)
+        # One that was declined before there were stages was never counted.
+        course = replace(course, over=max(course.over - declined, 0), failed=max(course.failed - declined, 0))
     repository.set_course(unit, batch.id, course)
 
 
@@ -626,9 +627,15 @@ def set_schedule(unit: Unit, batch: Batch, schedule: Schedule, actor: Actor) -> 
     if current.schedule == schedule:
         return current
     repository.set_schedule(unit, batch.id, schedule)
-    repository.set_course(unit, batch.id, replace(current.course, anchor=None, rows=0, next_row=1, resting=False))
+    course = replace(current.course, anchor=None, rows=0, next_row=1, resting=False)
     for page in repository.requests(unit, batch.id):
         refunds.make_wait(unit, page, actor)
+    if schedule.canary and (current.schedule is None or schedule.canary != current.schedule.canary):
+        # Stages begin with the first: whoever asks for one row wants to see one more, however many were sent before.
+        begun = [number for number, _ in repository.having_turn(unit, batch.id)]
+        repository.set_turn(unit, batch.id, begun, Turn.WAITS)
+        course = replace(course, released=course.released - len(begun), over=0, failed=0, forgiven=0)
+    repository.set_course(unit, batch.id, course)
     if schedule.max_per_day is not None:
         # Only now that the requests are held: what was just being sent is on disk, and counts. And before budgets, as everywhere.
         _count_today(unit, batch.id, schedule)
@@ -791,7 +798,7 @@ def _let_go(unit: Unit, batch: Batch, schedule: Schedule, having: _HavingTurn, s
         looked_at += len(line)
         known = refunds.many(unit, [request for _, request in line], hold=True)
         free: list[RefundRequest] = []
-        passed: list[int] = []
+        passed: dict[int, Turn] = {}
         stuck: Wait | None = None
         for number, request_id in line:
             if len(free) == left:
@@ -799,14 +806,17 @@ def _let_go(unit: Unit, batch: Batch, schedule: Schedule, having: _HavingTurn, s
             request = known[request_id]
             if refunds.waits_in_line(request):
                 stuck = _stuck(unit, batch, schedule, having, budgets, request)
-                if stuck is not None:
-                    break
-                free.append(request)
-            # Whoever does not wait any more is looked at in the next turn.
-            passed.append(number)
+                if stuck is None:
+                    free.append(request)
+            else:
+                stuck = _before_stages(schedule, number, request)
+            if stuck is not None:
+                break
+            passed[number] = _turn_passed(schedule, request)
             course = replace(course, next_row=number + 1, released=course.released + 1)
         refunds.let_go(unit, free, SYSTEM)
-        repository.set_turn(unit, batch.id, passed, Turn.HAS_COME)
+        for turn in (Turn.HAS_COME, Turn.OVER, Turn.FAILED):
+            repository.set_turn(unit, batch.id, [number for number, to in passed.items() if to is turn], turn)
         having.moving += len(free)
         left -= len(free)
         if stuck is not None:
@@ -815,6 +825,23 @@ def _let_go(unit: Unit, batch: Batch, schedule: Schedule, having: _HavingTurn, s
                 refunds.make_wait(unit, short, SYSTEM, HeldReason.LOW_BALANCE)
             break
     return course
+
+
+def _before_stages(schedule: Schedule, number: int, request: RefundRequest) -> Wait | None:
+    """Tell what the stages of a batch wait for, if a row was sent before they let it go, and has no outcome yet."""
+    if not schedule.canary or request.state is not State.SUBMITTING:
+        return None
+    return Wait(Why.STAGE, None, f"the stages begin when what was sent before them is over (row {number:,} is not)")
+
+
+def _turn_passed(schedule: Schedule, request: RefundRequest) -> Turn:
+    """Tell where a row stands from now on. One that is over without a stage having let it go fills none, and is not counted.
+
+    Whatever else does not wait any more is looked at in the next turn.
+    """
+    if not schedule.canary or request.state in UNPAID | IN_FLIGHT:
+        return Turn.HAS_COME
+    return Turn.FAILED if request.state in {State.FAILED, State.CANCELED} else Turn.OVER
 
 
 def _stuck(
@@ -1058,8 +1085,12 @@ def _waits(unit: Unit, batch: Batch, schedule: Schedule) -> Wait | None:
     verdict = rules.decide(schedule, seen, unit.now, seen.rows)
     if isinstance(verdict, Wait):
         return verdict
-    known = refunds.many(unit, [request for _, request in repository.in_line(unit, batch.id, seen.course.next_row, 1)])
-    for request in known.values():
+    line = repository.in_line(unit, batch.id, seen.course.next_row, 1)
+    known = refunds.many(unit, [request for _, request in line])
+    for number, request_id in line:
+        request = known[request_id]
+        if (before := _before_stages(schedule, number, request)) is not None:
+            return before
         currency, amount = request.content.currency, request.amount_minor or request.content.asked_minor or 0
         kept = repository.budgets(unit, batch.id).get(currency, Budget(currency))
         budget = rules.of_day(kept, calendar.day_of(schedule.zone, unit.now), having.flying[currency])

@@ -430,6 +430,68 @@ def test_a_stage_begins_when_the_one_before_is_over(clerk: Clerk) -> None:
     assert pay(clerk) == [1000] * 3
 
 
+@pytest.mark.parametrize("before", [None, {"spread_seconds": 0.001}])
+def test_what_was_paid_before_there_were_stages_fills_none(clerk: Clerk, before: dict[str, object] | None) -> None:
+    batch = scheduled(clerk, rows(clerk, 9), **before) if before else clerk.accept(rows(clerk, 9))
+    while clerk.plan(batch):
+        pass
+    if before:
+        turn(clerk, batch, ahead=4)
+        clerk.clock.move(1)
+        turn(clerk, batch, ahead=4)
+    assert pay(clerk, most=4) == [1000] * 4
+    if before:
+        turn(clerk, batch, ahead=0)
+    clerk.unit(lambda unit: batches.set_schedule(unit, clerk.batch(batch), Schedule(canary=(1, 2)), ADA))
+    turn(clerk, batch)
+    turn(clerk, batch)
+    (claimed,) = clerk.claim()
+    turn(clerk, batch)
+    assert clerk.claim() == []
+    assert waits(clerk, batch) == "stage 2 of 3: 2 rows, begins when stage 1 is over (1 row not over yet)"
+    intent = intend(clerk, claimed)
+    assert intent is not None
+    clerk.record(intent, accepted(intent.claimed.request))
+    turn(clerk, batch)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000] * 2
+    turn(clerk, batch)
+    assert pay(clerk) == [1000] * 2
+
+
+@pytest.mark.parametrize("before", [None, {"spread_seconds": 100.0}])
+def test_the_first_stage_begins_once_what_was_on_its_way_before_has_an_outcome(
+    clerk: Clerk, before: dict[str, object] | None
+) -> None:
+    batch = scheduled(clerk, rows(clerk, 5), **before) if before else clerk.accept(rows(clerk, 5))
+    while clerk.plan(batch):
+        pass
+    turn(clerk, batch)
+    (claimed,) = clerk.claim(most=1)
+    intent = intend(clerk, claimed)
+    assert intent is not None
+    clerk.unit(lambda unit: batches.set_schedule(unit, clerk.batch(batch), Schedule(canary=(1, 2)), ADA))
+    turn(clerk, batch)
+    assert clerk.claim() == []
+    assert waits(clerk, batch) == "the stages begin when what was sent before them is over (row 1 is not)"
+    clerk.record(intent, accepted(intent.claimed.request))
+    turn(clerk, batch)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
+
+
+def test_rows_that_were_declined_before_the_stages_make_none_longer_when_they_are_tried_again(clerk: Clerk) -> None:
+    batch = clerk.planned(rows(clerk, 6))
+    fail_one(clerk, most=1)
+    fail_one(clerk, most=1)
+    clerk.unit(lambda unit: batches.set_schedule(unit, clerk.batch(batch), Schedule(canary=(1, 2)), ADA))
+    assert turn(clerk, batch).course.halted == ""
+    assert clerk.unit(lambda unit: batches.retry(unit, clerk.batch(batch), ADA)) == 2
+    turn(clerk, batch)
+    turn(clerk, batch)
+    assert [claimed.request.content.charge for claimed in clerk.claim()] == ["ch_3"]
+
+
 def test_too_many_failures_halt_the_batch_with_a_reason_and_a_person_lets_it_go_on(clerk: Clerk) -> None:
     batch = scheduled(clerk, rows(clerk, 6), canary=(1, 2))
     turn(clerk, batch)
