@@ -18,6 +18,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
+from refundry.connectors.base import visible
 from refundry.kernel.errors import RefundryError
 from refundry.kernel.money import shown
 
@@ -172,7 +173,8 @@ def fail(error: RefundryError, *, as_json: bool) -> None:
     """Tell an error: its sentence and its code; with `--json` as one object on stdout too."""
     # An error is told also where the result could not be.
     lost()
-    say(f"error: {error.message} [{error.code}]")
+    # It may quote what was typed, or what another system has written.
+    say(f"error: {visible(error.message)} [{error.code}]")
     if as_json:
         with suppress(OutputUnwritable, BrokenPipeError):
             line(_json({"error": error.told()}))

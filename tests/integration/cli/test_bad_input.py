@@ -325,3 +325,14 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(refundry: Run, tmp_p
     as_json = refundry("batch", "report", batch, "-o", str(tmp_path / "report.json"), "--json")
     assert as_json.json["format"] == "json"
     assert json.loads((tmp_path / "report.json").read_text()) == refundry("batch", "report", batch, "--json").json
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("refund", "show", "re\x1b[2J\x9b1m"), ("batch", "\x1b[2J\x9b1m"), ("refund", "list", "--\x1b[2J\x9b1m")],
+)
+def test_an_error_sends_no_terminal_what_it_would_obey(refundry: Run, arguments: tuple[str, ...]) -> None:
+    told = refundry(*arguments)
+    assert told.code == 2
+    assert "\\x1b[2J\\x9b1m" in told.err
+    assert told.err.rstrip("\n").isprintable()
