@@ -91,7 +91,7 @@ class Seen:
             where=session.where(account, self._local.settings),
             totals=totals,
             outlook=batches.outlook(unit, batch),
-            budgets=tuple(pace.standings(unit, account)),
+            budgets=tuple(pace.standings(unit, account, reading.rates)),
             reading=reading,
             # Until two looks tell more: as many refunds as were sent, which may be of other batches too.
             rows_per_second=reading.rates.get(REFUND),

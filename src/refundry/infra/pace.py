@@ -11,6 +11,7 @@ import asyncio
 import math
 import re
 from collections import deque
+from collections.abc import Collection
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -41,6 +42,9 @@ GROWTH_PAUSE = 1.0
 # A budget is ahead of the present by a lane's horizon and a step at most. What is further ahead by more than this, in seconds, was written
 # by a clock that was set back since.
 AHEAD_SLACK = 1.0
+# A call takes its slot some seconds before it is made, and is told as made at the moment for less than a minute and a half: it may wait
+# for Stripe's answer for most of that.
+GONE_SECONDS = 120.0
 FLOOR = 0.05
 PAUSE_AFTER_CUT = 0.1
 # Nobody asks the database more often than this, in seconds.
@@ -179,13 +183,23 @@ class Standing:
     rate_max: float
 
 
-def standings(unit: Unit, account: str) -> list[Standing]:
-    """Tell how the budgets of an account stand that were used at least once: of all calls, and of each operation."""
+def standings(unit: Unit, account: str, called: Collection[str] = ()) -> list[Standing]:
+    """Tell how the budgets of an account stand that were used at least once: of all calls, and of each operation.
+
+    Args:
+        unit: The open unit.
+        account: `acct_…|test`.
+        called: The operations that are called at the moment. A budget of theirs whose slots nobody has taken for long is of a limit
+            that was taken away since, and is left out.
+    """
     c = budgets.c
-    statement = sa.select(c.scope, c.rate, c.rate_max).where(c.account == account).order_by(c.scope)
-    return [
-        Standing(row.scope, min(row.rate, row.rate_max), row.rate_max) for row in unit.connection.execute(statement)
-    ]
+    statement = sa.select(c.scope, c.rate, c.rate_max, c.reserved_at).where(c.account == account).order_by(c.scope)
+    found = []
+    for row in unit.connection.execute(statement):
+        used = row.scope in called or (row.scope == EVERYTHING and bool(called))
+        if not (used and row.reserved_at < unit.now - GONE_SECONDS):
+            found.append(Standing(row.scope, min(row.rate, row.rate_max), row.rate_max))
+    return found
 
 
 def _too_far(row: sa.Row[tuple[object, ...]], now: float) -> bool:

@@ -17,6 +17,7 @@ from refundry.infra.pace import (
     CUT,
     EVERYTHING,
     FLOOR,
+    GONE_SECONDS,
     HORIZON,
     PAUSE_AFTER_CUT,
     STEP,
@@ -307,6 +308,28 @@ async def test_limits_that_are_set_anew_are_read_by_others_too(callers: Callers,
     await clock.run(0.5)
     with callers.database.reading() as unit:
         assert standings(unit, ACCOUNT) == [Standing(REFUND, RATE / 2, RATE / 2)]
+
+
+@pytest.mark.parametrize(
+    ("now", "left"),
+    [
+        (Limits(0, RATE), [Standing(REFUND, RATE, RATE)]),
+        (Limits(RATE, 0), [Standing(EVERYTHING, RATE, RATE)]),
+        (Limits(0, 0), []),
+    ],
+)
+async def test_a_limit_that_was_taken_away_is_not_told_while_calls_are_made_without_it(
+    callers: Callers, clock: HandClock, now: Limits, left: list[Standing]
+) -> None:
+    before = [Standing(EVERYTHING, RATE, RATE), Standing(REFUND, RATE, RATE)]
+    callers.call(callers.pacer(Limits(RATE, RATE)), 1)
+    await clock.run(GONE_SECONDS + 1)
+    callers.call(callers.pacer(now), 1)
+    await clock.run(0.5)
+    with callers.database.reading() as unit:
+        assert standings(unit, ACCOUNT, {REFUND: 1.0}) == left
+        # While nothing is called, nobody can tell.
+        assert standings(unit, ACCOUNT, {}) == before
 
 
 # 429
