@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.simulation import test_seeds
 from tests.simulation.planted import BUGS, planted
 from tests.simulation.scenario import Scenario, drawn
 from tests.simulation.world_run import Result
@@ -47,6 +48,7 @@ def test_a_planted_bug_is_found(play: Callable[[Scenario], Result], monkeypatch:
         assert play(drawn(SEEDS[name])).faults, f"{name} was not found by seed {SEEDS[name]}"
 
 
-@pytest.mark.parametrize("seed", sorted(set(SEEDS.values())))
+# The first seeds are played without any bug by `test_seeds`, in the same way.
+@pytest.mark.parametrize("seed", sorted({seed for seed in SEEDS.values() if seed > test_seeds.SEEDS}))
 def test_without_it_the_same_seed_finds_nothing(judged: Callable[[Scenario], None], seed: int) -> None:
     judged(drawn(seed))
