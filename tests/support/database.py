@@ -227,8 +227,8 @@ def emptied(address: str, clock: HandClock) -> Iterator[HandDatabase]:
         yield database
     finally:
         with database.engine.begin() as connection:
-            for table in metadata.sorted_tables:
-                connection.execute(sa.delete(table))
+            # In one call: with one for each table this took longer than many a test.
+            connection.exec_driver_sql("; ".join(str(sa.delete(table)) for table in metadata.sorted_tables))
         database.close()
 
 
