@@ -31,7 +31,6 @@ from refundry.cli import refund_create
 from refundry.connectors.base import AmountKind, ReadOptions, ReferenceKind
 from refundry.infra import loop
 from refundry.infra import settings as settings_of
-from refundry.infra.db import Needs
 from refundry.infra.pace import HORIZON
 from refundry.kernel.actor import SYSTEM
 from refundry.kernel.lane import Lane
@@ -137,10 +136,13 @@ async def _received(desk: Desk, charge: str, number: int) -> RefundRequest:
         allow_fraudulent=False,
         cancel_uncaptured=False,
     )
-    found = await refund_create.look_up(desk, asked, refund_create.wanted_of(asked))
-    needs = Needs(charge, found.request.id)
-    request, _ = await desk.writer.put(lambda unit: refund_create.take_in(unit, found.request, asked), needs=needs)
-    return request
+    wanted = refund_create.wanted_of(asked)
+    seen = await refund_create.look_up(desk, asked, wanted)
+    _, taken = await desk.writer.put(
+        lambda unit: refund_create.received(unit, desk, seen, asked, wanted), needs=refund_create.needs_of(seen)
+    )
+    assert taken is not None, "the charge is not captured"
+    return taken[0]
 
 
 def _read(desk: Desk, request: str) -> RefundRequest:

@@ -338,16 +338,16 @@ def resolve(
 
 
 def _charge(unit: Unit, account: str, reference: Reference, missing: Mapping[Reference, Missing]) -> Charge | Verdict:
+    by_id = charges.find(unit, reference.value) if reference.kind is ReferenceKind.CHARGE_ID else None
+    if by_id is not None and by_id.account != account:
+        whose = by_id.account.partition("|")[0]
+        text = f"{by_id.id} is a charge of {whose}, another of your accounts: pay it there, with --account {whose}"
+        return Verdict("charge_of_other_account", text)
     if (gone := missing.get(reference)) is not None:
         return Verdict(gone.code, gone.text)
     match reference.kind:
         case ReferenceKind.CHARGE_ID:
-            charge = charges.find(unit, reference.value)
-            if charge is not None and charge.account != account:
-                whose = charge.account.partition("|")[0]
-                text = f"{charge.id} is a charge of {whose}, another of your accounts: pay it there, with --account {whose}"
-                return Verdict("charge_of_other_account", text)
-            candidates = [charge] if charge is not None else []
+            candidates = [by_id] if by_id is not None else []
         case ReferenceKind.PAYMENT_INTENT:
             candidates = charges.by_payment_intent(unit, account, reference.value)
         case ReferenceKind.ORDER_ID:

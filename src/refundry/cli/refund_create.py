@@ -9,6 +9,7 @@ from refundry import bootstrap
 from refundry.audit import service as audit
 from refundry.batches import service as batches
 from refundry.batches.model import Verdict, Wanted
+from refundry.batches.service import Missing
 from refundry.bootstrap import Desk
 from refundry.charges import service as charges
 from refundry.charges.model import Charge
@@ -27,11 +28,12 @@ from refundry.connectors.base import (
     check_name,
     check_written,
 )
-from refundry.gateways.base import GatewayError, Trouble
+from refundry.gateways.base import Look
 from refundry.infra import loop
 from refundry.infra.db import Needs, Unit
 from refundry.infra.settings import Settings
-from refundry.kernel.errors import AmountInvalid, CurrencyUnknown, UsageError
+from refundry.infra.writer import NOTHING
+from refundry.kernel.errors import AmountInvalid, CurrencyUnknown, InvariantViolated, UsageError
 from refundry.kernel.lane import Lane
 from refundry.kernel.money import exponent
 from refundry.policies.model import Decision
@@ -76,6 +78,21 @@ class Asked:
     reverse_transfer: bool | None = None
     refund_application_fee: bool | None = None
     account: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What Stripe shows of what was asked for; nothing of the look is kept yet.
+
+    Args:
+        missing: The references that lead to no charge, and why.
+        charge: The charge, if there is one.
+        look: The look at it; `None`, if it has been mirrored by now.
+    """
+
+    missing: Mapping[Reference, Missing]
+    charge: str | None = None
+    look: Look | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,62 +187,78 @@ def _name(text: str, option: str, most: int, *, any_form: bool = False) -> str:
 # Looking and deciding
 
 
-async def look_up(desk: Desk, asked: Asked, wanted: Wanted) -> Found:
+async def look_up(desk: Desk, asked: Asked, wanted: Wanted) -> Seen:
     """Find the charge and look at it: all its refunds, its disputes.
 
     Raises:
         UsageError: There is no charge, or more than one, or the amount is none in its currency.
     """
-    seat = desk.seat
-    account, order_key = seat.account, seat.access.order_key
-    planner, began = planner_of(desk, seat, Lane.DESK), desk.clock.now() + desk.database.offset
+    (reference,) = wanted.references
+    planner, began = planner_of(desk, desk.seat, Lane.DESK), desk.clock.now() + desk.database.offset
+    if reference.kind is ReferenceKind.CHARGE_ID:
+        # Looked at whether it is known here or not: nothing has to be read before, and a person waits.
+        look = await planner.look(reference.value)
+        return Seen({reference: look}) if isinstance(look, Missing) else Seen({}, reference.value, look)
     missing = await planner.find(wanted.references)
 
-    def known() -> tuple[Verdict | RefundRequest, Charge | None]:
+    def known() -> tuple[str, bool]:
         with desk.database.reading() as unit:
-            judged = batches.resolve(unit, account.name, wanted, missing, account.mode, seat.connect)
-            charge = None if isinstance(judged, Verdict) else charges.find(unit, judged.content.charge)
+            charge = found(unit, desk, Seen(missing), asked, wanted).charge
             # One that was not known here was looked at just now, to find it.
-            looked = charge is not None and not charge.stale and began <= (charge.looked_at or 0.0) <= unit.now
-            return judged, charge if looked else None
+            return charge.id, not charge.stale and began <= (charge.looked_at or 0.0) <= unit.now
 
-    judged, charge = await desk.writer.aside(known)
+    charge, looked = await desk.writer.aside(known)
+    if looked:
+        return Seen({}, charge)
+    look = await planner.look(charge)
+    return Seen({reference: look}) if isinstance(look, Missing) else Seen({}, charge, look)
+
+
+def found(unit: Unit, desk: Desk, seen: Seen, asked: Asked, wanted: Wanted) -> Found:
+    """Keep what was seen, and tell by it what is asked for: in the unit that goes on with it, since each commit is a wait.
+
+    Raises:
+        UsageError: See `look_up`.
+    """
+    account, access = desk.seat.account, desk.seat.access
+    if seen.look is not None:
+        charges.mirror(unit, account.name, [seen.look], access.order_key)
+    judged = batches.resolve(unit, account.name, wanted, seen.missing, account.mode, desk.seat.connect)
     if isinstance(judged, Verdict):
         raise UsageError(judged.text, code=judged.code)
+    charge = charges.find(unit, judged.content.charge)
     if charge is None:
-        look = await seat.gateway.look(judged.content.charge, Lane.DESK)
-        look = replace(look, began_at=look.began_at + desk.database.offset)
-
-        def mirrored(unit: Unit) -> Charge | None:
-            charges.mirror(unit, account.name, [look], order_key)
-            return charges.find(unit, judged.content.charge)
-
-        charge = await desk.writer.put(mirrored, needs=Needs(judged.content.charge))
-    if charge is None:
-        raise GatewayError(Trouble.NOT_FOUND, f"{judged.content.charge} has just gone from our mirror: try again")
+        raise InvariantViolated(f"{judged.content.charge} was found and is not mirrored")
     request = replace(judged, lane=Lane.DESK, allow_repeat=asked.allow_repeat, allow_inquiry=asked.allow_inquiry)
     return Found(charge, request)
 
 
+def needs_of(seen: Seen) -> Needs:
+    """Tell what the unit needs in which a request is taken in."""
+    return Needs(seen.charge) if seen.charge is not None else NOTHING
+
+
 async def _foreseen(desk: Desk, asked: Asked, wanted: Wanted, *, as_json: bool) -> int:
     """Tell what would be decided; nothing is kept but what was seen."""
-    found = await look_up(desk, asked, wanted)
-    age = desk.settings.pay.age_max_days
-    decision: Decision = await desk.writer.put(
-        lambda unit: refunds.foresee(unit, found.request, known=True, age_max_days=age)
-    )
-    pays = decision.verdict is Judgement.APPROVE
-    cancels = asked.cancel_uncaptured and _releasable(found.charge) and not found.charge.refunded_minor
+    seen, age = await look_up(desk, asked, wanted), desk.settings.pay.age_max_days
+
+    def foreseen(unit: Unit) -> tuple[Found, Decision]:
+        it = found(unit, desk, seen, asked, wanted)
+        return it, refunds.foresee(unit, it.request, known=True, age_max_days=age)
+
+    it, decision = await desk.writer.put(foreseen, needs=needs_of(seen))
+    charge, pays = it.charge, decision.verdict is Judgement.APPROVE
+    cancels = asked.cancel_uncaptured and _releasable(charge) and not charge.refunded_minor
     if as_json:
-        told = refund_told.facts(found.request)
+        told = refund_told.facts(it.request)
         told |= {"dry_run": True, "decision": decision.verdict.value, "code": decision.code, "why": decision.text}
         output.as_json(told | {"amount": decision.amount_minor, "cancels_payment": cancels})
     else:
-        output.line(output.wrapped(_seen(found.charge, desk.settings)))
+        output.line(output.wrapped(_seen(charge, desk.settings)))
         if pays:
-            told_so = f"would pay {output.money(decision.amount_minor, found.charge.currency)}"
+            told_so = f"would pay {output.money(decision.amount_minor, charge.currency)}"
         elif cancels:
-            told_so = f"would cancel the payment {found.charge.payment_intent}: it is only authorised"
+            told_so = f"would cancel the payment {charge.payment_intent}: it is only authorised"
         else:
             told_so = f"would not pay: {decision.text}"
         output.line(output.wrapped(told_so))
@@ -253,12 +286,12 @@ def _releasable(charge: Charge) -> bool:
 
 async def _created(work: Work, asked: Asked, wanted: Wanted, patience: float, *, as_json: bool) -> int:
     desk = work.desk
-    found = await look_up(desk, asked, wanted)
-    output.say(_seen(found.charge, desk.settings))
-    if asked.cancel_uncaptured and _releasable(found.charge):
-        return await _canceled(desk, found.charge, as_json=as_json)
-    needs = Needs(found.charge.id, found.request.id)
-    request, new = await desk.writer.put(lambda unit: take_in(unit, found.request, asked), needs=needs)
+    seen = await look_up(desk, asked, wanted)
+    charge, taken = await desk.writer.put(lambda unit: received(unit, desk, seen, asked, wanted), needs=needs_of(seen))
+    output.say(_seen(charge, desk.settings))
+    if taken is None:
+        return await _canceled(desk, charge, as_json=as_json)
+    request, new = taken
     work.worker.begin(request.account, request.lane)
     if not new:
         output.say(f"this refund was asked for before: refund request {request.id}")
@@ -276,6 +309,19 @@ async def _created(work: Work, asked: Asked, wanted: Wanted, patience: float, *,
         output.say("interrupted: the request is kept; the same command, or any process that works, goes on with it")
         return output.INTERRUPTED
     return refund_told.exit_code(request)
+
+
+def received(
+    unit: Unit, desk: Desk, seen: Seen, asked: Asked, wanted: Wanted
+) -> tuple[Charge, tuple[RefundRequest, bool] | None]:
+    """Keep what was seen, and take the request in; tells the charge, and the request unless the payment is to be canceled instead.
+
+    Raises:
+        UsageError: See `look_up` and `take_in`.
+    """
+    it = found(unit, desk, seen, asked, wanted)
+    cancels = asked.cancel_uncaptured and _releasable(it.charge)
+    return it.charge, None if cancels else take_in(unit, it.request, asked)
 
 
 def take_in(unit: Unit, wanted: RefundRequest, asked: Asked) -> tuple[RefundRequest, bool]:

@@ -260,6 +260,20 @@ class Planner:
         self._believed_since = self._clock.now() + self._database.offset
         return await self._look_up(references, 1)
 
+    async def look(self, charge: str) -> Look | Missing:
+        """Look at one charge and keep nothing, dated by the database's clock; or tell that Stripe does not have it.
+
+        Raises:
+            GatewayError: It could not be looked up.
+        """
+        try:
+            [look] = self._dated([await self._gateway.look(charge, self._lane)])
+        except GatewayError as error:
+            if error.trouble is Trouble.NOT_FOUND:
+                return _missing(Reference(ReferenceKind.CHARGE_ID, charge), error.message)
+            raise
+        return look
+
     async def _look_up(self, named: Iterable[Reference], rows: int) -> dict[Reference, Missing]:
         """Bring the mirror to know what is named; tells what Stripe does not have."""
         wanted = list(named)

@@ -89,6 +89,16 @@ def test_with_several_accounts_a_command_says_which_there_are_and_does_nothing(d
     assert desk.paid() == [desk.shop]
 
 
+def test_a_charge_of_another_account_is_told_with_its_account(desk: Desk) -> None:
+    asked = ("refund", "create", "--amount", "1.00", "--reason", "duplicate")
+    known = desk.told(*asked, "--order", "o1", "--account", "shop")
+    charge = known.json["charge"]
+    told = desk.told(*asked, "--charge", charge, "--account", desk.platform)
+    assert (told.code, told.error["code"]) == (2, "charge_of_other_account"), told.err
+    assert f"with --account {desk.shop}" in told.error["message"]
+    assert desk.paid() == [desk.shop]
+
+
 def test_the_same_order_and_ticket_in_two_accounts_are_two_refunds(desk: Desk) -> None:
     for account in ("shop", desk.platform):
         told = desk.told("batch", "run", desk.file(), "--yes", "--account", account)
