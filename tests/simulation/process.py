@@ -377,7 +377,7 @@ class Process:
     async def _plan(self, accepted: list[Any]) -> int:
         try:
             for batch in accepted:
-                await self.planner.plan(batch, until=lambda: self.ending)
+                await self.planner.plan(batch, lease=self.life.name, until=lambda: self.ending)
         except GatewayError as error:
             self.world.log(self.life.name, f"not planned: {error.code}")
             self._planned_from = self.clock.boot_seconds() + PLAN_AGAIN_SECONDS

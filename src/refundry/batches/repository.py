@@ -125,6 +125,34 @@ def lock(unit: Unit, batch: str) -> None:
     unit.connection.execute(sa.select(batches.c.id).where(batches.c.id == batch).with_for_update())
 
 
+def hold_planning(unit: Unit, batch: str, lease: str, until: float, latest: float) -> bool:
+    """Take the turn to look up a batch's rows, or keep it; false while another has it.
+
+    Args:
+        unit: The open unit.
+        batch: Whose rows.
+        lease: The token of whoever asks.
+        until: When the turn ends by itself.
+        latest: No turn ends later than this: one that does was taken by a clock that was set back since.
+    """
+    b = batches.c
+    free = sa.or_(b.planning_lease == lease, b.planning_until <= unit.now, b.planning_until > latest)
+    statement = sa.update(batches).where(b.id == batch, free)
+    return unit.connection.execute(statement.values(planning_lease=lease, planning_until=until)).rowcount == 1
+
+
+def release_planning(unit: Unit, batch: str, lease: str) -> None:
+    """Give the turn back, if it is still held."""
+    mine = sa.update(batches).where(batches.c.id == batch, batches.c.planning_lease == lease)
+    unit.connection.execute(mine.values(planning_lease=None, planning_until=0.0))
+
+
+def end_planning(unit: Unit, account: str) -> None:
+    """Give back all turns that are held on an account."""
+    held = sa.update(batches).where(batches.c.account == account, batches.c.planning_lease.is_not(None))
+    unit.connection.execute(held.values(planning_lease=None, planning_until=0.0))
+
+
 def unplanned(unit: Unit, batch: str, most: int) -> list[BatchRow]:
     """Read the next rows whose charge was not looked up yet."""
     statement = sa.select(batch_rows).where(r.batch == batch, r.planned.is_(False)).order_by(r.number).limit(most)

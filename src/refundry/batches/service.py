@@ -188,6 +188,24 @@ def _planned_if_all(unit: Unit, batch: Batch) -> Batch:
 # Planning
 
 
+def hold_planning(unit: Unit, batch: str, lease: str, seconds: float) -> bool:
+    """Take the turn to look a batch's rows up, or keep it, for so long; false while another process has it.
+
+    What two looked up at once would cost each call twice, at a pace that they share.
+    """
+    return repository.hold_planning(unit, batch, lease, unit.now + seconds, unit.now + seconds)
+
+
+def release_planning(unit: Unit, batch: str, lease: str) -> None:
+    """Give the turn back, if it is still held."""
+    repository.release_planning(unit, batch, lease)
+
+
+def end_planning(unit: Unit, account: str) -> None:
+    """Give back the turns that dead processes had. Only for whoever knows that no other process executes."""
+    repository.end_planning(unit, account)
+
+
 def next_unplanned(unit: Unit, batch: str, most: int = SLICE) -> list[BatchRow]:
     """Read the next rows whose charges are to be looked up; none of a batch that is paused, or that nothing is paid of."""
     current = repository.find(unit, batch)

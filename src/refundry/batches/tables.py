@@ -19,6 +19,9 @@ batches = sa.Table(
     # When its rows may be paid, if not at once; and how far that has come.
     sa.Column("schedule", sa.Text),
     sa.Column("course", sa.Text),
+    # Who looks its rows up, and until when nobody else does.
+    sa.Column("planning_lease", sa.Text),
+    sa.Column("planning_until", sa.Double, nullable=False, server_default="0"),
     sa.Index("ix_batches_account", "account", "created_at"),
 )
 batch_rows = sa.Table(

@@ -240,7 +240,7 @@ class Worker:
         failed = False
         for batch in await self._desk.writer.aside(lambda: self._accepted(account)):
             try:
-                await station.planner.plan(batch, until=self._stopping.is_set)
+                await station.planner.plan(batch, lease=self._desk.ids.new(), until=self._stopping.is_set)
             except GatewayError as error:
                 # What one file names may not be found for long; the others do not wait for that.
                 failed = True
@@ -362,6 +362,7 @@ def take_charge(unit: Unit, account: str, *, alone: bool) -> None:
     charges.distrust_future_looks(unit, account)
     if alone:
         refunds.end_leases(unit, account)
+        batches.end_planning(unit, account)
         follow.end_turn(unit, account)
 
 

@@ -20,7 +20,8 @@ from refundry.charges import service as charges
 from refundry.charges.model import Charge
 from refundry.connectors.base import Reference, ReferenceKind
 from refundry.gateways.base import GatewayError, Look, PaymentGateway, Trouble
-from refundry.infra.db import Database, Needs, Unit
+from refundry.infra.db import Database, DatabaseUnusable, Needs, Unit
+from refundry.infra.logs import logger
 from refundry.infra.settings import PaySettings
 from refundry.infra.witness import vouched_since
 from refundry.infra.writer import Writer
@@ -43,6 +44,8 @@ SAMPLE, DATED = 200, 20
 # The rows of a file of one slice are looked up so many at a time, so that the first are paid while the others are looked up: it is over in
 # little more than half of the time. The look-ups of one slice end before those of the next begin, so those of a large file are large.
 SLICE_SMALL = 50
+# A process that dies keeps others from looking a batch's rows up for at most so long; one that lives renews its turn in good time.
+TURN_SECONDS, RENEW_SECONDS = 20.0, 5.0
 # A list goes on for so many pages that show nothing of the sample before it is given up.
 PAGES_IN_VAIN = 10
 DAY = 86_400.0
@@ -213,12 +216,44 @@ class Planner:
         """Date looks by the database's clock."""
         return [replace(look, began_at=look.began_at + self._database.offset) for look in looks]
 
-    async def plan(self, batch: Batch, *, until: Callable[[], bool]) -> None:
-        """Plan a batch's rows, slice by slice; may be stopped and gone on with at any time.
+    async def plan(self, batch: Batch, *, lease: str, until: Callable[[], bool]) -> None:
+        """Plan a batch's rows, slice by slice; may be stopped and gone on with at any time. Nothing is done while another process plans them.
+
+        Args:
+            batch: The batch.
+            lease: A token that nobody else has, under which the turn is taken.
+            until: Asked before each slice; true stops.
 
         Raises:
             GatewayError: A charge could not be looked up; what was planned stays.
         """
+        if not await self._hold(batch, lease):
+            return
+        renewal = asyncio.get_running_loop().create_task(self._renew(batch, lease))
+        try:
+            await self._planned(batch, until)
+        finally:
+            renewal.cancel()
+            await asyncio.gather(renewal, return_exceptions=True)
+            await self._of_batch(batch, lambda unit: batches.release_planning(unit, batch.id, lease))
+
+    async def _hold(self, batch: Batch, lease: str) -> bool:
+        return await self._of_batch(batch, lambda unit: batches.hold_planning(unit, batch.id, lease, TURN_SECONDS))
+
+    async def _renew(self, batch: Batch, lease: str) -> None:
+        """Keep the turn for as long as this process lives; two that plan at once cost calls, and nothing else."""
+        while True:
+            await self._clock.sleep(RENEW_SECONDS)
+            try:
+                await self._hold(batch, lease)
+            except DatabaseUnusable as error:
+                logger().warning("planning.not_renewed", batch=batch.id, code=error.code, why=error.message)
+
+    async def _of_batch(self, batch: Batch, work: Callable[[Unit], Result]) -> Result:
+        """Write something of the batch itself, in a unit of its own, so that whoever holds its row waits for nothing else."""
+        return await self._writer.put(work, needs=Needs(request=f"batch/{batch.id}"), alone=True)
+
+    async def _planned(self, batch: Batch, until: Callable[[], bool]) -> None:
         self._covered = self._listed = False
         most = self.slice_small if batch.row_count <= batches.SLICE else batches.SLICE
         while not until():
@@ -244,7 +279,7 @@ class Planner:
                     unit, batch, gone, mode=self._mode, actor=SYSTEM, only=only, connect=self._connect, foreseen=by
                 )
 
-            await self._writer.put(slice_, needs=Needs(request=f"batch/{batch.id}"), alone=True)
+            await self._of_batch(batch, slice_)
 
     def _foreseen(self, unit: Unit, batch: Batch, rows: Sequence[BatchRow]) -> Mapping[int, Foreseen] | None:
         """Tell what the plan that was applied says of rows; `None` without a plan."""

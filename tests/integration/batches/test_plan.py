@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from refundry.batches import service as batches
-from refundry.batches.model import BatchState
+from refundry.batches.model import Batch, BatchState
 from refundry.batches.service import SLICE, Missing
 from refundry.connectors.base import Reference, ReferenceKind
 from refundry.kernel import ids
 from refundry.kernel.actor import SYSTEM
 from refundry.refunds.model import State
 from tests.integration.batches.conftest import Clerk
+from tests.support.builders import ACCOUNT
 from tests.support.hand import ADA, ORDER_KEY
 
 pytestmark = pytest.mark.integration
@@ -215,6 +216,37 @@ def test_two_planners_plan_each_row_once(clerk: Clerk) -> None:
         assert sorted(pool.map(plan, range(3))) == [0, 0, 100]
     assert clerk.told(batch) == [("waiting", "received")] * 100
     assert clerk.audit_is_sound()
+
+
+def test_one_of_two_processes_looks_a_batch_up_until_it_says_so_or_has_been_silent_for_long(clerk: Clerk) -> None:
+    batch, another = clerk.accept(HEAD + row("ch_1")), clerk.accept(HEAD + row("ch_2"), "another.csv")
+
+    def hold(lease: str, of: Batch = batch) -> bool:
+        return clerk.unit(lambda unit: batches.hold_planning(unit, of.id, lease, 20.0))
+
+    assert [hold("one"), hold("two"), hold("two", another), hold("one")] == [True, False, True, True]
+    clerk.unit(lambda unit: batches.release_planning(unit, batch.id, "two"))
+    assert not hold("two")
+    clerk.clock.move(15)
+    assert hold("one")
+    clerk.clock.move(15)
+    assert not hold("two")
+    # It died.
+    clerk.clock.move(10)
+    assert [hold("two"), hold("one")] == [True, False]
+    clerk.unit(lambda unit: batches.release_planning(unit, batch.id, "two"))
+    assert hold("one")
+    # Alone on its database, whoever begins knows that all others are dead.
+    clerk.unit(lambda unit: batches.end_planning(unit, ACCOUNT))
+    assert hold("two")
+
+
+def test_a_turn_that_a_clock_which_was_ahead_has_given_ends(clerk: Clerk) -> None:
+    batch = clerk.accept(HEAD + row("ch_1"))
+    with clerk.database.unit() as unit:
+        unit.now += 86_400.0
+        assert batches.hold_planning(unit, batch.id, "ahead", 20.0)
+    assert clerk.unit(lambda unit: batches.hold_planning(unit, batch.id, "now", 20.0))
 
 
 def test_what_is_planned_while_the_batch_is_paused_waits(clerk: Clerk) -> None:

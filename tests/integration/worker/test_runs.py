@@ -24,6 +24,7 @@ from tests.integration.worker.test_accounts import (
     DEADLINE_SECONDS,
     LATE_MILLISECONDS,
     REFUND,
+    ROWS,
     World,
     four,
     handed_in,
@@ -74,8 +75,8 @@ async def test_what_is_planned_is_paid_while_the_rest_is_planned(
         time.sleep(0.3)  # noqa: TID251  # as under load
         return accepted(self, account)
 
-    async def long(self: Planner, batch: Batch, *, until: Callable[[], bool]) -> None:
-        await plan(self, batch, until=until)
+    async def long(self: Planner, batch: Batch, *, lease: str, until: Callable[[], bool]) -> None:
+        await plan(self, batch, lease=lease, until=until)
         await go_on.wait()
 
     monkeypatch.setattr(Worker, "_accepted", slow)
@@ -100,10 +101,22 @@ async def test_a_small_file_is_planned_in_parts_so_that_its_first_rows_need_not_
     async with bootstrap.desk(settings) as desk:
         amounts = {f"o{at}": "1.00" for at in range(rows)}
         batch = await handed_in(desk, world.server.account, amounts, tmp_path)
-        await planner_of(desk, desk.seats[0]).plan(batch, until=after_one)
+        await planner_of(desk, desk.seats[0]).plan(batch, lease="this", until=after_one)
         with desk.database.reading() as unit:
             left = batches.next_unplanned(unit, batch.id, rows)
     assert [row.number for row in left][:1] == [first + 1]
+
+
+async def test_two_processes_ask_stripe_about_a_file_once(world: World, database: HandDatabase, tmp_path: Path) -> None:
+    settings = world.settings(database.url, tmp_path)
+    world.server.control("DELETE /_sim/calls")
+    async with bootstrap.desk(settings) as one, bootstrap.desk(settings) as two:
+        batch = await handed_in(one, world.server.account, {f"o{at}": "1.00" for at in range(ROWS)}, tmp_path)
+        planners = {name: planner_of(desk, desk.seats[0]) for name, desk in (("one", one), ("two", two))}
+        await asyncio.gather(*(it.plan(batch, lease=name, until=lambda: False) for name, it in planners.items()))
+        assert totals(one.database, batch).standings[Standing.WAITING] == ROWS
+    asked = world.server.control("GET /_sim/calls")["operations"]
+    assert {name: times["calls"] for name, times in asked.items() if "charges" in name} == {"GET /v1/charges": 1}
 
 
 @on_one
@@ -117,9 +130,9 @@ async def test_a_worker_ends_after_what_it_has_sent_though_planning_has_failed(
 
     async with bootstrap.desk(settings) as desk:
 
-        async def failing(self: Planner, batch: Batch, *, until: Callable[[], bool]) -> None:
+        async def failing(self: Planner, batch: Batch, *, lease: str, until: Callable[[], bool]) -> None:
             tries.append(batch.id)
-            await plan(self, batch, until=until)
+            await plan(self, batch, lease=lease, until=until)
             await until_true(lambda: on_their_way(desk.database) == 1)
             failed.set()
             raise DatabaseUnusable("two processes waited for each other", code="database_busy")
