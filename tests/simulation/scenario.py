@@ -11,7 +11,7 @@ from random import Random  # noqa: TID251  # drawn from the seed that was handed
 from typing import Any
 
 from refundry.batches.model import Schedule, Window
-from refundry.worker.planner import SLICE_SMALL
+from refundry.worker.planner import SLICE
 from tests.support.clock import START
 
 HOUR = 3600.0
@@ -97,7 +97,7 @@ class Scenario:
     traits: set[str] = field(default_factory=set)
     calm_at: float = 0.0
     # How many rows are planned together; of a file, others are paid meanwhile.
-    slice_rows: int = SLICE_SMALL
+    slice_rows: int = SLICE
     follow: Follow | None = None
 
 

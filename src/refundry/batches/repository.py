@@ -153,9 +153,10 @@ def end_planning(unit: Unit, account: str) -> None:
     unit.connection.execute(held.values(planning_lease=None, planning_until=0.0))
 
 
-def unplanned(unit: Unit, batch: str, most: int) -> list[BatchRow]:
-    """Read the next rows whose charge was not looked up yet."""
-    statement = sa.select(batch_rows).where(r.batch == batch, r.planned.is_(False)).order_by(r.number).limit(most)
+def unplanned(unit: Unit, batch: str, most: int, after: int = 0) -> list[BatchRow]:
+    """Read the next rows, after one with this number, whose charge was not looked up yet."""
+    statement = sa.select(batch_rows).where(r.batch == batch, r.planned.is_(False), r.number > after)
+    statement = statement.order_by(r.number).limit(most)
     return [_row(row) for row in unit.connection.execute(statement)]
 
 
@@ -264,6 +265,12 @@ def unplanned_count(unit: Unit, batch: str) -> int:
     """Count the rows whose charge was not looked up yet."""
     statement = sa.select(sa.func.count()).where(r.batch == batch, r.planned.is_(False))
     return int(unit.connection.execute(statement).scalar_one())
+
+
+def any_unplanned(unit: Unit, batch: str) -> bool:
+    """Tell whether the charge of any row was not looked up yet; asked after each slice, so it must not count a million rows."""
+    statement = sa.select(r.number).where(r.batch == batch, r.planned.is_(False)).limit(1)
+    return unit.connection.execute(statement).first() is not None
 
 
 # Schedules

@@ -179,7 +179,7 @@ def first_fault(unit: Unit) -> str | None:
 
 def _planned_if_all(unit: Unit, batch: Batch) -> Batch:
     """Move a batch on once none of its rows is left to be looked up, be it that none ever was."""
-    if batch.state is not BatchState.ACCEPTED or repository.unplanned_count(unit, batch.id):
+    if batch.state is not BatchState.ACCEPTED or repository.any_unplanned(unit, batch.id):
         return batch
     repository.set_state(unit, batch.id, BatchState.RUNNING)
     return replace(batch, state=BatchState.RUNNING)
@@ -193,7 +193,8 @@ def hold_planning(unit: Unit, batch: str, lease: str, seconds: float) -> bool:
 
     What two looked up at once would cost each call twice, at a pace that they share.
     """
-    return repository.hold_planning(unit, batch, lease, unit.now + seconds, unit.now + seconds)
+    # A unit that waited for the other one's began before it, and takes no turn of a moment ago for one of a clock that was ahead.
+    return repository.hold_planning(unit, batch, lease, unit.now + seconds, unit.now + 2 * seconds)
 
 
 def release_planning(unit: Unit, batch: str, lease: str) -> None:
@@ -206,10 +207,10 @@ def end_planning(unit: Unit, account: str) -> None:
     repository.end_planning(unit, account)
 
 
-def next_unplanned(unit: Unit, batch: str, most: int = SLICE) -> list[BatchRow]:
+def next_unplanned(unit: Unit, batch: str, most: int = SLICE, after: int = 0) -> list[BatchRow]:
     """Read the next rows whose charges are to be looked up; none of a batch that is paused, or that nothing is paid of."""
     current = repository.find(unit, batch)
-    return repository.unplanned(unit, batch, most) if current is not None and current.state in PAYING else []
+    return repository.unplanned(unit, batch, most, after) if current is not None and current.state in PAYING else []
 
 
 def plan_slice(
@@ -239,7 +240,8 @@ def plan_slice(
     repository.lock(unit, batch.id)
     now = repository.find(unit, batch.id)
     scheduled = now is not None and now.schedule is not None
-    rows = [row for row in repository.unplanned(unit, batch.id, SLICE) if only is None or row.number in only]
+    after, most = (min(only) - 1, max(only) - min(only) + 1) if only else (0, SLICE)
+    rows = [row for row in repository.unplanned(unit, batch.id, most, after) if only is None or row.number in only]
     fetch_named(unit, batch.account, rows)
     verdicts: dict[int, Verdict] = {}
     wanted: list[tuple[BatchRow, RefundRequest]] = []

@@ -7,6 +7,7 @@ may be a minute behind (stripe-facts 4.2).
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -41,9 +42,9 @@ LOOKUPS = 20
 LIST_FROM = 200
 # So many rows, evenly taken from the whole file, tell whether a list is worth its calls, and a few of them which time it is of.
 SAMPLE, DATED = 200, 20
-# The rows of a file of one slice are looked up so many at a time, so that the first are paid while the others are looked up: it is over in
-# little more than half of the time. The look-ups of one slice end before those of the next begin, so those of a large file are large.
-SLICE_SMALL = 50
+# So many rows are looked up together, and then paid while the next ones are looked up.
+SLICE = 50
+SLICES_AHEAD = 2
 # A process that dies keeps others from looking a batch's rows up for at most so long; one that lives renews its turn in good time.
 TURN_SECONDS, RENEW_SECONDS = 20.0, 5.0
 # A list goes on for so many pages that show nothing of the sample before it is given up.
@@ -92,7 +93,10 @@ class Planner:
         self._clock = clock
         self._order_key = order_key
         self._connect = connect
-        self.slice_small = SLICE_SMALL
+        # How many rows are looked up together; simulations set it.
+        self.slice = SLICE
+        self._gate = asyncio.Semaphore(LOOKUPS)
+        self._listing = asyncio.Lock()
         self._covered = False
         self._listed = False
         # How old a look may be, in seconds, and since when looks are believed; for a plan of all charges, else of those of orders.
@@ -138,7 +142,7 @@ class Planner:
             if not rows:
                 return True
             named = dict.fromkeys(reference for row in rows if row.wanted for reference in row.wanted.references)
-            missing = await self._look_up(named, batch.row_count)
+            missing = await self._look_up(named, batch.row_count, look_max_age)
 
             def checked(unit: Unit, some: list[BatchRow] = rows, gone: dict[Reference, Missing] = missing) -> None:
                 plans.check(
@@ -160,7 +164,7 @@ class Planner:
         sample = list(dict.fromkeys(row.wanted.references[0] for row in rows if row.wanted and row.wanted.references))
         if not sample:
             return
-        await self._look_up(sample[:: max(1, len(sample) // DATED)], batch.row_count)
+        await self._look_up(sample[:: max(1, len(sample) // DATED)], batch.row_count, self._age_max)
         stale, created = await self._read(lambda unit: self._stale_and_dated(unit, sample))
         if len(stale) <= len(sample) // 2 or not created:
             return
@@ -191,11 +195,11 @@ class Planner:
 
     def _stale(self, unit: Unit, reference: Reference) -> bool:
         known = self._charges_here(unit, reference)
-        return not known or any(self._too_old(unit, charge) for charge in known)
+        return not known or any(self._too_old(unit, charge, self._age_max) for charge in known)
 
-    def _too_old(self, unit: Unit, charge: Charge) -> bool:
+    def _too_old(self, unit: Unit, charge: Charge, age_max: float) -> bool:
         """Tell whether nothing must rest on what is mirrored of a charge."""
-        since = max(unit.now - self._age_max, self._believed_since)
+        since = max(unit.now - age_max, self._believed_since)
         return charge.stale or charge.looked_at is None or not since <= charge.looked_at <= unit.now
 
     async def _charge_pages(self, since: float, until: float) -> AsyncIterator[list[Look]]:
@@ -254,32 +258,47 @@ class Planner:
         return await self._writer.put(work, needs=Needs(request=f"batch/{batch.id}"), alone=True)
 
     async def _planned(self, batch: Batch, until: Callable[[], bool]) -> None:
+        """Plan slice after slice. While one is looked up and planned the next is looked up already, so that Stripe never waits for us."""
         self._covered = self._listed = False
-        most = self.slice_small if batch.row_count <= batches.SLICE else batches.SLICE
-        while not until():
-            rows = await self._read(lambda unit: batches.next_unplanned(unit, batch.id, most))
-            if not rows:
-                return
-            foreseen = await self._read(lambda unit, some=rows: self._foreseen(unit, batch, some))  # type: ignore[misc]
-            planned = [one.planned.look_max_age for one in (foreseen or {}).values() if one.planned]
-            self._age_max = max([self.look_max_age, *planned])
-            # In the order of the file, so that a run can be repeated from its seed. What is not to be paid is not looked up.
-            wanted = [
-                row.wanted for row in rows if row.wanted and (row.anew or not (foreseen and foreseen[row.number].code))
-            ]
-            missing = await self._look_up(dict.fromkeys(r for one in wanted for r in one.references), batch.row_count)
+        after, ahead = 0, deque[asyncio.Task[Callable[[Unit], int]]]()
+        try:
+            while True:
+                stopping = until()
+                rows = [] if stopping else await self._next(batch, after)
+                if rows:
+                    ahead.append(asyncio.get_running_loop().create_task(self._sliced(batch, rows)))
+                    after = rows[-1].number
+                if len(ahead) == SLICES_AHEAD or (ahead and not rows):
+                    plan = await ahead[0]
+                    ahead.popleft()
+                    await self._of_batch(batch, plan)
+                elif stopping or (not rows and not after):
+                    return
+                elif not rows:
+                    # Once more from the beginning: a person may have had a row looked up anew meanwhile.
+                    after = 0
+        finally:
+            for one in ahead:
+                one.cancel()
+            await asyncio.gather(*ahead, return_exceptions=True)
 
-            def slice_(
-                unit: Unit,
-                gone: dict[Reference, Missing] = missing,
-                only: frozenset[int] = frozenset(row.number for row in rows),
-                by: Mapping[int, Foreseen] | None = foreseen,
-            ) -> int:
-                return batches.plan_slice(
-                    unit, batch, gone, mode=self._mode, actor=SYSTEM, only=only, connect=self._connect, foreseen=by
-                )
+    async def _next(self, batch: Batch, after: int) -> list[BatchRow]:
+        return await self._read(lambda unit: batches.next_unplanned(unit, batch.id, self.slice, after))
 
-            await self._of_batch(batch, slice_)
+    async def _sliced(self, batch: Batch, rows: list[BatchRow]) -> Callable[[Unit], int]:
+        """Look up what rows name; tells how they are planned by it."""
+        foreseen = await self._read(lambda unit: self._foreseen(unit, batch, rows))
+        planned = [one.planned.look_max_age for one in (foreseen or {}).values() if one.planned]
+        # In the order of the file, so that a run can be repeated from its seed. What is not to be paid is not looked up.
+        wanted = [
+            row.wanted for row in rows if row.wanted and (row.anew or not (foreseen and foreseen[row.number].code))
+        ]
+        named = dict.fromkeys(reference for one in wanted for reference in one.references)
+        missing = await self._look_up(named, batch.row_count, max([self.look_max_age, *planned]))
+        only = frozenset(row.number for row in rows)
+        return lambda unit: batches.plan_slice(
+            unit, batch, missing, mode=self._mode, actor=SYSTEM, only=only, connect=self._connect, foreseen=foreseen
+        )
 
     def _foreseen(self, unit: Unit, batch: Batch, rows: Sequence[BatchRow]) -> Mapping[int, Foreseen] | None:
         """Tell what the plan that was applied says of rows; `None` without a plan."""
@@ -293,7 +312,7 @@ class Planner:
         """
         self._covered, self._listed = False, True
         self._believed_since = self._clock.now() + self._database.offset
-        return await self._look_up(references, 1)
+        return await self._look_up(references, 1, self.look_max_age)
 
     async def look(self, charge: str) -> Look | Missing:
         """Look at one charge and keep nothing, dated by the database's clock; or tell that Stripe does not have it.
@@ -309,18 +328,18 @@ class Planner:
             raise
         return look
 
-    async def _look_up(self, named: Iterable[Reference], rows: int) -> dict[Reference, Missing]:
-        """Bring the mirror to know what is named; tells what Stripe does not have."""
+    async def _look_up(self, named: Iterable[Reference], rows: int, age_max: float) -> dict[Reference, Missing]:
+        """Bring the mirror to know what is named, by looks not older than this; tells what Stripe does not have."""
         wanted = list(named)
-        if not self._listed and any(reference.kind is ReferenceKind.ORDER_ID for reference in wanted):
-            self._listed = True
-            await self._list_charges(max(PAGES_MIN, rows))
+        async with self._listing:
+            if not self._listed and any(reference.kind is ReferenceKind.ORDER_ID for reference in wanted):
+                self._listed = True
+                await self._list_charges(max(PAGES_MIN, rows))
         unknown = await self._read(lambda unit: self._not_mirrored(unit, wanted))
-        gate = asyncio.Semaphore(LOOKUPS)
         missing: dict[Reference, Missing] = {}
 
         async def one(reference: Reference) -> None:
-            async with gate:
+            async with self._gate:
                 gone = await self._look_for(reference)
                 if gone is not None:
                     missing[reference] = gone
@@ -331,7 +350,7 @@ class Planner:
         if not old:
             # A person waits, and each read of the database waits for its turn.
             return missing
-        missing |= await self._freshen(old, gate)
+        missing |= await self._freshen(old, age_max)
         # Those whose charges turned out to be of another order by now.
         astray = await self._read(lambda unit: self._orders_without(unit, [one for one in old if one not in missing]))
         missing |= {reference: _missing(reference, "") for reference in astray if reference in unknown}
@@ -344,7 +363,7 @@ class Planner:
         batches.fetch_references(unit, self._account, orders)
         return [one for one in orders if not charges.by_order(unit, self._account, one.value)]
 
-    async def _freshen(self, references: Sequence[Reference], gate: asyncio.Semaphore) -> dict[Reference, Missing]:
+    async def _freshen(self, references: Sequence[Reference], age_max: float) -> dict[Reference, Missing]:
         """Look again at the charges whose last look is too old to plan by; tells what Stripe does not have any more."""
 
         def old(unit: Unit) -> dict[str, list[Reference]]:
@@ -352,14 +371,14 @@ class Planner:
             named: dict[str, list[Reference]] = {}
             for reference in references:
                 for charge in self._charges_here(unit, reference):
-                    if self._too_old(unit, charge):
+                    if self._too_old(unit, charge, age_max):
                         named.setdefault(charge.id, []).append(reference)
             return named
 
         gone: dict[Reference, Missing] = {}
 
         async def one(charge: str, named: list[Reference]) -> None:
-            async with gate:
+            async with self._gate:
                 try:
                     await self._looked(charge)
                 except GatewayError as error:

@@ -13,13 +13,14 @@ import sqlalchemy as sa
 from refundry import bootstrap
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, Standing
-from refundry.batches.service import SLICE
+from refundry.connectors.base import ReadOptions
 from refundry.infra.db import Database, DatabaseUnusable
+from refundry.kernel.actor import SYSTEM
 from refundry.kernel.lane import Lane
 from refundry.refunds.model import State
 from refundry.refunds.tables import refund_requests
 from refundry.worker.main import Worker
-from refundry.worker.planner import SLICE_SMALL, Planner, planner_of
+from refundry.worker.planner import SLICE, Planner, planner_of
 from tests.integration.worker.test_accounts import (
     DEADLINE_SECONDS,
     LATE_MILLISECONDS,
@@ -88,11 +89,10 @@ async def test_what_is_planned_is_paid_while_the_rest_is_planned(
 
 
 @on_one
-@pytest.mark.parametrize(("rows", "first"), [(SLICE, SLICE_SMALL), (SLICE + 1, SLICE)])
-async def test_a_small_file_is_planned_in_parts_so_that_its_first_rows_need_not_wait_for_the_others(
-    world: World, database: HandDatabase, tmp_path: Path, rows: int, first: int
+async def test_a_file_is_planned_in_parts_so_that_its_first_rows_need_not_wait_for_the_others(
+    world: World, database: HandDatabase, tmp_path: Path
 ) -> None:
-    settings, asked = world.settings(database.url, tmp_path), list[bool]()
+    settings, asked, rows = world.settings(database.url, tmp_path), list[bool](), 3 * SLICE
 
     def after_one() -> bool:
         asked.append(True)
@@ -104,7 +104,36 @@ async def test_a_small_file_is_planned_in_parts_so_that_its_first_rows_need_not_
         await planner_of(desk, desk.seats[0]).plan(batch, lease="this", until=after_one)
         with desk.database.reading() as unit:
             left = batches.next_unplanned(unit, batch.id, rows)
-    assert [row.number for row in left][:1] == [first + 1]
+    assert [row.number for row in left][:1] == [SLICE + 1]
+
+
+@on_one
+async def test_while_one_look_up_is_late_those_of_the_next_rows_are_made(
+    world: World, database: HandDatabase, tmp_path: Path
+) -> None:
+    settings, look = world.settings(database.url, tmp_path), "GET /v1/charges/{charge}"
+    late = {"kind": "latency", "operation": look, "milliseconds": LATE_MILLISECONDS, "times": 1}
+    world.server.control("POST /_sim/faults", {"rules": [late]})
+    world.server.control("DELETE /_sim/calls")
+    path = tmp_path / "refunds.csv"
+    path.write_text("charge_id,amount_minor,ticket_id\n" + "".join(f"ch_{at},100,T{at}\n" for at in range(3 * SLICE)))
+    file = bootstrap.read_file(path, options=ReadOptions())
+
+    def looks() -> int:
+        return int(world.server.control("GET /_sim/calls")["operations"].get(look, {"calls": 0})["calls"])
+
+    async with bootstrap.desk(settings) as desk:
+        account = f"{world.server.account}|test"
+        batch, _ = await desk.writer.put(lambda unit: batches.accept(unit, account, file, "", SYSTEM))
+        planning = asyncio.create_task(planner_of(desk, desk.seats[0]).plan(batch, lease="this", until=lambda: False))
+        # Not those of a third slice: what is looked up too early is old when it is paid.
+        await until_true(lambda: looks() >= 2 * SLICE - 1)
+        with desk.database.reading() as unit:
+            assert batches.next_unplanned(unit, batch.id)[0].number == 1
+        assert looks() <= 2 * SLICE
+        planning.cancel()
+        await asyncio.gather(planning, return_exceptions=True)
+    world.server.control("POST /_sim/faults", {"rules": []})
 
 
 async def test_two_processes_ask_stripe_about_a_file_once(world: World, database: HandDatabase, tmp_path: Path) -> None:
