@@ -132,6 +132,7 @@ def charged(server: Server, amount: int = 5000, card: str = "pm_card_visa", **mo
 
 
 COUNT = itertools.count()
+DAY = 86_400
 
 
 def fresh() -> str:
@@ -600,6 +601,18 @@ async def test_account_balance_and_one_refund_are_read(server: Server, desk: Des
     assert (await desk.port.refund(made["id"], Lane.DESK)).amount_minor == 7
 
 
+async def test_a_refund_leaves_the_available_balance_some_midnights_later(server: Server, desk: Desk) -> None:
+    charge, midnight = charged(server), START - START % DAY
+    for days, leaving in ((0, 0), (1, 0), (2, 0), (3, 3)):
+        server.control("POST /_sim/clock", {"to": START + days * DAY})
+        await desk.port.account()
+        # The first was made before any midnight, and every later one is of that day's own.
+        if days == 0:
+            server.control("POST /_sim/refunds", {"charge": charge, "amount": 700})
+        assert await desk.port.leaving_since() == midnight + leaving * DAY, f"{days} days later"
+    assert set(operations(desk)) == {"GET /v1/account", "GET /v1/refunds"}
+
+
 # Reads in trouble
 
 
@@ -704,6 +717,7 @@ async def test_a_slow_read_is_given_up_and_asked_again(server: Server) -> None:
         lambda port: port.cancel_payment_intent("pi_1", "k"),
         lambda port: port.account(),
         lambda port: port.balance(),
+        lambda port: port.leaving_since(),
         lambda port: anext(port.charges(0, 1)),
     ],
 )

@@ -1018,15 +1018,23 @@ class Purse:
         at: When, by the database's clock.
         spent: By currency, in minor units.
         flying: What is being sent on the whole account, and may or may not be taken from the balance.
+        leaving: What was refunded on the whole account, and is still shown as available.
     """
 
     at: float
     spent: Mapping[str, int]
     flying: Mapping[str, int]
+    leaving: Mapping[str, int]
 
 
-def purse(unit: Unit, batch_id: str) -> Purse | None:
-    """Tell what has to be known before a balance is read for a batch; `None`, if it needs none now."""
+def purse(unit: Unit, batch_id: str, leaving_since: float) -> Purse | None:
+    """Tell what has to be known before a balance is read for a batch; `None`, if it needs none now.
+
+    Args:
+        unit: The open unit.
+        batch_id: The batch.
+        leaving_since: Since when refunds were made whose money is still shown as available; epoch seconds UTC, by Stripe's clock.
+    """
     batch = repository.find(unit, batch_id)
     if batch is None or batch.schedule is None or batch.schedule.keep_balance is None or batch.state not in PAYING:
         return None
@@ -1039,7 +1047,8 @@ def purse(unit: Unit, batch_id: str) -> Purse | None:
     flying: Counter[str] = Counter()
     for _, request in refunds.page(unit, batch.account, [State.SUBMITTING], after=0, most=IN_DOUBT_MAX):
         flying[request.content.currency] += request.amount_minor
-    return Purse(unit.now, {currency: budget.spent_minor for currency, budget in kept.items()}, flying)
+    spent = {currency: budget.spent_minor for currency, budget in kept.items()}
+    return Purse(unit.now, spent, flying, charges.leaving(unit, batch.account, leaving_since))
 
 
 def note_balance(unit: Unit, batch_id: str, before: Purse, available: Mapping[str, int]) -> None:
@@ -1055,7 +1064,8 @@ def note_balance(unit: Unit, batch_id: str, before: Purse, available: Mapping[st
         kept = repository.budget(unit, batch_id, currency)
         # What was read at a time that is still to come was read before the clock was set back: it would keep all others out until then.
         if kept.read_at < before.at or unit.yet_to_come(kept.read_at):
-            ceiling = spent + available.get(currency, 0) - before.flying.get(currency, 0)
+            not_there = before.flying.get(currency, 0) + before.leaving.get(currency, 0)
+            ceiling = spent + available.get(currency, 0) - not_there
             repository.save_budget(unit, batch_id, replace(kept, ceiling_minor=ceiling, read_at=before.at))
 
 

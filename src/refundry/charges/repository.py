@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -346,6 +347,8 @@ def set_origin(unit: Unit, refund: str, origin: Origin) -> bool:
     return unit.connection.execute(statement.values(origin=origin.value)).rowcount == 1
 
 
+# Why a refund waits for the balance, or has failed for want of it (stripe-facts 3.3).
+INSUFFICIENT = "insufficient_funds"
 _OPEN = [sa.literal_column(f"'{status}'", sa.Text) for status in ("pending", "requires_action")]
 
 
@@ -355,6 +358,24 @@ def refunds_open(unit: Unit, account: str, before: float, most: int) -> list[Kno
     statement = sa.select(stripe_refunds).where(r.account == account, r.status.in_(_OPEN), r.seen_at < before)
     found = unit.connection.execute(statement.order_by(r.seen_at, r.id).limit(most))
     return [KnownRefund(_refund(row), Origin(row.origin), row.seen_at) for row in found]
+
+
+def leaving(unit: Unit, account: str, since: float) -> dict[str, int]:
+    """Sum up the refunds that were made since a time, and those that wait for the balance, in minor units by currency.
+
+    One that has failed since counts too: what it gave back is available at once, and what it took is not gone yet. One that failed
+    for want of balance has taken nothing.
+    """
+    r = stripe_refunds.c
+    lately = r.created_at >= since, sa.func.coalesce(r.failure_reason, "") != INSUFFICIENT
+    waits = r.created_at < since, r.status.in_(_OPEN), r.pending_reason == INSUFFICIENT
+    sums: Counter[str] = Counter()
+    # One after the other: each has an index of its own.
+    for some in (lately, waits):
+        statement = sa.select(r.currency, sa.func.sum(r.amount_minor)).where(r.account == account, *some)
+        for currency, amount in unit.connection.execute(statement.group_by(r.currency)):
+            sums[currency] += int(amount)
+    return sums
 
 
 def any_refund(unit: Unit, account: str) -> bool:

@@ -303,7 +303,11 @@ class PaymentGateway(Protocol):
         ...
 
     async def balance(self) -> dict[str, int]:
-        """Tell what is available, in minor units per currency."""
+        """Tell what is available, in minor units per currency; what was refunded lately may still be in it, see `leaving_since`."""
+        ...
+
+    async def leaving_since(self) -> float:
+        """Tell since when refunds were made whose money is still shown as available, though it cannot be spent any more; epoch seconds UTC."""
         ...
 
     async def ask(self, right: Right) -> None:

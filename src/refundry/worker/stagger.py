@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from refundry.accounts import service as accounts
 from refundry.batches import service as batches
-from refundry.batches.model import Batch
+from refundry.batches.model import DAY_SECONDS, Batch
+from refundry.batches.service import Purse
 from refundry.gateways.base import GatewayError, PaymentGateway
 from refundry.infra.db import Database, Unit
 from refundry.infra.logs import logger
@@ -39,6 +40,8 @@ class Stagger:
         self._pacer = pacer
         self._database = database
         self._writer = writer
+        # Since when refunds were made whose money has not left the balance, and the day of Stripe's for which that was asked.
+        self._leaving_since, self._leaving_day = 0.0, -1
 
     async def turn(self, batch: Batch) -> None:
         """Take a batch's turn; taken more often than needed, it does nothing."""
@@ -50,10 +53,14 @@ class Stagger:
 
     async def _read_balance(self, batch: Batch) -> None:
         """Read the balance, if the batch needs it; where it cannot be read, the last one is believed for a while, and then none."""
-        before = await self._read(lambda unit: batches.purse(unit, batch.id))
-        if before is None:
+        if await self._purse(batch) is None:
             return
         try:
+            await self._ask_what_leaves()
+            # Again, since that may have taken a while: what is known from before the balance is read has to be of then.
+            before = await self._purse(batch)
+            if before is None:
+                return
             available = await self._gateway.balance()
         except GatewayError as error:
             logger().warning("balance.not_read", batch=batch.id, code=error.code, why=error.message)
@@ -63,6 +70,17 @@ class Stagger:
                 await self._writer.put(lambda unit: accounts.hold(unit, batch.account, why))
             return
         await self._writer.put(lambda unit: batches.note_balance(unit, batch.id, before, available))
+
+    async def _purse(self, batch: Batch) -> Purse | None:
+        since = self._leaving_since
+        return await self._read(lambda unit: batches.purse(unit, batch.id, since))
+
+    async def _ask_what_leaves(self) -> None:
+        """Ask since when refunds have not left the balance, once in a day of Stripe's: they leave it at midnight UTC."""
+        now = self._gateway.stripe_now()
+        day = -1 if now is None else int(now // DAY_SECONDS)
+        if day < 0 or day != self._leaving_day:
+            self._leaving_since, self._leaving_day = await self._gateway.leaving_since(), day
 
     async def _read(self, work: Callable[[Unit], Result]) -> Result:
         def reading() -> Result:

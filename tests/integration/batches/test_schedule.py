@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -697,8 +698,8 @@ def test_a_withdrawn_batch_sends_nothing_more(clerk: Clerk) -> None:
 
 
 def balance(clerk: Clerk, batch: Batch, pounds: int) -> bool:
-    """Read a balance for a batch, if it wants one; tells whether it did."""
-    before = clerk.unit(lambda unit: batches.purse(unit, batch.id))
+    """Read a balance for a batch, if it wants one, from which every refund has left; tells whether it did."""
+    before = clerk.unit(lambda unit: batches.purse(unit, batch.id, math.inf))
     if before is None:
         return False
     clerk.unit(lambda unit: batches.note_balance(unit, batch.id, before, {"gbp": pounds * 100}))

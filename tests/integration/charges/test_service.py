@@ -137,3 +137,22 @@ def test_the_window_that_was_listed_is_kept_by_account_and_by_the_key_of_orders(
         assert charges.window(unit, ACCOUNT, "order_id") is None
         assert charges.window(unit, ACCOUNT, "shop") == (0.0, 9.9)
         assert charges.window(unit, "acct_2|test", "shop") == (0.0, 7.0)
+
+
+def test_what_is_about_to_leave_the_balance_is_what_was_refunded_lately_or_waits_for_it(hand: Hand) -> None:
+    since = PAID.created_at
+    low, failed = {"pending_reason": "insufficient_funds"}, {"status": "failed"}
+    hand.looked(
+        refunds=(
+            PAID,
+            seen_refund("re_before", amount_minor=1, created_at=since - 1),
+            seen_refund("re_waits", amount_minor=20, created_at=since - 1, status="pending", **low),
+            seen_refund("re_waits_since", amount_minor=40, status="pending", **low),
+            seen_refund("re_failed", amount_minor=300, failure_reason="declined", **failed),
+            seen_refund("re_lacked", amount_minor=5000, failure_reason="insufficient_funds", **failed),
+            seen_refund("re_other", amount_minor=9, currency="eur"),
+        )
+    )
+    with hand.database.reading() as unit:
+        assert charges.leaving(unit, ACCOUNT, since) == {"gbp": 700 + 20 + 40 + 300, "eur": 9}
+        assert charges.leaving(unit, "acct_2|test", since) == {}

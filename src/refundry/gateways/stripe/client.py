@@ -54,6 +54,11 @@ PAGE = 100
 PAGES_MAX = 10_000
 # A thousand charges of one order are a wrong order key, not an order.
 SEARCH_PAGES_MAX = 10
+DAY_SECONDS = 86_400
+# No account waits longer for its money; an answer that says so for more days is no reason to ask on.
+LEAVING_DAYS_MAX = 31
+# Of so many refunds it is seen whether they have left the balance: the latest may have no balance transaction yet.
+FEW = 10
 NO_ANSWER = (stripe.APIConnectionError, aiohttp.ClientError, OSError, TimeoutError)
 
 ACCOUNT = "GET /v1/account"
@@ -191,6 +196,25 @@ class StripeGateway:
         read, _ = await self._call(BALANCE, Lane.DESK, "/v1/balance", what="the balance")
         with _readable(BALANCE, "the balance"):
             return mapping.available_of(read)
+
+    async def leaving_since(self) -> float:
+        """Tell since when refunds were made whose money is still shown as available (stripe-facts 6).
+
+        It leaves at a midnight UTC, some days later: how many is the account's own, and is told by the refunds of the days before.
+        """
+        what, now = "when refunds leave the balance", self.stripe_now()
+        now = self._clock.now() if now is None else now
+        since = int(now // DAY_SECONDS * DAY_SECONDS)
+        for _ in range(LEAVING_DAYS_MAX):
+            params: Json = {"created": {"lt": since}, "limit": FEW, "expand": ["data.balance_transaction"]}
+            read, _ = await self._call(REFUNDS, Lane.DESK, "/v1/refunds", params, what=what)
+            with _readable(REFUNDS, what):
+                entries, _ = mapping.page_of(read)
+                booked = [at for at in map(mapping.available_on, entries) if at is not None]
+            if not entries or (booked and max(booked) <= now):
+                break
+            since -= DAY_SECONDS
+        return float(since)
 
     async def look(self, charge: str, lane: Lane, *, fees: bool = False) -> Look:
         """Read a charge, all its refunds and its disputes: one call for most charges.

@@ -257,6 +257,16 @@ def available_of(raw: object) -> dict[str, int]:
     return sums
 
 
+def available_on(refund: Json) -> float | None:
+    """Read when a refund leaves the available balance, of one that was asked for with its balance transaction; `None`, if it has none yet.
+
+    Raises:
+        Unreadable: Its balance transaction is none.
+    """
+    booked = refund.get("balance_transaction")
+    return None if booked is None else float(_whole(_object(booked, "balance_transaction"), "available_on"))
+
+
 def page_of(raw: object) -> tuple[list[Json], bool]:
     """Take a list apart: its entries, each an object with an id, and whether more follow.
 
