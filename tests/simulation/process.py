@@ -301,7 +301,7 @@ class Process:
         self.executor.stopping = lambda: self.ending
         self.planner = Planner(account.name, account.mode, **parts)
         self.planner.slice = self.world.scenario.slice_rows
-        self.stagger = Stagger(self.gateway, self._pacer, self.database, self.writer)
+        self.stagger = Stagger(self.gateway, self._pacer, self.database, self.writer, self.clock)
         if self.world.scenario.follow is not None:
             self._follow_too(account.name, parts)
         idle = IDLE_FIRST

@@ -155,6 +155,7 @@ class Course:
         forgiven: The failures that a person knew of when the batch was let go on.
         halted: Why it was halted; empty, if it was not.
         resting: Nothing is left to do, until somebody puts a row back in line.
+        unread: Why the balance could not be read when it was tried last; empty, if it could.
     """
 
     next_row: int = 1
@@ -166,6 +167,7 @@ class Course:
     forgiven: int = 0
     halted: str = ""
     resting: bool = False
+    unread: str = ""
 
 
 @dataclass(frozen=True, slots=True)

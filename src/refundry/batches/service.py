@@ -614,7 +614,7 @@ def _in_line_again(unit: Unit, request: str, before: State, actor: Actor) -> Non
         return
     batch, number, turn = found
     refunds.make_wait(unit, [request], actor)
-    course = replace(_held_course(unit, batch), resting=False)
+    course = replace(_held_course(unit, batch.id), resting=False)
     if turn is Turn.OVER:
         # The next turn finds it in line.
         repository.set_turn(unit, batch.id, [number], Turn.HAS_COME)
@@ -931,7 +931,7 @@ def held_back(unit: Unit, claimed: Claimed, absent: Attempt) -> bool:
     if refunds.come_back(unit, claimed, absent, reason):
         not_sent(unit, claimed.request, absent.body.amount_minor)
         if batch.course.resting:
-            repository.set_course(unit, batch.id, replace(_held_course(unit, batch), resting=False))
+            repository.set_course(unit, batch.id, replace(_held_course(unit, batch.id), resting=False))
     return True
 
 
@@ -991,13 +991,13 @@ def _back(unit: Unit, claimed: Claimed, batch: Batch, number: int, turn: Turn, r
         # It was over, and a person had it decided anew.
         repository.set_turn(unit, batch.id, [number], Turn.HAS_COME)
     if turn is Turn.OVER or batch.course.resting:
-        repository.set_course(unit, batch.id, replace(_held_course(unit, batch), resting=False))
+        repository.set_course(unit, batch.id, replace(_held_course(unit, batch.id), resting=False))
 
 
-def _held_course(unit: Unit, batch: Batch) -> Course:
+def _held_course(unit: Unit, batch: str) -> Course:
     """Read the course anew, and hold it until the unit is over: whoever lets rows go may have counted since the batch was read."""
-    repository.lock(unit, batch.id)
-    return need(unit, batch.id).course
+    repository.lock(unit, batch)
+    return need(unit, batch).course
 
 
 def not_sent(unit: Unit, request: RefundRequest, amount_minor: int) -> None:
@@ -1060,6 +1060,7 @@ def note_balance(unit: Unit, batch_id: str, before: Purse, available: Mapping[st
         before: What `purse` told before the balance was read.
         available: The balance, in minor units by currency; one that is not in it has nothing.
     """
+    note_unread(unit, batch_id, "")
     for currency, spent in before.spent.items():
         kept = repository.budget(unit, batch_id, currency)
         # What was read at a time that is still to come was read before the clock was set back: it would keep all others out until then.
@@ -1067,6 +1068,12 @@ def note_balance(unit: Unit, batch_id: str, before: Purse, available: Mapping[st
             not_there = before.flying.get(currency, 0) + before.leaving.get(currency, 0)
             ceiling = spent + available.get(currency, 0) - not_there
             repository.save_budget(unit, batch_id, replace(kept, ceiling_minor=ceiling, read_at=before.at))
+
+
+def note_unread(unit: Unit, batch_id: str, why: str) -> None:
+    """Keep why the balance could not be read for a batch, for who looks at it from another process; an empty text, if it could."""
+    if need(unit, batch_id).course.unread != why:
+        repository.set_course(unit, batch_id, replace(_held_course(unit, batch_id), unread=why))
 
 
 @dataclass(frozen=True, slots=True)
@@ -1127,7 +1134,9 @@ def _waits(unit: Unit, batch: Batch, schedule: Schedule) -> Wait | None:
         budget = rules.spent(budget, having.promised[currency])
         fit = rules.fits(schedule, budget, amount, unit.now)
         if fit in {Fit.ANOTHER_DAY, Fit.LOW_BALANCE}:
-            return rules.short(schedule, budget, fit, amount, unit.now)
+            wait = rules.short(schedule, budget, fit, amount, unit.now)
+            unread = seen.course.unread if wait.why is Why.BALANCE_UNKNOWN else ""
+            return replace(wait, text=f"{wait.text}: {unread}") if unread else wait
     return None
 
 

@@ -120,7 +120,7 @@ class Worker:
         executor.row_took = flight.took
         executor.trace = desk.tracing
         planner = planner_of(desk, seat)
-        stagger = Stagger(seat.gateway, seat.pacer, desk.database, desk.writer)
+        stagger = Stagger(seat.gateway, seat.pacer, desk.database, desk.writer, desk.clock)
         recorder = Recorder(account.name, self._name(), seat.pacer.meter, desk.clock)
         return Station(seat, executor, planner, stagger, recorder, flight)
 

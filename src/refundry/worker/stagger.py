@@ -15,6 +15,7 @@ from refundry.infra.db import Database, Unit
 from refundry.infra.logs import logger
 from refundry.infra.pace import Pacer
 from refundry.infra.writer import Writer
+from refundry.kernel.clock import Clock
 from refundry.worker.executor import REFUND
 
 Result = TypeVar("Result")
@@ -32,14 +33,18 @@ class Stagger:
         pacer: Tells how fast rows can be paid.
         database: For what only reads.
         writer: For what is saved.
+        clock: Time.
     """
 
-    def __init__(self, gateway: PaymentGateway, pacer: Pacer, database: Database, writer: Writer) -> None:
+    def __init__(self, gateway: PaymentGateway, pacer: Pacer, database: Database, writer: Writer, clock: Clock) -> None:
         """Keep the parts."""
         self._gateway = gateway
         self._pacer = pacer
         self._database = database
         self._writer = writer
+        self._clock = clock
+        # Before this time, by the boot clock, the balance is not asked for again for a batch for which that has failed.
+        self._again_at: dict[str, float] = {}
         # Since when refunds were made whose money has not left the balance, and the day of Stripe's for which that was asked.
         self._leaving_since, self._leaving_day = 0.0, -1
 
@@ -53,7 +58,7 @@ class Stagger:
 
     async def _read_balance(self, batch: Batch) -> None:
         """Read the balance, if the batch needs it; where it cannot be read, the last one is believed for a while, and then none."""
-        if await self._purse(batch) is None:
+        if self._clock.boot_seconds() < self._again_at.get(batch.id, 0.0) or await self._purse(batch) is None:
             return
         try:
             await self._ask_what_leaves()
@@ -64,9 +69,12 @@ class Stagger:
             available = await self._gateway.balance()
         except GatewayError as error:
             logger().warning("balance.not_read", batch=batch.id, code=error.code, why=error.message)
+            # What does not pass by itself is not asked for more often than a balance that is waited for.
+            again = batches.BALANCE_SECONDS if error.passing else batches.BALANCE_IDLE_SECONDS
+            self._again_at[batch.id], why = self._clock.boot_seconds() + again, error.message
+            await self._writer.put(lambda unit: batches.note_unread(unit, batch.id, why))
             if error.shut_out:
                 # Perhaps nothing else is asked for: say so once, and stop asking.
-                why = error.message
                 await self._writer.put(lambda unit: accounts.hold(unit, batch.account, why))
             return
         await self._writer.put(lambda unit: batches.note_balance(unit, batch.id, before, available))

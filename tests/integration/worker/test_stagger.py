@@ -32,7 +32,7 @@ class Keeping:
         self.bench, self.clock, self.batch = bench, clock, batch
         executor = bench.executor
         executor.may_send, executor.not_sent = batches.may_send, batches.not_sent
-        self.stagger = Stagger(executor._gateway, executor._pacer, bench.database, executor._writer)
+        self.stagger = Stagger(executor._gateway, executor._pacer, bench.database, executor._writer, clock)
 
     @classmethod
     async def accepted(cls, bench: Bench, clock: HandClock, folder: Path) -> Keeping:
@@ -63,6 +63,15 @@ class Keeping:
     async def passes(self, seconds: float) -> None:
         self.clock.move(seconds)
         await self.bench.sim.move(seconds)
+
+    def waits(self) -> str:
+        with self.bench.database.reading() as unit:
+            outlook = batches.outlook(unit, batches.need(unit, self.batch.id))
+        assert outlook is not None
+        return outlook.text
+
+    def asked(self) -> int:
+        return self.bench.executor._pacer.meter.calls["GET /v1/balance"].count
 
     async def paid(self) -> int:
         return len((await self.bench.sim.call("GET /v1/refunds", limit=100))["data"])
@@ -97,3 +106,22 @@ async def test_what_has_left_the_available_balance_is_not_taken_off_it_once_more
     assert await keeping.available() == 12_000
     await keeping.goes_on(3)
     assert await keeping.paid() == 7
+
+
+async def test_a_balance_that_may_not_be_read_is_asked_for_once_a_minute_and_says_why(
+    bench: Bench, clock: HandClock, tmp_path: Path
+) -> None:
+    keeping = await Keeping.accepted(bench, clock, tmp_path)
+    await keeping.spendable(15_000)
+    missing = {"kind": "forbidden", "operation": "GET /v1/balance"}
+    await bench.sim.control("POST /_sim/faults", {"rules": [missing]})
+    for _ in range(60):
+        await keeping.stagger.turn(keeping.batch)
+        await keeping.passes(1)
+    assert keeping.asked() == 1
+    assert "the available balance in USD is not known yet: the key has no right to GET /v1/balance" in keeping.waits()
+    await bench.sim.control("DELETE /_sim/faults")
+    await keeping.goes_on(2)
+    assert await keeping.paid() == 5
+    await keeping.passes(DAY)
+    assert keeping.waits() == "the available balance in USD is not known yet"
