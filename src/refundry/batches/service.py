@@ -551,7 +551,7 @@ def taken_back(unit: Unit, request: str, sent_at: float) -> bool:
 
 
 def retry(unit: Unit, batch: Batch, actor: Actor) -> int:
-    """Have those rows looked at again that were declined or rejected, or whose charge was not found; tells how many.
+    """Have those rows looked at again that were declined or rejected, whose charge was not found, or that wait for the balance; tells how many.
 
     Raises:
         BatchWithdrawn: It was withdrawn.
@@ -559,6 +559,7 @@ def retry(unit: Unit, batch: Batch, actor: Actor) -> int:
     _not_withdrawn(unit, batch)
     count, over = 0, {State.DECLINED, State.REJECTED}
     for page in repository.requests(unit, batch.id):
+        count += refunds.try_now(unit, page, actor)
         refused = [request for request in refunds.many(unit, page).values() if request.state in over]
         # By a new look: whoever asks again has changed something. Charges before requests, as everywhere.
         for charge in sorted({request.content.charge for request in refused}):
@@ -1176,6 +1177,12 @@ def _line(row: BatchRow, known: Mapping[str, RefundRequest], batch: Batch) -> Li
         text = f"the batch was halted: {batch.course.halted}"
     elif held is HeldReason.SCHEDULE:
         text = "waits for its turn, by the batch's schedule"
+    elif refunds.waits_for_money(request):
+        minutes = int(refunds.LOW_BALANCE_WAIT // 60)
+        text = (
+            f"{text.rstrip('.')}; it is tried again within {minutes} minutes by a process that works, and at once by "
+            f"`refundry batch retry {batch.id[:8]}`"
+        )
     code = held.value if held else request.reason_code or request.state.value
     return Line(row, standing_of(request.state), code, text, request)
 

@@ -1099,6 +1099,24 @@ def go_on(unit: Unit, ids: Iterable[str], actor: Actor, *, in_line: bool = False
     return count
 
 
+def try_now(unit: Unit, ids: Iterable[str], actor: Actor) -> int:
+    """Try those again at once that wait a while since Stripe refused them for a low balance; tells how many."""
+    count = 0
+    for request in repository.many(unit, ids, hold=True).values():
+        if waits_for_money(request):
+            freed = replace(request, hold=None, version=request.version + 1, due_at=unit.now)
+            repository.update(unit, request, freed, None, keep_lease=False)
+            _record(unit, actor, "refund_request.resumed", freed, {})
+            count += 1
+    return count
+
+
+def waits_for_money(request: RefundRequest) -> bool:
+    """Tell whether a request waits a while, since Stripe has refused it for a low balance."""
+    hold = request.hold
+    return hold is not None and hold.until is not None and hold.reason is HeldReason.LOW_BALANCE
+
+
 # Waiting for one's turn, by a schedule
 
 

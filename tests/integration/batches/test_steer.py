@@ -240,3 +240,22 @@ def test_the_report_tells_stripes_words(clerk: Clerk) -> None:
     clerk.unit(lambda unit: refunds.withdraw(unit, clerk.lines(batch)[0].request.id, ADA, "kept"))  # type: ignore[union-attr]
     line = clerk.lines(batch)[0]
     assert (line.standing, line.code, line.text) == ("refused", "withdrawn", "kept")
+
+
+def test_what_waits_for_the_balance_is_tried_at_once_when_a_person_says_so(clerk: Clerk) -> None:
+    batch = three(clerk)
+    approved = clerk.judge(clerk.claim(most=1)[0])
+    assert approved is not None
+    intent = clerk.submit(approved)
+    assert intent is not None
+    clerk.record(intent, not_taken(NotTakenWhy.LOW_BALANCE), wait=900)
+    row = clerk.lines(batch)[0]
+    assert row.code == "low_balance"
+    assert row.text.endswith(
+        f"it is tried again within 15 minutes by a process that works, and at once by `refundry batch retry {batch.id[:8]}`"
+    )
+    assert intent.claimed.request.id not in {claimed.request.id for claimed in clerk.claim()}
+    assert clerk.unit(lambda unit: batches.retry(unit, batch, ADA)) == 1
+    (again,) = clerk.claim()
+    assert again.request.id == intent.claimed.request.id
+    assert clerk.unit(lambda unit: batches.retry(unit, batch, ADA)) == 0
