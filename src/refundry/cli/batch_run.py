@@ -245,10 +245,8 @@ async def followed(work: Work, batch: Batch, allow_repeat: frozenset[int], wait:
     else:
         where = session.where(batch.account, work.desk.settings)
         batch_told.words(batch, seen.totals, why, where, seen.outlook)
-    if seen.held:
-        output.say(
-            f"error: {seen.held} [key_refused]: nothing more is paid until the key works; then run the same command again"
-        )
+    if seen.held and seen.totals.moving:
+        output.say(f"error: {seen.held} [key_refused]: {work.mend}")
     if seen.in_doubt and seen.next_look_seconds is not None:
         output.say(
             f"{output.counted(seen.in_doubt, 'row')} in doubt: sent, and no answer that can be trusted. The next look is in "

@@ -303,8 +303,8 @@ async def _created(work: Work, asked: Asked, wanted: Wanted, patience: float, *,
         output.line(output.wrapped(refund_told.sentence(request)))
         if afterwards := await desk.writer.put(lambda unit: refund_told.afterwards(unit, request)):
             output.say(afterwards)
-    if held:
-        output.say(f"error: {held} [key_refused]: nothing is paid until the key works; then run the same command again")
+    if held and request.state in WORKED_ON:
+        output.say(f"error: {held} [key_refused]: {work.mend}")
     if work.interrupted and request.state in WORKED_ON:
         output.say("interrupted: the request is kept; the same command, or any process that works, goes on with it")
         return output.INTERRUPTED

@@ -17,7 +17,7 @@ from refundry.cli import output
 from refundry.infra.db import DatabaseUnusable, Unit
 from refundry.infra.settings import Settings
 from refundry.kernel.errors import RefundryError, UsageError
-from refundry.worker.main import Worker
+from refundry.worker.main import TAKE_OVER_SECONDS, Worker
 
 Result = TypeVar("Result")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -112,7 +112,23 @@ class Work:
 
     async def held(self) -> str:
         """Tell why the account that the command is about is held; an empty string, if it is not."""
-        return (await self.held_accounts()).get(self.desk.account.name, "")
+        name = self.desk.account.name
+        return await self._held_elsewhere(name) if self.worker.watching else (await self.held_accounts()).get(name, "")
+
+    async def _held_elsewhere(self, account: str) -> str:
+        """Tell why the process that executes holds an account: it has ended every hold from before its own start, if it has not just begun."""
+        why = await self.read(lambda unit: accounts.held_text(unit, account))
+        if why:
+            await self.desk.clock.sleep(TAKE_OVER_SECONDS)
+            why = await self.read(lambda unit: accounts.held_text(unit, account))
+        return why if self.worker.watching else ""
+
+    @property
+    def mend(self) -> str:
+        """Tell what is to be done with a key that is refused, before the same command goes on."""
+        if self.worker.watching:
+            return "nothing more is paid until the key works in the process that pays here: start that one again, and then run the same command"
+        return "nothing more is paid until the key works; then run the same command again"
 
     async def held_accounts(self) -> dict[str, str]:
         """Tell which of the open accounts are held, and why. A hold from before our own start is not believed."""

@@ -218,6 +218,34 @@ def test_a_key_that_one_process_still_has_holds_the_account_for_all_until_that_o
     shop.judge()
 
 
+def test_a_command_beside_a_worker_whose_key_is_refused_ends_and_says_what_to_start_again(
+    shop: Shop, installed: Installation, stay: Any, tmp_path: Path
+) -> None:
+    installed.more |= {"REFUNDRY_STRIPE__LIMITS": "POST /v1/refunds=3", "REFUNDRY_STRIPE__HEADROOM": "0"}
+    for key in ("sk_test_old", "sk_test_new"):
+        shop.server.control("POST /_sim/keys", {"secret": key})
+    installed.more["STRIPE_SECRET_KEY"] = "sk_test_old"
+    worker = stay("worker")
+    worker.line("working")
+    file = str(shop.file(tmp_path / "refunds.csv"))
+    installed.more["STRIPE_SECRET_KEY"] = "sk_test_new"
+    watching = installed.start("batch", "run", file, "--yes", "--json")
+    wait_for("refund 3", lambda: shop.refunds() >= 3)
+    shop.server.control("POST /_sim/keys/sk_test_old/expire", {})
+    told = ended(watching)
+    assert told.code == 3, told.err
+    assert "works in the process that pays here: start that one again" in told.err
+    desk = installed.run(
+        "refund", "create", "--order", "o59", "--amount", "1.00", "--ticket", "D-1", "--reason", "duplicate"
+    )
+    assert (desk.code, "start that one again" in desk.err) == (3, True), desk.err
+    assert worker.end(signal.SIGTERM) == 130
+
+    installed.more["REFUNDRY_STRIPE__LIMITS"] = "none"
+    done = installed.run("batch", "run", file, "--yes", "--json")
+    assert (done.code, done.json["paid"]) == (0, 60), done.err
+
+
 def test_an_account_whose_key_did_not_open_it_is_held_for_who_watches_too(
     shop: Shop, installed: Installation, stay: Any
 ) -> None:
