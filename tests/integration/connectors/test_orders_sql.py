@@ -97,6 +97,16 @@ async def test_what_changes_no_row_is_said(make: Make) -> None:
     assert await make().deliver(outgoing(message("o9"))) == Delivered("0 rows changed")
 
 
+async def test_a_statement_that_gives_rows_back_is_committed_and_counted(make: Make, shop: str) -> None:
+    target = make(f"{STATEMENT} RETURNING id, times")
+    await target.open()
+    assert await target.deliver(outgoing(message())) == Delivered("1 rows changed")
+    assert await target.deliver(outgoing(message("o9"))) == Delivered("0 rows changed")
+    # On SQLite it is locked for everybody while a transaction is open.
+    run(shop, "UPDATE orders SET times = times + 1")
+    assert run(shop, "SELECT minor, times FROM orders ORDER BY id") == [(100, 2), (0, 1)]
+
+
 async def test_a_statement_that_fails_leaves_no_trace_and_works_once_it_can(make: Make, shop: str) -> None:
     target = make("INSERT INTO refunds (order_id, minor) VALUES (:order_id, :refunded_minor)")
     outcome = await target.deliver(outgoing(message()))

@@ -110,8 +110,10 @@ class SqlTarget:
             if connection.execute(sa.text(first), {"id": message.id}).rowcount == 0:
                 return Delivered("applied before")
             done = connection.exec_driver_sql(self._statement, {name: values[name] for name in self._names})
+            # With rows of a RETURNING that nobody has read SQLite commits nothing, and the shop's database stays locked.
+            count = len(done.all()) if done.returns_rows else done.rowcount
             # Nothing to change may be right (an order of another shop), and is said, since it may be a mistake in the statement.
-            return Delivered(f"{done.rowcount} rows changed" if done.rowcount >= 0 else "applied")
+            return Delivered(f"{count} rows changed" if count >= 0 else "applied")
 
     async def close(self) -> None:
         """Close all connections."""
