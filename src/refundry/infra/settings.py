@@ -395,39 +395,33 @@ class Settings(BaseSettings):
         url = self.database_url.get_secret_value()
         for prefix in ("postgresql://", "postgres://"):
             if url.startswith(prefix):
-                return _checked_url("postgresql+psycopg://" + url.removeprefix(prefix))
-        if url.startswith("postgresql+psycopg://"):
-            return _checked_url(url)
+                url = "postgresql+psycopg://" + url.removeprefix(prefix)
         if url.startswith("sqlite:///"):
             return url
-        raise _url_wrong("should begin with sqlite:/// or postgresql://")
+        if flaw := flaw_of_address(url):
+            setting = "REFUNDRY_DATABASE_URL"
+            raise SettingsError(f"{setting} {flaw}", code="database_url_wrong", setting=setting)
+        return url
 
 
-def _checked_url(url: str) -> str:
-    """See that the address of a Postgres can be read; nothing of it is told, since any part may be one of a password.
-
-    Raises:
-        SettingsError: `database_url_wrong`.
-    """
+def flaw_of_address(url: str) -> str:
+    """Tell why the address of a Postgres, its driver named, cannot be read; nothing, if it can. Nothing of it is told: any part may be one of a password."""
+    if not url.startswith("postgresql+psycopg://"):
+        return "should begin with sqlite:/// or postgresql://"
     import psycopg  # not on SQLite: it takes longer than most commands
 
     shape = "write it as postgresql://user:password@host:port/database"
     try:
         parts = sa.make_url(url)
     except (ValueError, sa.exc.ArgumentError):
-        raise _url_wrong(f"cannot be read as an address: {shape}, the port in figures") from None
+        return f"cannot be read as an address: {shape}, the port in figures"
     if "@" in (parts.host or ""):
-        raise _url_wrong("holds more than one @: write an @ of a name or a password as %40")
+        return "holds more than one @: write an @ of a name or a password as %40"
     try:
         psycopg.conninfo.make_conninfo("", **dict.fromkeys(parts.query, ""))
     except psycopg.ProgrammingError:
-        raise _url_wrong(f"has an option after its ? that Postgres does not know: {shape}?sslmode=require") from None
-    return url
-
-
-def _url_wrong(what: str) -> SettingsError:
-    setting = "REFUNDRY_DATABASE_URL"
-    return SettingsError(f"{setting} {what}", code="database_url_wrong", setting=setting)
+        return f"has an option after its ? that Postgres does not know: {shape}?sslmode=require"
+    return ""
 
 
 def _webhook_secrets(given: SecretStr | None, setting: str) -> tuple[str, ...]:

@@ -138,6 +138,14 @@ def test_in_words_every_trouble_has_its_reason_and_its_advice(refundry: Run, str
         ({"REFUNDRY_KEEP__EVENTS_DAYS": "34"}, "setting_wrong", "REFUNDRY_KEEP__EVENTS_DAYS"),
         ({"REFUNDRY_ORDERS__URL": "shop.example"}, "orders_url_wrong", "REFUNDRY_ORDERS__URL"),
         (
+            {
+                "REFUNDRY_ORDERS__SQL_URL": "postgresql://127.0.0.1:abc/shop",
+                "REFUNDRY_ORDERS__SQL_STATEMENT": "DELETE FROM open WHERE id = :order_id",
+            },
+            "orders_sql_wrong",
+            "REFUNDRY_ORDERS__SQL_URL",
+        ),
+        (
             {"REFUNDRY_ORDERS__KINDS": "refund.paid", "REFUNDRY_ORDERS__FILE": "f"},
             "message_kind_unknown",
             "REFUNDRY_ORDERS__KINDS",

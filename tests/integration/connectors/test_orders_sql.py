@@ -173,6 +173,7 @@ async def test_a_file_that_is_not_there_is_not_made(make: Make, tmp_path: Path) 
     with pytest.raises(SettingsError) as refused:
         await target.open()
     assert refused.value.code == "orders_sql_wrong"
+    assert refused.value.ids["setting"] == "REFUNDRY_ORDERS__SQL_URL"
     assert not (tmp_path / "shpo.db").exists()
 
 
@@ -195,6 +196,9 @@ async def test_nothing_is_run_inside_a_unit(make: Make, database: HandDatabase) 
     [
         (None, STATEMENT, "orders_sql_incomplete"), ("sqlite:///x", None, "orders_sql_incomplete"), ("sqlite:///x", " ; ", "orders_sql_incomplete"),
         ("mysql://x", STATEMENT, "orders_sql_wrong"), ("sqlite:///x", "DROP TABLE orders", "orders_sql_wrong"),
+        ("postgresql://u:hunter2@db:port/shop", STATEMENT, "orders_sql_wrong"), ("postgresql://u:hunt@er2@db/shop", STATEMENT, "orders_sql_wrong"),
+        ("postgresql://u:hunter2@db/shop?colour=red", STATEMENT, "orders_sql_wrong"), ("sqlite:///", STATEMENT, "orders_sql_wrong"),
+        ("sqlite:///:memory:", STATEMENT, "orders_sql_wrong"),
         ("sqlite:///x", "UPDATE orders SET refunded = 'full'", "orders_sql_wrong"),
         ("sqlite:///x", "UPDATE orders SET t = :ticket_id WHERE id = :order_id", "orders_sql_parameter_unknown"),
         ("sqlite:///x", "UPDATE orders SET t = :charges WHERE id = :order_id", "orders_sql_parameter_unknown"),
@@ -207,6 +211,9 @@ def test_settings_that_cannot_work_are_refused_before_anything_starts(
     with pytest.raises(SettingsError) as refused:
         targets_of(orders, KNOWN)
     assert refused.value.code == code
+    # Any part of an address that cannot be read may be one of its password.
+    assert "hunt" not in refused.value.message
+    assert "er2" not in refused.value.message
 
 
 def test_a_parameter_that_one_of_the_kinds_lacks_is_told_with_that_kind() -> None:

@@ -16,7 +16,7 @@ from refundry.connectors.base import Delivered, DeliveryOutcome, NotDelivered, O
 from refundry.infra.db import ALIVE
 from refundry.infra.http import refuse_inside_unit
 from refundry.infra.logs import logger, redacted
-from refundry.infra.settings import OrderSettings, SettingsError
+from refundry.infra.settings import OrderSettings, SettingsError, flaw_of_address
 
 Result = TypeVar("Result")
 URL, STATEMENT = "REFUNDRY_ORDERS__SQL_URL", "REFUNDRY_ORDERS__SQL_STATEMENT"
@@ -177,11 +177,13 @@ def targets_of(orders: OrderSettings, known: Mapping[str, frozenset[str]]) -> Se
 def _driver(url: str) -> str:
     for prefix in ("postgresql://", "postgres://"):
         if url.startswith(prefix):
-            return "postgresql+psycopg://" + url.removeprefix(prefix)
-    if not url.startswith(("sqlite:///", "postgresql+psycopg://")):
-        raise SettingsError(
-            f"{URL} should begin with sqlite:/// or postgresql://", code="orders_sql_wrong", setting=URL
-        )
+            url = "postgresql+psycopg://" + url.removeprefix(prefix)
+    if url.startswith("sqlite:///"):
+        flaw = "names no file" if url.removeprefix("sqlite:///") in {"", ":memory:"} else ""
+    else:
+        flaw = flaw_of_address(url)
+    if flaw:
+        raise SettingsError(f"{URL} {flaw}", code="orders_sql_wrong", setting=URL)
     return url
 
 
@@ -210,6 +212,12 @@ def _check_statement(statement: str, known: Mapping[str, frozenset[str]]) -> Non
 
 
 def _refused(error: sa.exc.DBAPIError) -> SettingsError:
+    if "unable to open" in str(error.orig):
+        return SettingsError(
+            f"{URL} names a file that cannot be opened: name a database that exists and is yours to write to",
+            code="orders_sql_wrong",
+            setting=URL,
+        )
     return SettingsError(
         f"{STATEMENT} is refused by the shop's database ({_said(error)}): mend the statement, or what it names",
         code="orders_sql_wrong",
