@@ -112,8 +112,10 @@ def test_what_a_receiver_says_is_one_short_plain_line() -> None:
 def test_what_is_set_is_shown_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFUNDRY_ORDERS__SECRETS", f"{NEW},{OLD}")
     monkeypatch.setenv("REFUNDRY_ORDERS__SQL_URL", "postgresql://refundry:hunter2@db/shop")
+    monkeypatch.setenv("REFUNDRY_ORDERS__URL", "https://shop.example/refunds?token=hunter3")
     shown = given()
     assert shown["REFUNDRY_ORDERS__SECRETS"].startswith("whsec_…")
+    assert shown["REFUNDRY_ORDERS__URL"] == "https://shop.example/refunds?…"
     assert NEW not in shown["REFUNDRY_ORDERS__SECRETS"]
     assert "hunter2" not in shown["REFUNDRY_ORDERS__SQL_URL"]
     assert NEW[:20] not in repr(read())

@@ -133,7 +133,9 @@ class HttpTarget:
         except TimeoutError:
             return NotDelivered(f"no answer within {self._timeout.total:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return NotDelivered(plain(f"{type(error).__name__}: {error}"))
+            # All that is said of what is no HTTP has the address in it, and so a token that may stand there.
+            said = error.message if isinstance(error, aiohttp.ClientResponseError) else error
+            return NotDelivered(plain(f"{type(error).__name__}: {said}"))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -148,7 +150,11 @@ async def _judged(response: aiohttp.ClientResponse, now: float) -> DeliveryOutco
         return Delivered(status)
     if 300 <= response.status < 400:  # noqa: PLR2004  # HTTP
         return NotDelivered(f"{status}: redirects are not followed; set {URL} to where it leads")
-    begun = await response.content.read(BODY_MAX)
+    try:
+        begun = await response.content.read(BODY_MAX)
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        # The status has come: what it asks for holds without a body too.
+        begun = b""
     said = plain(begun.decode("utf-8", "replace"))
     told = f"{status}: {said}" if said else status
     # Only with these two it is the receiver as a whole that wants a rest (RFC 9110, 15.6.4; RFC 6585, 4).
