@@ -204,7 +204,8 @@ class Teller:
     def _rest(self, line: Line, asked: float) -> None:
         """Leave a target alone for as long as it asks, or while it is down."""
         down = line.fails - DOWN_AFTER
-        rest = max(asked, min(2.0**down, REST_MAX) if down >= 0 else 0.0)
+        # Of a target that is down for a day no power could be written as a number.
+        rest = max(asked, min(2.0 ** min(down, 32), REST_MAX) if down >= 0 else 0.0)
         line.rests_until = max(line.rests_until, self._clock.boot_seconds() + rest)
 
 

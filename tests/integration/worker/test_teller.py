@@ -22,7 +22,7 @@ from refundry.kernel.ids import RandomIds
 from refundry.outbox import service as outbox
 from refundry.outbox.model import Delivery
 from refundry.outbox.rules import outgoing
-from refundry.worker.teller import DOWN_AFTER, LEASE_MARGIN, TOLD_MAX, Teller
+from refundry.worker.teller import DOWN_AFTER, LEASE_MARGIN, REST_MAX, TOLD_MAX, Teller
 from tests.support.clock import HandClock
 from tests.support.database import HandDatabase
 from tests.support.messages import deliveries, message, story, write
@@ -196,6 +196,21 @@ async def test_a_receiver_that_is_down_does_not_use_up_the_tries_of_all_that_wai
         clock.move(1.0)
     tried = sum(tries for _, tries in stands(database))
     assert DOWN_AFTER <= tried < 2 * DOWN_AFTER + 4
+
+
+async def test_however_long_a_receiver_is_down_each_try_is_noted_and_the_rest_is_kept(
+    database: HandDatabase, clock: HandClock, make: Make, receiver: Receiver
+) -> None:
+    receiver.mood = lambda *_: Mood.ERROR
+    write(database, story(orders=2, length=1))
+    teller = make()
+    # A try a minute for a month.
+    teller.lines[0].fails = 30 * 24 * 60
+    assert await delivered(teller) == 1
+    assert await delivered(teller) == 0
+    assert stands(database) == [("waiting", 1), ("waiting", 0)]
+    clock.move(REST_MAX)
+    assert await delivered(teller) == 1
 
 
 async def test_a_receiver_that_asks_for_rest_gets_it(
