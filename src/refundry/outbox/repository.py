@@ -105,11 +105,18 @@ def due(unit: Unit, target: str) -> bool:
     return unit.connection.execute(sa.select(d.number).where(*free).limit(1)).first() is not None
 
 
-def claim(unit: Unit, target: str, lease: str, *, until: float, most: int) -> list[Delivery]:
-    """Take what is due under a lease: of each ordering key the first that is not over, and nobody else's."""
+def claim(
+    unit: Unit, target: str, lease: str, *, until: float, most: int, untried_first: bool = False
+) -> list[Delivery]:
+    """Take what is due under a lease: of each ordering key the first that is not over, and nobody else's.
+
+    What has been due for the longest comes first; or, if there is any, what was never tried.
+    """
     free = (d.target == target, _WAITING, d.due_at <= unit.now, d.leased_until <= unit.now, ~_BLOCKED)
-    chosen = sa.select(d.number).where(*free).order_by(d.due_at, d.number).limit(most)
-    numbers = list(unit.connection.execute(chosen.with_for_update(skip_locked=True)).scalars())
+    chosen = sa.select(d.number).where(*free).order_by(d.due_at, d.number).limit(most).with_for_update(skip_locked=True)
+    # Not by sorting: a long outage has let some hundred thousand fall due, and others wait to write meanwhile.
+    numbers = list(unit.connection.execute(chosen.where(d.tries == 0)).scalars()) if untried_first else []
+    numbers = numbers or list(unit.connection.execute(chosen).scalars())
     if not numbers:
         return []
     mine = sa.update(outbox_deliveries).where(d.target == target, d.number.in_(numbers))

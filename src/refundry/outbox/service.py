@@ -78,9 +78,11 @@ def begin(unit: Unit, target: str, *, alone: bool) -> None:
         repository.free_all(unit, target)
 
 
-def claim(unit: Unit, target: str, lease: str, *, seconds: float, most: int) -> list[Delivery]:
+def claim(
+    unit: Unit, target: str, lease: str, *, seconds: float, most: int, untried_first: bool = False
+) -> list[Delivery]:
     """Take what is due at a target under a lease: of each ordering key the first that is not over."""
-    return repository.claim(unit, target, lease, until=unit.now + seconds, most=most)
+    return repository.claim(unit, target, lease, until=unit.now + seconds, most=most, untried_first=untried_first)
 
 
 def failed(

@@ -49,6 +49,11 @@ class Line:
     fails: int = 0
     rests_until: float = 0.0
 
+    @property
+    def down(self) -> bool:
+        """Tell whether the target is taken for down."""
+        return self.fails >= DOWN_AFTER
+
 
 class Teller:
     """Delivers what the outbox holds, to all targets side by side.
@@ -152,7 +157,7 @@ class Teller:
     def _room(self, line: Line) -> int:
         if self._clock.boot_seconds() < line.rests_until:
             return 0
-        return 1 if line.fails >= DOWN_AFTER else self._at_once
+        return 1 if line.down else self._at_once
 
     async def _claim(self, line: Line, lease: str, most: int) -> list[Delivery]:
         name = line.target.name
@@ -165,7 +170,10 @@ class Teller:
         if most <= 0 or not await self._writer.aside(due):
             return []
         seconds = line.target.patience_seconds + LEASE_MARGIN
-        return await self._writer.put(lambda unit: outbox.claim(unit, name, lease, seconds=seconds, most=most))
+        # A target that refuses many orders again and again looks as if it were down: what it does take must not queue behind those.
+        return await self._writer.put(
+            lambda unit: outbox.claim(unit, name, lease, seconds=seconds, most=most, untried_first=line.down)
+        )
 
     async def _delivered(self, line: Line, delivery: Delivery, lease: str) -> None:
         """Send one message, and note what came of it."""

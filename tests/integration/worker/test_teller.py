@@ -198,6 +198,22 @@ async def test_a_receiver_that_is_down_does_not_use_up_the_tries_of_all_that_wai
     assert DOWN_AFTER <= tried < 2 * DOWN_AFTER + 4
 
 
+async def test_orders_that_are_refused_again_and_again_keep_no_new_one_waiting(
+    database: HandDatabase, clock: HandClock, make: Make, receiver: Receiver
+) -> None:
+    """A shop that knows some orders no more, and refuses each, is up: what it does take must not queue behind all of those."""
+    receiver.mood = lambda told, _: Mood.FINE if told["data"]["order_id"] == "new" else Mood.ERROR
+    write(database, story(orders=40, length=1))
+    teller = make()
+    for _ in range(40):
+        await delivered(teller)
+        clock.move(REST_MAX)
+    assert min(tries for _, tries in stands(database)) > 0
+    write(database, [message("new", at=clock.now())])
+    await delivered(teller)
+    assert versions(receiver) == {"new": [1]}
+
+
 async def test_however_long_a_receiver_is_down_each_try_is_noted_and_the_rest_is_kept(
     database: HandDatabase, clock: HandClock, make: Make, receiver: Receiver
 ) -> None:
