@@ -102,7 +102,13 @@ def resend(message_id: str | None, account: str | None, *, parked: bool, target:
             found = outbox.resend_parked(unit, person, account=local.name, target=target)
         else:
             found = outbox.resend(unit, message_id, person, target=target)
-    return _told(found, "will be sent again", as_json=as_json)
+    code = _told(found, "will be sent again", as_json=as_json)
+    if not as_json and any(one.target == "sql" and one.state is DeliveryState.DELIVERED for one in found):
+        output.say(
+            "its statement was run for it, and is run once for each message: to have it run again, delete its id from refundry_messages in your "
+            "database, and then resend it"
+        )
+    return code
 
 
 def drop(message_id: str, why: str, *, target: str | None, as_json: bool) -> int:

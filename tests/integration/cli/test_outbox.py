@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +11,11 @@ from typing import Any
 
 import pytest
 
+from refundry.bootstrap import attached
+from refundry.infra.db import Database, sqlite_url
+from refundry.kernel.actor import SYSTEM
+from refundry.kernel.clock import SystemClock
+from refundry.outbox import service as outbox
 from tests.integration.cli.conftest import Run
 
 pytestmark = pytest.mark.integration
@@ -100,6 +106,31 @@ def test_what_is_parked_is_seen_sent_again_and_dropped(refundry: Run, parked: di
         == "message_forbids"
     )
     assert refundry("outbox", "resend", "--parked", **parked).code == 0
+
+
+def test_who_resends_what_sql_has_taken_is_told_that_it_is_not_run_again(refundry: Run, tmp_path: Path) -> None:
+    (tmp_path / "shop.db").touch()
+    shop = sqlite3.connect(tmp_path / "shop.db")
+    shop.execute("CREATE TABLE orders (id TEXT, refunded TEXT)")
+    settings: dict[str, str | None] = {
+        "REFUNDRY_ORDERS__SQL_URL": sqlite_url(tmp_path / "shop.db"),
+        "REFUNDRY_ORDERS__SQL_STATEMENT": "UPDATE orders SET refunded = :refunded WHERE id = :order_id",
+    }
+    pay(refundry, **settings)
+    (one,) = refundry("outbox", "list", "--json", **settings).json["messages"]
+    database = attached(Database(sqlite_url(tmp_path / "state" / "refundry.db"), SystemClock()))
+    with database.unit() as unit:
+        outbox.resend(unit, one["message_id"], SYSTEM)
+    # What only waits may still be run, and is told without advice.
+    assert refundry("outbox", "resend", one["message_id"], **settings).err == ""
+    with database.unit() as unit:
+        (delivery,) = outbox.page(unit, None, [])
+        outbox.delivered(unit, "sql", delivery.number, "0 rows changed")
+    database.close()
+    again = refundry("outbox", "resend", one["message_id"], **settings)
+    assert again.code == 0
+    assert "will be sent again" in again.out
+    assert "delete its id from refundry_messages" in again.err
 
 
 def test_pages_of_several_targets_show_every_delivery_once(refundry: Run, tmp_path: Path) -> None:

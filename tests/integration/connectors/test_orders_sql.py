@@ -23,6 +23,7 @@ from tests.support.messages import message
 
 pytestmark = pytest.mark.integration
 KNOWN = {Kind.ORDER_CHANGED.value: parameters_of(Kind.ORDER_CHANGED)}
+APPLIED_BEFORE = "applied before, and not run again; for that delete its id from refundry_messages first"
 STATEMENT = "UPDATE orders SET refunded = :refunded, minor = :refunded_minor, times = times + 1 WHERE id = :order_id"
 
 
@@ -71,7 +72,7 @@ async def test_a_statement_is_run_once_for_each_message(make: Make, shop: str) -
     target = make()
     await target.open()
     assert await target.deliver(outgoing(message(version=1))) == Delivered("1 rows changed")
-    assert await target.deliver(outgoing(message(version=1))) == Delivered("applied before")
+    assert await target.deliver(outgoing(message(version=1))) == Delivered(APPLIED_BEFORE)
     assert await target.deliver(outgoing(message(version=2))) == Delivered("1 rows changed")
     assert run(shop, "SELECT * FROM orders ORDER BY id") == [("o1", "partial", 200, 2), ("o2", "none", 0, 0)]
     assert len(run(shop, "SELECT id FROM refundry_messages")) == 2
@@ -95,6 +96,17 @@ async def test_a_shop_that_keeps_its_table_locked_keeps_nothing_else_waiting(mak
 
 async def test_what_changes_no_row_is_said(make: Make) -> None:
     assert await make().deliver(outgoing(message("o9"))) == Delivered("0 rows changed")
+
+
+async def test_once_a_wrong_statement_is_mended_it_is_run_where_the_id_was_deleted(make: Make, shop: str) -> None:
+    wrong = make("UPDATE orders SET minor = :refunded_minor WHERE id = 'nr ' || :order_id")
+    assert await wrong.deliver(outgoing(message())) == Delivered("0 rows changed")
+    mended = make()
+    again = await mended.deliver(outgoing(message()))
+    assert again == Delivered(APPLIED_BEFORE)
+    run(shop, "DELETE FROM refundry_messages")
+    assert await mended.deliver(outgoing(message())) == Delivered("1 rows changed")
+    assert run(shop, "SELECT minor, times FROM orders WHERE id = 'o1'") == [(100, 1)]
 
 
 async def test_a_statement_that_gives_rows_back_is_committed_and_counted(make: Make, shop: str) -> None:
@@ -122,7 +134,7 @@ def test_two_workers_with_the_same_message_apply_it_once(make: Make, shop: str) 
     targets = [make() for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         told = list(pool.map(told_of, targets))
-    assert sorted(told) == ["1 rows changed", "applied before", "applied before", "applied before"]
+    assert sorted(told) == ["1 rows changed", *[APPLIED_BEFORE] * 3]
     assert run(shop, "SELECT times FROM orders WHERE id = 'o1'") == [(1,)]
 
 

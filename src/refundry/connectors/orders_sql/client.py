@@ -22,6 +22,8 @@ Result = TypeVar("Result")
 URL, STATEMENT = "REFUNDRY_ORDERS__SQL_URL", "REFUNDRY_ORDERS__SQL_STATEMENT"
 KINDS = "REFUNDRY_ORDERS__SQL_KINDS"
 GUARD = "refundry_messages"
+# A person may have mended the statement since, and sent the message again to have it run.
+APPLIED_BEFORE = f"applied before, and not run again; for that delete its id from {GUARD} first"
 # What the database's EXPLAIN understands, so that a statement can be checked without being run.
 BEGINNINGS = ("insert", "update", "delete", "merge", "with", "select")
 # What is read as one: texts in quotes, quoted names, comments, texts in dollars, casts, and, the only one that counts, `:name`.
@@ -108,7 +110,7 @@ class SqlTarget:
             self._guard(connection)
             first = f"INSERT INTO {GUARD} (id) VALUES (:id) ON CONFLICT DO NOTHING"  # noqa: S608  # a fixed name
             if connection.execute(sa.text(first), {"id": message.id}).rowcount == 0:
-                return Delivered("applied before")
+                return Delivered(APPLIED_BEFORE)
             done = connection.exec_driver_sql(self._statement, {name: values[name] for name in self._names})
             # With rows of a RETURNING that nobody has read SQLite commits nothing, and the shop's database stays locked.
             count = len(done.all()) if done.returns_rows else done.rowcount
