@@ -180,6 +180,30 @@ async def test_a_guard_that_was_made_by_hand_is_used(make: Make, shop: str) -> N
     assert await target.deliver(outgoing(message())) == Delivered("1 rows changed")
 
 
+@pytest.mark.parametrize("shop", ["postgres"], indirect=True)
+async def test_a_user_who_may_not_make_the_table_of_ids_is_told_to_have_it_made(make: Make, shop: str) -> None:
+    """From Postgres 15 on nobody but its owner may make tables in a new database."""
+    user = f"{sa.make_url(shop).database}_user"
+    run(shop, f"CREATE ROLE {user} LOGIN PASSWORD '{user}'")
+    try:
+        run(shop, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        run(shop, f"GRANT SELECT (id), UPDATE (refunded) ON orders TO {user}")
+        statement = "UPDATE orders SET refunded = :refunded WHERE id = :order_id"
+        address = sa.make_url(shop).set(username=user, password=user).render_as_string(hide_password=False)
+        with pytest.raises(SettingsError) as refused:
+            await make(statement, address).open()
+        assert refused.value.code == "orders_sql_wrong"
+        assert "CREATE TABLE IF NOT EXISTS refundry_messages (id TEXT PRIMARY KEY)" in refused.value.message
+        run(shop, "CREATE TABLE refundry_messages (id TEXT PRIMARY KEY)")
+        run(shop, f"GRANT SELECT, INSERT ON refundry_messages TO {user}")
+        target = make(statement, address)
+        await target.open()
+        assert await target.deliver(outgoing(message())) == Delivered("1 rows changed")
+    finally:
+        # Roles are the server's, and outlive the database.
+        run(shop, f"DROP OWNED BY {user}; DROP ROLE {user}")
+
+
 async def test_a_file_that_is_not_there_is_not_made(make: Make, tmp_path: Path) -> None:
     target = make(url=sqlite_url(tmp_path / "shpo.db"))
     with pytest.raises(SettingsError) as refused:

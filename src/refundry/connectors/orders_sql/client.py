@@ -22,6 +22,8 @@ Result = TypeVar("Result")
 URL, STATEMENT = "REFUNDRY_ORDERS__SQL_URL", "REFUNDRY_ORDERS__SQL_STATEMENT"
 KINDS = "REFUNDRY_ORDERS__SQL_KINDS"
 GUARD = "refundry_messages"
+# Another process that starts may make it between our look and this.
+MAKE_GUARD = f"CREATE TABLE IF NOT EXISTS {GUARD} (id TEXT PRIMARY KEY)"
 # A person may have mended the statement since, and sent the message again to have it run.
 APPLIED_BEFORE = f"applied before, and not run again; for that delete its id from {GUARD} first"
 # What the database's EXPLAIN understands, so that a statement can be checked without being run.
@@ -91,7 +93,7 @@ class SqlTarget:
     def _guard(self, connection: sa.Connection) -> None:
         # Looked for first: where it was made by hand, this user may have no right to make tables.
         if not self._guarded and not sa.inspect(connection).has_table(GUARD):
-            connection.exec_driver_sql(f"CREATE TABLE {GUARD} (id TEXT PRIMARY KEY)")
+            connection.exec_driver_sql(MAKE_GUARD)
         self._guarded = True
 
     async def deliver(self, message: Outgoing) -> DeliveryOutcome:
@@ -217,6 +219,13 @@ def _refused(error: sa.exc.DBAPIError) -> SettingsError:
     if "unable to open" in str(error.orig):
         return SettingsError(
             f"{URL} names a file that cannot be opened: name a database that exists and is yours to write to",
+            code="orders_sql_wrong",
+            setting=URL,
+        )
+    if error.statement == MAKE_GUARD:
+        return SettingsError(
+            f"{URL} names a user who may not make the table {GUARD} ({_said(error)}): have it made, with {MAKE_GUARD}, and grant the user "
+            "SELECT and INSERT on it",
             code="orders_sql_wrong",
             setting=URL,
         )
