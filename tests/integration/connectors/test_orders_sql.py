@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -107,6 +108,19 @@ async def test_once_a_wrong_statement_is_mended_it_is_run_where_the_id_was_delet
     run(shop, "DELETE FROM refundry_messages")
     assert await mended.deliver(outgoing(message())) == Delivered("1 rows changed")
     assert run(shop, "SELECT minor, times FROM orders WHERE id = 'o1'") == [(100, 1)]
+
+
+@pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
+async def test_a_file_that_was_put_in_place_of_the_shops_is_the_one_that_is_written(make: Make, shop: str) -> None:
+    """As when a backup is restored."""
+    target = make()
+    await target.open()
+    file = Path(shop.removeprefix("sqlite:///"))
+    shutil.copyfile(file, file.with_suffix(".backup"))
+    assert await target.deliver(outgoing(message(version=1))) == Delivered("1 rows changed")
+    file.with_suffix(".backup").replace(file)
+    assert await target.deliver(outgoing(message(version=2))) == Delivered("1 rows changed")
+    assert run(shop, "SELECT minor FROM orders WHERE id = 'o1'") == [(200,)]
 
 
 async def test_a_statement_that_gives_rows_back_is_committed_and_counted(make: Make, shop: str) -> None:

@@ -59,13 +59,17 @@ class SqlTarget:
         self._guarded = False
         # Of its own: a database that does not answer would take those away by which refunds are written down.
         self._threads = ThreadPoolExecutor(CONNECTIONS_MAX, thread_name_prefix="orders-sql")
-        pool = {"pool_size": CONNECTIONS_KEPT, "max_overflow": CONNECTIONS_MAX - CONNECTIONS_KEPT}
         if self._postgres:
             options = f"-c statement_timeout={WAIT_SECONDS}s -c lock_timeout={WAIT_SECONDS}s"
             how: dict[str, Any] = ALIVE | {"connect_timeout": WAIT_SECONDS, "options": options}
-            self._engine = sa.create_engine(url, pool_pre_ping=True, connect_args=how, **pool)
+            more = CONNECTIONS_MAX - CONNECTIONS_KEPT
+            self._engine = sa.create_engine(
+                url, pool_pre_ping=True, connect_args=how, pool_size=CONNECTIONS_KEPT, max_overflow=more
+            )
         else:
-            self._engine = sa.create_engine(url, creator=lambda: _opened(url.removeprefix("sqlite:///")), **pool)
+            # Opened anew each time: one that is kept would stay with a file that a restored backup has replaced.
+            file = url.removeprefix("sqlite:///")
+            self._engine = sa.create_engine(url, creator=lambda: _opened(file), poolclass=sa.NullPool)
             sa.event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
 
     async def open(self) -> None:
