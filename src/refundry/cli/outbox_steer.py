@@ -97,9 +97,10 @@ def resend(message_id: str | None, account: str | None, *, parked: bool, target:
         raise UsageError("name one message, or write --parked for all that are parked", code="message_needed")
     _check_target(target)
     with session.local(account) as local, local.database.unit() as unit:
-        person = session.person()
+        person, more = session.person(), False
         if message_id is None:
             found = outbox.resend_parked(unit, person, account=local.name, target=target)
+            more = bool(outbox.page(unit, local.name, [DeliveryState.PARKED], target=target, most=1))
         else:
             found = outbox.resend(unit, message_id, person, target=target)
     code = _told(found, "will be sent again", as_json=as_json)
@@ -108,6 +109,8 @@ def resend(message_id: str | None, account: str | None, *, parked: bool, target:
             "its statement was run for it, and is run once for each message: to have it run again, delete its id from refundry_messages in your "
             "database, and then resend it"
         )
+    if not as_json and more:
+        output.say("more are parked: run it again for those")
     return code
 
 

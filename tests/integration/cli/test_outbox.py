@@ -15,7 +15,9 @@ from refundry.bootstrap import attached
 from refundry.infra.db import Database, sqlite_url
 from refundry.kernel.actor import SYSTEM
 from refundry.kernel.clock import SystemClock
+from refundry.outbox import repository
 from refundry.outbox import service as outbox
+from refundry.outbox.model import DeliveryState
 from tests.integration.cli.conftest import Run
 
 pytestmark = pytest.mark.integration
@@ -131,6 +133,24 @@ def test_who_resends_what_sql_has_taken_is_told_that_it_is_not_run_again(refundr
     assert again.code == 0
     assert "will be sent again" in again.out
     assert "delete its id from refundry_messages" in again.err
+
+
+def test_who_resends_more_than_are_taken_at_once_is_told_that_some_are_left(
+    refundry: Run, parked: dict[str, str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "STEERED_MAX", 2)
+    database = attached(Database(sqlite_url(tmp_path / "state" / "refundry.db"), SystemClock()))
+    with database.unit() as unit:
+        some = outbox.page(unit, None, [])[:3]
+        for one in some:
+            repository.set_state(unit, [one], DeliveryState.PARKED, "HTTP 500", unit.now)
+    database.close()
+    first = refundry("outbox", "resend", "--parked", **parked)
+    assert first.out.count("will be sent again") == 2
+    assert "more are parked" in first.err
+    second = refundry("outbox", "resend", "--parked", **parked)
+    assert second.out.count("will be sent again") >= 1
+    assert "more are parked" not in second.err
 
 
 def test_pages_of_several_targets_show_every_delivery_once(refundry: Run, tmp_path: Path) -> None:
