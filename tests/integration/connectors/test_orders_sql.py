@@ -195,6 +195,26 @@ async def test_a_guard_that_was_made_by_hand_is_used(make: Make, shop: str) -> N
 
 
 @pytest.mark.parametrize("shop", ["postgres"], indirect=True)
+@pytest.mark.parametrize(
+    ("untyped", "typed"),
+    [
+        (":captured_minor - :refunded_minor", ":captured_minor::bigint - :refunded_minor::bigint"),
+        ("length(concat(:refunded))", "length(concat(:refunded::text))"),
+    ],
+)
+async def test_a_parameter_whose_type_postgres_cannot_tell_is_told_to_want_one(
+    make: Make, untyped: str, typed: str
+) -> None:
+    statement = "UPDATE orders SET minor = {} WHERE id = :order_id"
+    with pytest.raises(SettingsError) as refused:
+        await make(statement.format(untyped)).open()
+    assert "::bigint" in refused.value.message
+    target = make(statement.format(typed))
+    await target.open()
+    assert await target.deliver(outgoing(message())) == Delivered("1 rows changed")
+
+
+@pytest.mark.parametrize("shop", ["postgres"], indirect=True)
 async def test_a_user_who_may_not_make_the_table_of_ids_is_told_to_have_it_made(make: Make, shop: str) -> None:
     """From Postgres 15 on nobody but its owner may make tables in a new database."""
     user = f"{sa.make_url(shop).database}_user"

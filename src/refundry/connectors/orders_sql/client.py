@@ -233,8 +233,15 @@ def _refused(error: sa.exc.DBAPIError) -> SettingsError:
             code="orders_sql_wrong",
             setting=URL,
         )
+    # By the codes of Postgres (appendix A): ambiguous_function, indeterminate_datatype.
+    untyped = getattr(error.orig, "sqlstate", None) in {"42725", "42P18"}
+    do = (
+        "give each parameter there a type, as in :refunded_minor::bigint"
+        if untyped
+        else "mend the statement, or what it names"
+    )
     return SettingsError(
-        f"{STATEMENT} is refused by the shop's database ({_said(error)}): mend the statement, or what it names",
+        f"{STATEMENT} is refused by the shop's database ({_said(error)}): {do}",
         code="orders_sql_wrong",
         setting=STATEMENT,
     )
