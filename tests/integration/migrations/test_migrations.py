@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
+from alembic.script import ScriptDirectory
 
 from refundry import migrations
 from refundry.audit import service as audit
@@ -50,6 +55,23 @@ def test_constraints_are_there_by_name(database: Database) -> None:
     assert checks == {"ck_refund_requests_amounts", "ck_refund_requests_held"}
     unique = {index["name"] for index in inspector.get_indexes("refund_requests") if index["unique"]}
     assert "uq_refund_requests_in_flight" in unique
+
+
+def test_the_versions_are_those_that_alembic_knows() -> None:
+    scripts = ScriptDirectory.from_config(migrations._config())
+    assert {script.revision for script in scripts.walk_revisions()} == migrations.known()
+    assert scripts.get_current_head() == migrations.newest()
+
+
+def test_a_database_of_this_version_is_opened_without_loading_what_upgrades(sqlite_file: Path) -> None:
+    code = """if True:
+        import sys
+        from refundry import migrations
+        from refundry.infra.db import Database, sqlite_url
+        from refundry.kernel.clock import SystemClock
+        assert not migrations.upgrade(Database(sqlite_url(sys.argv[1]), SystemClock()))
+        sys.exit("alembic" in sys.modules)"""
+    assert subprocess.run([sys.executable, "-c", code, str(sqlite_file)], check=False).returncode == 0  # noqa: S603  # our own program
 
 
 def test_an_empty_database_is_brought_to_this_version_once(empty_url: str) -> None:
@@ -138,7 +160,7 @@ def test_what_the_first_version_wrote_is_kept_and_read(empty_url: str) -> None:
         with database.unit() as unit:
             config = migrations._config()  # no program of today makes a database of another version
             config.attributes["connection"] = unit.connection
-            migrations.command.upgrade(config, "0001")
+            command.upgrade(config, "0001")
             for table, row in OF_THE_FIRST:
                 names = ", ".join(f'"{name}"' for name in row)
                 values = ", ".join(f":{name}" for name in row)
@@ -261,7 +283,7 @@ def test_an_upgrade_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch, 
         connection.exec_driver_sql("CREATE TABLE half (id INTEGER)")
         raise ValueError("the power went out")
 
-    monkeypatch.setattr(migrations.command, "upgrade", half)
+    monkeypatch.setattr(command, "upgrade", half)
     try:
         with pytest.raises(ValueError, match="power"):
             migrations.upgrade(database)
