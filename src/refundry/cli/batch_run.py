@@ -12,7 +12,7 @@ from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState, Schedule
 from refundry.bootstrap import read_file
 from refundry.cli import batch_told, output, session
-from refundry.cli.progress import Progress, Seen
+from refundry.cli.progress import IN_DOUBT_MAX, LOOKING_SHARE, REST_SECONDS_MAX, Progress, Seen
 from refundry.cli.schedule_options import changed, previewed, scheduled
 from refundry.cli.work import Work, working
 from refundry.connectors.base import AmountKind, FileOpened, ParsedRow, ReadOptions, amount_asked
@@ -25,11 +25,6 @@ from refundry.refunds.model import HeldReason, State
 from refundry.worker.executor import REFUND
 
 LOOK_SECONDS = 0.5
-# Counting a large batch takes a while itself: at most this share of the time goes into it.
-LOOKING_SHARE = 0.1
-# However long a look took: of a process that was stopped meanwhile, or whose database was away, it says nothing.
-REST_SECONDS_MAX = 30.0
-IN_DOUBT_MAX = 1000
 
 
 class Again(StrEnum):

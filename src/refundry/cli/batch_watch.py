@@ -11,8 +11,7 @@ from dataclasses import replace
 from refundry.accounts import service as accounts
 from refundry.batches import service as batches
 from refundry.cli import batch_told, output, session, watch_view
-from refundry.cli.batch_run import IN_DOUBT_MAX, LOOKING_SHARE, REST_SECONDS_MAX
-from refundry.cli.progress import PLAIN_SECONDS, Speed
+from refundry.cli.progress import IN_DOUBT_MAX, LOOKING_SHARE, PLAIN_SECONDS, REST_SECONDS_MAX, Speed
 from refundry.cli.watch_view import Moment
 from refundry.infra import loop, pace, readings
 from refundry.infra.db import DatabaseUnusable, Unit

@@ -90,3 +90,8 @@ def test_ctrl_c_ends_the_watching_and_says_that_the_batch_goes_on(
     assert watching.returncode == 130
     assert f"the batch itself goes on. To stop it: `refundry batch pause {batch[:8]}`" in errors
     assert refundry("batch", "status", batch, "--json").json["state"] == "paused"
+
+
+def test_who_watches_loads_nothing_that_pays() -> None:
+    code = "import sys, refundry.cli.batch_watch; sys.exit('dbos' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603  # our own program

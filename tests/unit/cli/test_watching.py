@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from refundry.cli.batch_run import LOOK_SECONDS, LOOKING_SHARE, REST_SECONDS_MAX, rest_after
+from refundry.cli.batch_run import LOOK_SECONDS, rest_after
+from refundry.cli.progress import LOOKING_SHARE, REST_SECONDS_MAX
 
 pytestmark = pytest.mark.unit
 
