@@ -17,14 +17,14 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from hashlib import blake2b, sha256
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 
 from stripesim import ids
@@ -33,6 +33,9 @@ from stripesim.registry import View
 from stripesim.resources import events
 from stripesim.store import Doc
 from stripesim.world import Scope, World
+
+if TYPE_CHECKING:
+    import aiohttp
 
 HOUR = 3600
 # Stripe says "up to three days with exponential back-off" live and "three times over a few hours" in a sandbox; the steps
@@ -238,10 +241,14 @@ class Pump:
         """Send for ever."""
         woken = asyncio.Event()
         self._world.wakes.append(woken.set)
-        connector = aiohttp.TCPConnector(limit=IN_FLIGHT)
-        async with aiohttp.ClientSession(connector=connector) as session:
+        async with AsyncExitStack() as opened:
+            session: aiohttp.ClientSession | None = None
 
             async def send(url: str, headers: dict[str, str], body: bytes, timeout: float) -> int:  # noqa: ASYNC109
+                nonlocal session
+                if session is None:
+                    session = _opened()
+                    opened.push_async_callback(session.close)
                 return await _post(session, url, headers, body, timeout)
 
             while True:
@@ -337,6 +344,12 @@ def loopback(url: str) -> bool:
         return False
 
 
+def _opened() -> aiohttp.ClientSession:
+    import aiohttp  # half of the simulator's start, and most simulators never send a webhook
+
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=IN_FLIGHT))
+
+
 async def _post(
     session: aiohttp.ClientSession,
     url: str,
@@ -345,6 +358,8 @@ async def _post(
     timeout: float,  # noqa: ASYNC109
 ) -> int:
     """Send; tells the HTTP status, 0 where no answer came."""
+    import aiohttp  # as in `_opened`
+
     limit = aiohttp.ClientTimeout(total=timeout)
     try:
         async with session.post(url, data=body, headers=headers, timeout=limit, allow_redirects=False) as answer:

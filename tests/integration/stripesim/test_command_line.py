@@ -157,6 +157,11 @@ def test_it_listens_on_loopback_alone_unless_told() -> None:
         assert listeners(running.running.pid, running.port) == {"0.0.0.0"}  # noqa: S104  # told
 
 
+def test_a_start_does_not_load_what_only_webhooks_need() -> None:
+    code = "import sys, stripesim.__main__, stripesim.server; sys.exit('aiohttp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603  # our own program
+
+
 def listeners(pid: int, port: int) -> set[str]:
     """Tell the addresses on which a process listens at a port."""
     connections = psutil.Process(pid).net_connections("inet")
