@@ -78,6 +78,10 @@ NEEDS: dict[Right, Need] = {
     ),
     Right.ACCOUNT_READ: Need("Account: Read", (), Level.NOTE, "whose key it is, is believed as REFUNDRY_STRIPE__ACCOUNT says it"),
     Right.BALANCE_READ: Need("Balance: Read", ("rak_balance_read",), Level.WARNING, "a balance that runs dry is only noticed by the refund"),
+    # Nobody knows whether it is a right of its own, nor how the link names it (stripe-facts 12).
+    Right.BALANCE_TRANSACTION_READ: Need(
+        "Balance Transaction Sources: Read", (), Level.NOTE, "a batch with --keep-balance waits, and a plan estimates Stripe's fees"
+    ),
     Right.EVENT_READ: Need(
         "Events: Read", ("rak_event_read",), Level.WARNING,
         "what no webhook brings is not found, but for refunds, which are listed: a dispute is then seen when its charge is looked at",

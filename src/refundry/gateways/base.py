@@ -77,6 +77,7 @@ class Right(StrEnum):
     PAYMENT_INTENT_READ = "payment_intent_read"
     PAYMENT_INTENT_WRITE = "payment_intent_write"
     BALANCE_READ = "balance_read"
+    BALANCE_TRANSACTION_READ = "balance_transaction_source_read"
     EVENT_READ = "event_read"
     RADAR_READ = "radar_read"
     WEBHOOK_READ = "webhook_read"

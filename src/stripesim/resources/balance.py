@@ -47,7 +47,7 @@ def retrieve_balance(call: Call) -> Doc:
     }
 
 
-@route("GET /v1/balance_transactions", "balance")
+@route("GET /v1/balance_transactions", "balance_transaction_source")
 def list_transactions(call: Call) -> Doc:
     """List balance transactions; `source` matches charges and refunds by id, and no dispute."""
     if call.params.get("source", "").startswith(("du_", "dp_")):
@@ -60,7 +60,7 @@ def list_transactions(call: Call) -> Doc:
     return call.page("balance_transaction", "/v1/balance_transactions", "source", "type", where=where)
 
 
-@route("GET /v1/balance_transactions/{id}", "balance")
+@route("GET /v1/balance_transactions/{id}", "balance_transaction_source")
 def retrieve_transaction(call: Call) -> Doc:
     """Retrieve a balance transaction."""
     return call.show("balance_transaction", call.need("balance_transaction", call.path["id"]))

@@ -309,6 +309,7 @@ def test_a_disk_that_fills_up_is_told_in_refunds(
         ("dispute_read", "wrong"),
         ("payment_intent_write", "note"),
         ("balance_read", "warning"),
+        ("balance_transaction_source_read", "note"),
         ("event_read", "warning"),
         ("radar_read", "note"),
         ("webhook_read", "note"),

@@ -63,6 +63,7 @@ NO_ANSWER = (stripe.APIConnectionError, aiohttp.ClientError, OSError, TimeoutErr
 
 ACCOUNT = "GET /v1/account"
 BALANCE = "GET /v1/balance"
+BALANCE_TRANSACTIONS = "GET /v1/balance_transactions"
 CHARGE = "GET /v1/charges/{charge}"
 CHARGES = "GET /v1/charges"
 CHARGE_SEARCH = "GET /v1/charges/search"
@@ -82,7 +83,7 @@ WEBHOOK_ENDPOINT_DELETE = "DELETE /v1/webhook_endpoints/{webhook_endpoint}"
 # All of them: a limit of any other is a slip of the pen.
 OPERATIONS = frozenset(
     {
-        ACCOUNT, BALANCE, CHARGE, CHARGES, CHARGE_SEARCH, DISPUTES, EVENTS, FRAUD_WARNINGS, PAYMENT_INTENT, PAYMENT_INTENTS,
+        ACCOUNT, BALANCE, BALANCE_TRANSACTIONS, CHARGE, CHARGES, CHARGE_SEARCH, DISPUTES, EVENTS, FRAUD_WARNINGS, PAYMENT_INTENT, PAYMENT_INTENTS,
         PAYMENT_INTENT_CANCEL, REFUND, REFUNDS, REFUND_CANCEL, SEND, WEBHOOK_ENDPOINTS, WEBHOOK_ENDPOINT_MAKE, WEBHOOK_ENDPOINT_DELETE,
     }
 )  # fmt: skip
@@ -100,6 +101,7 @@ ASKED: dict[Right, tuple[str, str, Json]] = {
     Right.PAYMENT_INTENT_READ: (PAYMENT_INTENTS, "/v1/payment_intents", ONE),
     Right.PAYMENT_INTENT_WRITE: (PAYMENT_INTENT_CANCEL, f"/v1/payment_intents/{NO_INTENT}/cancel", {}),
     Right.BALANCE_READ: (BALANCE, "/v1/balance", {}),
+    Right.BALANCE_TRANSACTION_READ: (BALANCE_TRANSACTIONS, "/v1/balance_transactions", ONE),
     Right.EVENT_READ: (EVENTS, "/v1/events", ONE),
     Right.RADAR_READ: (FRAUD_WARNINGS, "/v1/radar/early_fraud_warnings", ONE),
     Right.WEBHOOK_READ: (WEBHOOK_ENDPOINTS, "/v1/webhook_endpoints", ONE),
