@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from refundry import bootstrap
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState, Schedule
 from refundry.bootstrap import Desk, read_file
+from refundry.charges import service as charges
 from refundry.cli import batch_run, output, session
 from refundry.cli.batch_run import NotConfirmed, Wait
 from refundry.cli.schedule_options import changed, previewed, scheduled
@@ -143,10 +144,21 @@ def _teller(desk: Desk, plan: Plan, batch: Batch) -> Callable[[], bool]:
 
 
 async def _balance(desk: Desk) -> dict[str, int] | None:
-    """Ask for the balance; a key that may not see it can still plan."""
+    """Ask for the balance, less the refunds that Stripe still shows as available; a key that may not see these can still plan."""
+    try:
+        available = await desk.gateway.balance()
+    except GatewayError:
+        return None
     with suppress(GatewayError):
-        return await desk.gateway.balance()
-    return None
+        since = await desk.gateway.leaving_since()
+        leaving = await desk.writer.aside(lambda: _leaving(desk, since))
+        return {currency: amount - leaving.get(currency, 0) for currency, amount in available.items()}
+    return available
+
+
+def _leaving(desk: Desk, since: float) -> Mapping[str, int]:
+    with desk.database.reading() as unit:
+        return charges.leaving(unit, desk.account.name, since)
 
 
 def _is_input(path: Path, to: Path) -> bool:

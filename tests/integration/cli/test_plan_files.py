@@ -13,6 +13,7 @@ import pytest
 from refundry.plans.model import hashed
 from tests.integration.cli.conftest import Run, Told
 from tests.support.server import Server
+from tests.support.stripe_call import called
 
 pytestmark = pytest.mark.integration
 
@@ -58,6 +59,16 @@ def test_a_balance_that_stripe_did_not_tell_is_not_laid_at_the_keys_door(
     told = refundry("batch", "plan", str(refunds))
     assert "pays 3.00 GBP; the balance could not be read" in told.out, told.out
     assert "key" not in told.out
+
+
+def test_what_was_refunded_and_is_still_shown_as_available_is_taken_off_the_balance(
+    refundry: Run, stripe: Server, refunds: Path
+) -> None:
+    paid = ("refund", "create", "--order", "o2", "--amount", "7.00", "--reason", "duplicate")
+    assert refundry(*paid).code == 0
+    (shown,) = (it["amount"] for it in called(stripe, "GET /v1/balance")["available"] if it["currency"] == "gbp")
+    planned = refundry("batch", "plan", str(refunds), "--json").json["amounts"]["gbp"]
+    assert planned["balance"] == shown - 700
 
 
 def test_a_charge_that_stripe_does_not_have_any_more_refuses_its_own_rows(
