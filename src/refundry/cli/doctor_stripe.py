@@ -17,6 +17,8 @@ from refundry.accounts.rules import Choice, choose, kept_out_by
 from refundry.cli import doctor_database, doctor_machine, output
 from refundry.cli.doctor_findings import Area, Finding, Level, of_error
 from refundry.cli.webhook_endpoints import lacks, ours
+from refundry.cli.webhook_trial import probe
+from refundry.follow.rules import HEALTHY_SECONDS
 from refundry.gateways.base import GatewayError, PaymentGateway, Right, SeenEndpoint, Trouble
 from refundry.infra import loop
 from refundry.infra.settings import STRIPE_API, Access, Settings, account_twice
@@ -357,7 +359,28 @@ async def _webhooks(
                 f"set it to the secret that the endpoint was made with, or take a new one: refundry webhooks rotate {mine[0].url}",
             )
         )  # fmt: skip
+    else:
+        findings += await asyncio.gather(*(_reached(access, one, age) for one in mine if one.enabled))
     return [*findings, _last(age)]
+
+
+async def _reached(access: Access, endpoint: SeenEndpoint, age: float | None) -> Finding:
+    """See whether the secret is taken where Stripe sends to."""
+    # The newest one has to prove itself; it is written last.
+    failed = await probe(
+        endpoint.url, access.webhook_secrets[-1], access.setting("webhook_secret"), SystemClock().now()
+    )
+    if failed is None:
+        return Finding(Area.STRIPE, "webhooks", f"{endpoint.url} was reached from here, and takes the secret")
+    why = "while Stripe finds the same, changes are found by polling, within minutes instead of seconds"
+    # From inside of some networks their own public address cannot be reached: that events come proves that Stripe can.
+    level = Level.NOTE if age is not None and age < HEALTHY_SECONDS else Level.WARNING
+    told = replace(of_error(Area.STRIPE, "webhooks", failed, why), level=level)
+    if failed.code != "webhook_unreachable":
+        return told
+    return replace(
+        told, do="start `refundry serve` there, or see what stands before it: a proxy, a firewall, a certificate"
+    )
 
 
 def _last(age: float | None) -> Finding:

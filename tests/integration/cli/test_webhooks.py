@@ -13,7 +13,9 @@ import pytest
 
 from refundry.cli import webhook_endpoints
 from refundry.gateways.base import SeenEndpoint
-from refundry.inbox.model import HANDLED, Door
+from refundry.gateways.stripe import webhooks
+from refundry.inbox import service as inbox
+from refundry.inbox.model import HANDLED, Door, Source
 from refundry.infra.db import Database, sqlite_url
 from refundry.infra.writer import InlineWriter
 from refundry.kernel.clock import SystemClock
@@ -21,6 +23,7 @@ from refundry.kernel.errors import UsageError
 from refundry.web.webhooks import Intake
 from tests.integration.cli.conftest import Run, Told
 from tests.support.database import HandDatabase
+from tests.support.events import body_of, written
 from tests.support.listening import listening
 from tests.support.server import Server
 
@@ -213,3 +216,61 @@ def test_what_is_no_secret_is_refused_and_not_repeated(refundry: Run, secret: st
         "STRIPE_WEBHOOK_SECRET",
     )
     assert secret not in told.out.replace("begins with whsec_,", "") + told.err.replace("begins with whsec_,", "")
+
+
+# What the doctor sees of a registered endpoint
+
+
+def of_webhooks(told: Told) -> list[tuple[str, str, str]]:
+    """Tell what is said of endpoints: level, code and sentence."""
+    return [(f["level"], f["code"], f["said"]) for f in told.json["findings"] if f["what"] == "webhooks"]
+
+
+@pytest.mark.parametrize(
+    ("secret", "level", "code", "said"),
+    [("whsec_a", "ok", "", "was reached from here"), ("whsec_b", "warning", "webhook_refused", "answered 400")],
+)
+async def test_the_doctor_sees_whether_an_endpoint_takes_our_secret_and_stores_nothing_there(
+    refundry: Run, stripe: Server, tmp_path: Path, secret: str, level: str, code: str, said: str
+) -> None:
+    async def look(address: str) -> Told:
+        assert (await asyncio.to_thread(refundry, "webhooks", "register", address, "--json")).code == 0
+        return await asyncio.to_thread(refundry, "doctor", "--json", STRIPE_WEBHOOK_SECRET=secret)
+
+    told = await tried(refundry, tmp_path / "state" / "refundry.db", stripe, "whsec_a", look)
+    assert told.code == 0
+    seen = [(one, text) for one, which, text in of_webhooks(told) if which == code and said in text]
+    assert [one for one, _ in seen] == [level], told.out
+    assert refundry("inbox", "list", "--json").json["events"] == []
+
+
+def test_the_doctor_tells_that_nobody_or_somebody_else_answers_where_stripe_sends_to(
+    refundry: Run, stripe: Server
+) -> None:
+    secret = {"STRIPE_WEBHOOK_SECRET": "whsec_a"}
+    assert refundry("webhooks", "register", "http://127.0.0.1:1", "--json").code == 0
+    told = refundry("doctor", "--json", **secret)
+    (finding,) = [f for f in told.json["findings"] if f["code"] == "webhook_unreachable"]
+    assert (told.code, finding["level"]) == (0, "warning")
+    assert "http://127.0.0.1:1/webhooks/stripe" in finding["said"]
+    assert "polling" in finding["why"]
+    assert "refundry serve" in finding["do"]
+    # The simulator, which wants a key and answers in several lines.
+    assert refundry("webhooks", "register", stripe.url, "--json").code == 0
+    seen = of_webhooks(refundry("doctor", "--json", **secret))
+    assert [code for _, code, _ in seen].count("webhook_unreachable") == 1
+    (said,) = [text for _, code, text in seen if code == "webhook_refused"]
+    assert "answered 401" in said
+    assert "\n" not in said
+
+
+def test_an_endpoint_that_only_we_cannot_reach_is_no_warning_while_events_come(
+    refundry: Run, stripe: Server, tmp_path: Path
+) -> None:
+    assert refundry("webhooks", "register", "http://127.0.0.1:1", "--json").code == 0
+    database = HandDatabase(sqlite_url(tmp_path / "state" / "refundry.db"), SystemClock())  # type: ignore[arg-type]  # a clock is a clock
+    with database.unit() as unit:
+        inbox.store(unit, f"{stripe.account}|test", [webhooks.read(written(body_of()))], Source.WEBHOOK)
+    database.close()
+    told = of_webhooks(refundry("doctor", "--json", STRIPE_WEBHOOK_SECRET="whsec_a"))
+    assert [level for level, code, _ in told if code == "webhook_unreachable"] == ["note"]
