@@ -305,6 +305,9 @@ def words(plan: Plan, batch: Batch, where: str) -> None:
         output.line("  not payable, and why:")
     for code, count in sorted(told["reasons"].items(), key=lambda pair: -pair[1])[:REASONS_MAX]:
         output.line(f"    {output.number(count):>6}  {code}")
+        # A plan that an older program made has none.
+        if example := told.get("examples", {}).get(code):
+            output.line(output.wrapped(f"row {example['row']}: {example['text']}", indent=12))
     for known, advice in (
         ("repeat_rows", "plan again with --allow-repeat ROW for those that are none"),
         ("unnamed_rows", "for those that are none give a ticket_id or a request_key in the file, and plan that"),

@@ -177,6 +177,8 @@ class Forecast:
     unnamed: list[int] = field(default_factory=list)
     repeat_count: int = 0
     codes: dict[str, int] = field(default_factory=dict)
+    # The first row of each code, with its text: a count alone names no row, and no column to correct.
+    examples: dict[str, tuple[int, str]] = field(default_factory=dict)
     funds: dict[str, Funds] = field(default_factory=dict)
     fees: dict[str, int] = field(default_factory=dict)
     # Amounts and fees of the rows whose fee is in their own currency: a share of the one is told only by those.
@@ -193,6 +195,7 @@ class Forecast:
             told += [row.number] if len(told) < REPEATS_TOLD else []
         if row.code or row.currency is None:
             self.codes[row.code] = self.codes.get(row.code, 0) + 1
+            self.examples.setdefault(row.code, (row.number, row.text))
             return
         currency = row.currency
         if currency not in self.funds:
@@ -231,6 +234,7 @@ class Forecast:
             "repeat_rows": self.repeats,
             "unnamed_rows": self.unnamed,
             "reasons": dict(sorted(self.codes.items())),
+            "examples": {code: {"row": number, "text": text} for code, (number, text) in sorted(self.examples.items())},
             "amounts": {currency: self._told(funds) for currency, funds in sorted(self.funds.items())},
             "fees_kept": dict(sorted(self.fees.items())),
             "fees_kept_estimated": dict(sorted(self.fees_estimated().items())),

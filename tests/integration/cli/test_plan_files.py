@@ -52,6 +52,20 @@ def test_a_plan_that_is_not_confirmed_is_told_as_one_json_object(refundry: Run, 
     assert refundry("batch", "apply", plan["plan_id"]).out.startswith(f"Plan {plan['plan_id'][:8]} of ")
 
 
+def test_a_plan_names_a_row_and_its_column_for_each_reason(refundry: Run, refunds: Path) -> None:
+    refunds.write_text("order_id,amount,ticket_id\no0,1e308,a\no1,2.00,b\no2,NaN,c\no3,-1.00,d\n")
+    plan = refundry("batch", "plan", str(refunds), "--json").json
+    assert plan["reasons"] == {"amount_not_positive": 1, "amount_unreadable": 2}
+    assert {code: one["row"] for code, one in plan["examples"].items()} == {
+        "amount_not_positive": 4,
+        "amount_unreadable": 1,
+    }
+    assert plan["examples"]["amount_unreadable"]["text"].startswith("amount: '1e308' is not an amount")
+    words = refundry("batch", "apply", plan["plan_id"]).out
+    assert "row 1: amount: '1e308' is not an amount" in words
+    assert "row 4: amount: the amount is -1.00" in words
+
+
 def test_a_balance_that_stripe_did_not_tell_is_not_laid_at_the_keys_door(
     refundry: Run, stripe: Server, refunds: Path
 ) -> None:
