@@ -1,7 +1,8 @@
 """Catching up: asks Stripe for what no webhook has told, always at a low rate, and at once after a time without.
 
 Events that are found are stored like those that came in, and the follower applies them. Refunds are listed beside, since a list tells
-what an event that was never made cannot; and what may still change by itself is read again now and then.
+what an event that was never made cannot; and what may still change by itself is read again now and then. Charges are listed where somebody has
+begun to mirror them.
 """
 
 from __future__ import annotations
@@ -148,9 +149,10 @@ class CatchUp:
     async def turn(self) -> bool:
         """Ask for what has its turn; tells whether anything had."""
         found = await self._read(self._due)
+        asks = {Feed.EVENTS: self._events, Feed.REFUNDS: self._refunds, Feed.CHARGES: self._charges}
         for feed, mark in found:
             try:
-                await (self._events(mark) if feed is Feed.EVENTS else self._refunds(mark))
+                await asks[feed](mark)
                 # A key may be given the right meanwhile; refunds are then listed as seldom as before.
                 self._without_events = self._without_events and feed is not Feed.EVENTS
             except GatewayError as error:
@@ -165,10 +167,19 @@ class CatchUp:
         poll = self._settings.poll_seconds
         every = rules.every(poll, going_on=refunds.any_going_on(unit, self.account))
         marks = [follow.mark(unit, self.account, feed) for feed in (Feed.EVENTS, Feed.REFUNDS)]
-        if not rules.affordable(sum(m.reads_today for m in marks), self._settings.reads_per_day, unit.now):
+        spent, most = sum(m.reads_today for m in marks), self._settings.reads_per_day
+        if not rules.affordable(spent, most, unit.now):
             return []
+        synced = follow.mark(unit, self.account, Feed.CHARGES)
+        # Only where somebody has begun with them; and what they have cost keeps nothing else from being asked for.
+        if synced.mark is not None and rules.affordable(spent + synced.reads_today, most, unit.now):
+            marks.append(synced)
         slow = every if self._without_events else poll * rules.CALM
-        waits = {Feed.EVENTS: poll * rules.CALM if self._without_events else every, Feed.REFUNDS: slow}
+        waits = {
+            Feed.EVENTS: poll * rules.CALM if self._without_events else every,
+            Feed.REFUNDS: slow,
+            Feed.CHARGES: poll * rules.CALM,
+        }
         return [(m.feed, m) for m in marks if not 0 <= unit.now - m.tried_at < waits[m.feed]]
 
     async def _failed(self, feed: Feed, error: GatewayError) -> None:
@@ -196,6 +207,14 @@ class CatchUp:
         now, since, _ = begun
         await self.refunds_between(since, now)
         await self._reread(now)
+
+    async def _charges(self, seen: Mark) -> None:
+        begun = await self._begun(Feed.CHARGES, seen)
+        if begun is None:
+            return
+        now, since, _ = begun
+        # A day beyond the watermark at most: after a long time away events do not wait until all charges are listed.
+        await self.charges_between(since, min(now, since + OVERLAP_SECONDS + self._ahead(now) + DAY))
 
     async def _begun(self, feed: Feed, seen: Mark) -> tuple[float, float, float | None] | None:
         """Begin with a feed, unless another process just has; tells the time, since when to ask, and when the last webhook came."""

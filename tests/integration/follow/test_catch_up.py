@@ -310,6 +310,59 @@ async def test_charges_are_mirrored_by_lists_from_the_watermark_on(scene: Scene)
         assert follow.mark(unit, ACCOUNT, Feed.CHARGES).mark == scene.clock.now()
 
 
+async def synced(scene: Scene) -> None:
+    """Sync charges for the first time, as a person does."""
+    await scene.move(3600)
+    await scene.catch_up.charges_between(scene.clock.now() - 1800, scene.clock.now())
+
+
+async def test_charges_that_were_synced_once_are_gone_on_with_seldom(scene: Scene, calls: Calls) -> None:
+    await synced(scene)
+    made = await scene.sim.charge(5000, metadata={"order_id": "o2"})
+    await calls.since_last()
+    for _ in range(30):
+        await scene.move(60)
+        await scene.poll()
+    assert (await calls.since_last())["GET /v1/charges"] == 2
+    assert scene.charge(made).order_id == "o2"
+    with scene.database.reading() as unit:
+        assert scene.clock.now() - (follow.mark(unit, ACCOUNT, Feed.CHARGES).mark or 0) < 1000
+
+
+async def test_charges_that_were_never_synced_are_not_listed(scene: Scene, calls: Calls) -> None:
+    await scene.days(1)
+    assert "GET /v1/charges" not in await calls.since_last()
+
+
+async def test_a_long_time_of_charges_is_read_a_day_in_a_turn(scene: Scene, calls: Calls) -> None:
+    await synced(scene)
+    made = [await scene.sim.charge(5000)]
+    await scene.move(10 * 86_400)
+    await calls.since_last()
+    await scene.poll()
+    assert (await calls.since_last())["GET /v1/charges"] == 1
+    for _ in range(11):
+        await scene.move(1000)
+        await scene.poll()
+    with scene.database.reading() as unit:
+        assert scene.clock.now() - (follow.mark(unit, ACCOUNT, Feed.CHARGES).mark or 0) < 1000
+    assert scene.charge(made[0]).captured_minor == 5000
+
+
+async def test_charges_wait_for_what_a_day_may_cost_and_keep_nothing_else_waiting(scene: Scene, calls: Calls) -> None:
+    scene.catch_up._settings = FollowSettings(poll_seconds=1, reads_per_day=1000)
+    await synced(scene)
+    with scene.database.unit() as unit:
+        follow.spend(unit, ACCOUNT, Feed.CHARGES, 5000)
+    await calls.since_last()
+    for _ in range(40):
+        await scene.move(1)
+        await scene.poll()
+    told = await calls.since_last()
+    assert told["GET /v1/charges"] == 0
+    assert told["GET /v1/events"] > 0
+
+
 async def test_few_calls_at_a_time_get_on_also_where_much_has_happened(scene: Scene) -> None:
     charge = await scene.sim.charge(500_000)
     made = [await scene.by_hand(charge, 100 + number) for number in range(210)]

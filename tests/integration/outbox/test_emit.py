@@ -213,6 +213,12 @@ def test_an_order_of_two_charges_is_full_when_both_are(hand: Hand) -> None:
     assert {one.message.ordering_key for one in written(hand.database)} == {"acct_1|test|order|o1"}
 
 
+def test_an_order_that_was_told_as_full_is_partial_once_another_charge_of_it_is_known(hand: Hand) -> None:
+    hand.found(seen_refund(amount_minor=10_000))
+    hand.looked("ch_2", metadata={"order_id": "o1"})
+    assert [one.message.payload["refunded"] for one in written(hand.database)] == ["full", "partial"]
+
+
 def test_an_order_of_another_account_with_the_same_name_is_another(hand: Hand) -> None:
     def mirror(unit: Unit) -> None:
         charges.mirror(unit, "acct_2|test", [look("ch_9", metadata={"order_id": "o1"}, began_at=unit.now)], "order_id")
