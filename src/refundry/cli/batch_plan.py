@@ -26,7 +26,7 @@ from refundry.infra import loop
 from refundry.infra.db import Unit
 from refundry.kernel.errors import UsageError
 from refundry.plans import service as plans
-from refundry.plans.model import Plan, PlanRefused, hashed
+from refundry.plans.model import Plan, PlanRefused, PlanState, hashed
 from refundry.worker.executor import REFUND
 from refundry.worker.planner import planner_of
 
@@ -216,9 +216,11 @@ def apply_plan(named: str, *, yes: bool, wait: Wait, schedule: Schedule | None =
             words(plan, batch, session.where(plan.account, settings))
         if understood:
             output.say(f"  to be sent: {understood}")
-        raise NotConfirmed(
-            "nothing was paid: add --yes to pay this plan", facts(plan, batch) | {"schedule": understood}
-        )
+        text = "nothing was paid: add --yes to pay this plan"
+        if plan.state is PlanState.APPLIED:
+            # Whoever reads that nothing was paid may pay by hand what is paid here.
+            text = f"this plan was applied already: `refundry batch status {batch.id[:8]}` tells what was paid, and --yes goes on with it"
+        raise NotConfirmed(text, facts(plan, batch) | {"schedule": understood})
 
     async def pay() -> int:
         async with working(settings, plan.account.partition("|")[0]) as work:

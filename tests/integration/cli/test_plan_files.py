@@ -52,6 +52,16 @@ def test_a_plan_that_is_not_confirmed_is_told_as_one_json_object(refundry: Run, 
     assert refundry("batch", "apply", plan["plan_id"]).out.startswith(f"Plan {plan['plan_id'][:8]} of ")
 
 
+def test_a_plan_that_was_applied_is_not_told_to_be_unpaid(refundry: Run, refunds: Path) -> None:
+    plan = refundry("batch", "plan", str(refunds), "--json").json
+    assert refundry("batch", "apply", plan["plan_id"], "--yes").code == 0
+    told = refundry("batch", "apply", plan["plan_id"], "--json")
+    assert (told.code, told.error["code"], told.error["state"]) == (2, "not_confirmed", "applied")
+    assert "was applied already" in told.error["message"]
+    assert f"refundry batch status {plan['batch_id'][:8]}" in told.error["message"]
+    assert "nothing was paid" not in told.error["message"]
+
+
 def test_a_plan_names_a_row_and_its_column_for_each_reason(refundry: Run, refunds: Path) -> None:
     refunds.write_text("order_id,amount,ticket_id\no0,1e308,a\no1,2.00,b\no2,NaN,c\no3,-1.00,d\n")
     plan = refundry("batch", "plan", str(refunds), "--json").json
