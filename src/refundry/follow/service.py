@@ -38,7 +38,7 @@ def needed(unit: Unit, events: Sequence[Event]) -> Needed:
     for event, target in targets.items():
         if target is None and event.says_nothing:
             silent.append(event.key)
-        elif target is None or _stands(event, target, told, stand, mirrors, disputed):
+        elif target is None or _noted(event, known) or _stands(event, target, told, stand, mirrors, disputed):
             settled.append(event.key)
         else:
             open_events.setdefault(_whole(target, event, mirrors), []).append(event)
@@ -69,6 +69,11 @@ def _says_something(refund: SeenRefund, *, created: bool) -> bool:
     Whoever looked at the charge first has mirrored it, and held nobody, nor told who was held for it.
     """
     return REQUEST_ID not in refund.metadata and (created or refund.over)
+
+
+def _noted(event: Event, known: Collection[str]) -> bool:
+    """Tell whether a credit note's refund is known here: that is all that a note tells of it."""
+    return event.type.startswith("credit_note.") and event.refund in known
 
 
 def _disputes(event: Event) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from refundry.accounts import service as accounts
+from refundry.charges import service as charges
 from refundry.follow import rules
 from refundry.follow import service as follow
 from refundry.follow.model import About, Feed, Needed, Run, Target
@@ -192,20 +193,26 @@ class Follower:
         match target.about:
             case About.REFUND:
                 refund = await self._gateway.refund(target.id, Lane.BULK)
-                return await self._take_refund(refund, began_at, found.claims.get(refund.id))
+                if await self._read(lambda unit: charges.find(unit, refund.charge)) is not None:
+                    return await self._take_refund(refund, began_at, found.claims.get(refund.id))
+                # A credit note does not name the charge, and whose order that is, only a look at it tells.
+                self.done.reads += 1
+                return await self._take_charge(refund.charge, found)
             case About.CHARGE:
-                look = await self._gateway.look(target.id, Lane.BULK)
-                self.done.reads += bool(look.disputes)
-                dated = replace(look, began_at=look.began_at + self._database.offset)
-                taken = await self._writer.put(
-                    lambda unit: follow.take_look(unit, self.account, dated, self._order_key, found.claims),
-                    needs=Needs(target.id),
-                )
-                return "" if taken else OVERTAKEN
+                return await self._take_charge(target.id, found)
             case About.WARNINGS:
                 warnings = await self._gateway.fraud_warnings(target.id, Lane.BULK)
                 await self._writer.put(lambda unit: follow.take_warnings(unit, self.account, warnings))
                 return ""
+
+    async def _take_charge(self, charge: str, found: Needed) -> str:
+        look = await self._gateway.look(charge, Lane.BULK)
+        self.done.reads += bool(look.disputes)
+        dated = replace(look, began_at=look.began_at + self._database.offset)
+        taken = await self._writer.put(
+            lambda unit: follow.take_look(unit, self.account, dated, self._order_key, found.claims), needs=Needs(charge)
+        )
+        return "" if taken else OVERTAKEN
 
     async def _take_refund(self, refund: SeenRefund, began_at: float, claim: str | None) -> str:
         taken = await self._writer.put(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from refundry.inbox.model import State as EventState
 from refundry.kernel import ids
 from refundry.refunds import service as refunds
 from refundry.refunds.model import State
 from tests.support.builders import ACCOUNT
+from tests.support.events import body_of, written
 from tests.support.following import Scene
 from tests.support.hand import ADA
 
@@ -211,3 +213,47 @@ async def test_what_has_failed_by_the_time_its_first_event_is_applied_holds_nobo
     assert scene.held(waiting) == ""
     await scene.pay_due()
     assert scene.state(waiting) is State.SETTLED
+
+
+async def invoiced(scene: Scene) -> tuple[str, str]:
+    """Have an invoice paid; tells it and its charge."""
+    customer = (await scene.sim.call("POST /v1/customers", payment_method="pm_card_visa"))["id"]
+    invoice = (await scene.sim.call("POST /v1/invoices", customer=customer))["id"]
+    item = {"customer": customer, "invoice": invoice, "amount": 1500, "currency": "gbp"}
+    await scene.sim.call("POST /v1/invoiceitems", **item)
+    await scene.sim.call(f"POST /v1/invoices/{invoice}/pay")
+    expand = ["data.payment.payment_intent"]
+    (link,) = (await scene.sim.call("GET /v1/invoice_payments", invoice=invoice, expand=expand))["data"]
+    return invoice, str(link["payment"]["payment_intent"]["latest_charge"])
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_credit_note_tells_of_its_refund_though_the_refunds_own_events_are_lost(
+    scene: Scene,
+    known: bool,  # noqa: FBT001
+) -> None:
+    await scene.listen({"kind": "lost", "event": "refund.*"}, {"kind": "lost", "event": "charge.*"})
+    invoice, charge = await invoiced(scene)
+    if known:
+        await scene.looked(charge)
+    note = await scene.sim.call("POST /v1/credit_notes", invoice=invoice, amount=500, refund_amount=500)
+    await scene.move(1)
+    await scene.follow()
+    assert scene.origin(note.json["refunds"][0]["refund"]) == "external"
+    assert scene.charge(charge).unrefunded_minor == 1000
+    assert scene.events()[EventState.APPLIED] == 1
+
+
+async def test_a_credit_note_whose_refund_is_known_costs_no_read(scene: Scene) -> None:
+    await scene.listen({"kind": "lost", "event": "credit_note.*"})
+    invoice, charge = await invoiced(scene)
+    await scene.looked(charge)
+    note = await scene.sim.call("POST /v1/credit_notes", invoice=invoice, amount=500, refund_amount=500)
+    await scene.move(1)
+    await scene.follow()
+    assert scene.origin(note.json["refunds"][0]["refund"]) == "external"
+    reads = scene.follower.done.reads
+    body = body_of("evt_note", "credit_note.created", data={"object": note.json})
+    await scene.send("", {}, written(body), 1.0)
+    await scene.follow()
+    assert scene.follower.done.reads == reads

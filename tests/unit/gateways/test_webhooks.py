@@ -133,6 +133,22 @@ def test_the_body_is_kept_byte_for_byte() -> None:
             5,
         ),
         ({"object": "credit_note", "id": "cn_1", "refund": "re_1", "amount": 7}, None, "re_1", 7),
+        ({"object": "credit_note", "id": "cn_1", "refunds": [{"refund": "re_1"}], "amount": 7}, None, "re_1", 7),
+        (
+            {
+                "object": "credit_note",
+                "id": "cn_1",
+                "refunds": [{"refund": "re_0"}, {"refund": {"id": "re_1"}}],
+                "amount": 7,
+            },
+            None,
+            "re_1",
+            7,
+        ),
+        ({"object": "credit_note", "id": "cn_1", "refunds": [], "amount": 7}, None, None, 7),
+        ({"object": "credit_note", "id": "cn_1", "refunds": [None], "amount": 7}, None, None, 7),
+        ({"object": "credit_note", "id": "cn_1", "refunds": "re_1", "amount": 7}, None, None, 7),
+        ({"object": "charge", "id": "ch_1", "refunds": [{"refund": "re_1"}]}, "ch_1", None, None),
         ({"object": "refund", "id": "re_1", "charge": None}, None, "re_1", None),
     ],
 )

@@ -113,7 +113,7 @@ def event_of(raw: object, body: bytes | None = None) -> SeenEvent:
         created_at=_created(raw),
         object_id=own,
         charge=own if kind == "charge" else _id(about, "charge"),
-        refund=own if kind == "refund" else _id(about, "refund"),
+        refund=own if kind == "refund" else _refund(about),
         payment_intent=own if kind == "payment_intent" else _id(about, "payment_intent"),
         request=_our_request(about),
         status=_matching(about, "status", TYPE),
@@ -168,6 +168,14 @@ def _id(about: Json, name: str) -> str | None:
     if isinstance(value, dict):
         value = value.get("id")
     return value if isinstance(value, str) and ID.fullmatch(value) else None
+
+
+def _refund(about: Json) -> str | None:
+    """Take the refund that something names; a credit note has a list of them since 2025-03-31.basil (stripe-facts 8)."""
+    listed = about.get("refunds") if about.get("object") == "credit_note" else None
+    # One is as good as all: of those that a note links, each has told of itself before, and one that it makes is alone or the last.
+    last = listed[-1] if isinstance(listed, list) and listed else about
+    return _id(last, "refund") if isinstance(last, dict) else None
 
 
 def _matching(about: Json, name: str, form: re.Pattern[str]) -> str | None:
