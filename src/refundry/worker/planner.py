@@ -236,10 +236,19 @@ class Planner:
         renewal = asyncio.get_running_loop().create_task(self._renew(batch, lease))
         try:
             await self._planned(batch, until)
-        finally:
+        except asyncio.CancelledError:
+            # The process ends with it, and the turn by itself.
             renewal.cancel()
-            await asyncio.gather(renewal, return_exceptions=True)
-            await self._of_batch(batch, lambda unit: batches.release_planning(unit, batch.id, lease))
+            raise
+        except Exception:
+            await self._release(batch, lease, renewal)
+            raise
+        await self._release(batch, lease, renewal)
+
+    async def _release(self, batch: Batch, lease: str, renewal: asyncio.Task[None]) -> None:
+        renewal.cancel()
+        await asyncio.gather(renewal, return_exceptions=True)
+        await self._of_batch(batch, lambda unit: batches.release_planning(unit, batch.id, lease))
 
     async def _hold(self, batch: Batch, lease: str) -> bool:
         return await self._of_batch(batch, lambda unit: batches.hold_planning(unit, batch.id, lease, TURN_SECONDS))
