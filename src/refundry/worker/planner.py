@@ -45,8 +45,9 @@ SAMPLE, DATED = 200, 20
 # So many rows are looked up together, and then paid while the next ones are looked up.
 SLICE = 50
 SLICES_AHEAD = 2
-# A process that dies keeps others from looking a batch's rows up for at most so long; one that lives renews its turn in good time.
-TURN_SECONDS, RENEW_SECONDS = 20.0, 5.0
+# A process that dies keeps others from looking a batch's rows up for so long; one that lives renews its turn in good time. Shorter than the
+# lease of a request, since two that plan at once cost calls and nothing else.
+TURN_SECONDS, RENEW_SECONDS = 10.0, 2.0
 # A list goes on for so many pages that show nothing of the sample before it is given up.
 PAGES_IN_VAIN = 10
 DAY = 86_400.0
