@@ -48,6 +48,7 @@ from refundry.kernel.actor import SYSTEM, Actor
 from refundry.kernel.errors import AmountInvalid, CurrencyUnknown
 from refundry.kernel.lane import Lane
 from refundry.kernel.money import Money, exponent
+from refundry.kernel.outcome import SeenRefund
 from refundry.policies.rules import connect_of, undecided
 from refundry.refunds import service as refunds
 from refundry.refunds.model import AT_STRIPE, IN_FLIGHT, UNPAID, Attempt, Content, HeldReason, RefundRequest, State
@@ -1028,13 +1029,14 @@ class Purse:
     leaving: Mapping[str, int]
 
 
-def purse(unit: Unit, batch_id: str, leaving_since: float) -> Purse | None:
+def purse(unit: Unit, batch_id: str, leaving_since: float, listed: Sequence[SeenRefund] = ()) -> Purse | None:
     """Tell what has to be known before a balance is read for a batch; `None`, if it needs none now.
 
     Args:
         unit: The open unit.
         batch_id: The batch.
         leaving_since: Since when refunds were made whose money is still shown as available; epoch seconds UTC, by Stripe's clock.
+        listed: Those that Stripe lists since then; the ones that are not known here are counted too.
     """
     batch = repository.find(unit, batch_id)
     if batch is None or batch.schedule is None or batch.schedule.keep_balance is None or batch.state not in PAYING:
@@ -1049,7 +1051,7 @@ def purse(unit: Unit, batch_id: str, leaving_since: float) -> Purse | None:
     for _, request in refunds.page(unit, batch.account, [State.SUBMITTING], after=0, most=IN_DOUBT_MAX):
         flying[request.content.currency] += request.amount_minor
     spent = {currency: budget.spent_minor for currency, budget in kept.items()}
-    return Purse(unit.now, spent, flying, charges.leaving(unit, batch.account, leaving_since))
+    return Purse(unit.now, spent, flying, charges.leaving(unit, batch.account, leaving_since, listed))
 
 
 def note_balance(unit: Unit, batch_id: str, before: Purse, available: Mapping[str, int]) -> None:

@@ -349,6 +349,7 @@ def set_origin(unit: Unit, refund: str, origin: Origin) -> bool:
 
 # Why a refund waits for the balance, or has failed for want of it (stripe-facts 3.3).
 INSUFFICIENT = "insufficient_funds"
+KNOWN_AT_ONCE = 500
 _OPEN = [sa.literal_column(f"'{status}'", sa.Text) for status in ("pending", "requires_action")]
 
 
@@ -360,16 +361,29 @@ def refunds_open(unit: Unit, account: str, before: float, most: int) -> list[Kno
     return [KnownRefund(_refund(row), Origin(row.origin), row.seen_at) for row in found]
 
 
-def leaving(unit: Unit, account: str, since: float) -> dict[str, int]:
+def refunds_unknown(unit: Unit, listed: Sequence[SeenRefund]) -> list[SeenRefund]:
+    """Tell those of Stripe's refunds that are not known here."""
+    known: set[str] = set()
+    # A few hundred at once: no database takes any number of values in one statement.
+    for at in range(0, len(listed), KNOWN_AT_ONCE):
+        known |= refunds_known(unit, [refund.id for refund in listed[at : at + KNOWN_AT_ONCE]]).keys()
+    return [refund for refund in listed if refund.id not in known]
+
+
+def leaving(unit: Unit, account: str, since: float, listed: Sequence[SeenRefund] = ()) -> dict[str, int]:
     """Sum up the refunds that were made since a time, and those that wait for the balance, in minor units by currency.
 
     One that has failed since counts too: what it gave back is available at once, and what it took is not gone yet. One that failed
-    for want of balance has taken nothing.
+    for want of balance has taken nothing. Of those that Stripe has `listed`, which were made since, the ones that are not known here count too.
     """
     r = stripe_refunds.c
     lately = r.created_at >= since, sa.func.coalesce(r.failure_reason, "") != INSUFFICIENT
     waits = r.created_at < since, r.status.in_(_OPEN), r.pending_reason == INSUFFICIENT
     sums: Counter[str] = Counter()
+    # First: one that becomes known in this moment may count twice, and is not missed.
+    for refund in refunds_unknown(unit, listed):
+        if refund.failure_reason != INSUFFICIENT:
+            sums[refund.currency] += refund.amount_minor
     # One after the other: each has an index of its own.
     for some in (lately, waits):
         statement = sa.select(r.currency, sa.func.sum(r.amount_minor)).where(r.account == account, *some)

@@ -160,6 +160,7 @@ refunds_known = repository.refunds_known
 refunds_open = repository.refunds_open
 any_refund = repository.any_refund
 leaving = repository.leaving
+refunds_unknown = repository.refunds_unknown
 set_origin = repository.set_origin
 by_order = repository.by_order
 by_payment_intent = repository.by_payment_intent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from refundry import bootstrap
 from refundry.batches import service as batches
-from refundry.batches.model import Batch, BatchState, Schedule
+from refundry.batches.model import DAY_SECONDS, Batch, BatchState, Schedule
 from refundry.bootstrap import Desk, read_file
 from refundry.charges import service as charges
 from refundry.cli import batch_run, output, session
@@ -25,6 +25,8 @@ from refundry.gateways.base import GatewayError
 from refundry.infra import loop
 from refundry.infra.db import Unit
 from refundry.kernel.errors import UsageError
+from refundry.kernel.lane import Lane
+from refundry.kernel.outcome import SeenRefund
 from refundry.plans import service as plans
 from refundry.plans.model import Plan, PlanRefused, PlanState, hashed
 from refundry.worker.executor import REFUND
@@ -151,14 +153,18 @@ async def _balance(desk: Desk) -> dict[str, int] | None:
         return None
     with suppress(GatewayError):
         since = await desk.gateway.leaving_since()
-        leaving = await desk.writer.aside(lambda: _leaving(desk, since))
+        # As before a batch with `--keep-balance` is paid: others may have refunded, and nobody have followed.
+        until = (desk.gateway.stripe_now() or desk.clock.now()) + DAY_SECONDS
+        pages = desk.gateway.refunds(since, until, Lane.DESK)
+        listed = [refund async for page in pages for refund in page]
+        leaving = await desk.writer.aside(lambda: _leaving(desk, since, listed))
         return {currency: amount - leaving.get(currency, 0) for currency, amount in available.items()}
     return available
 
 
-def _leaving(desk: Desk, since: float) -> Mapping[str, int]:
+def _leaving(desk: Desk, since: float, listed: Sequence[SeenRefund]) -> Mapping[str, int]:
     with desk.database.reading() as unit:
-        return charges.leaving(unit, desk.account.name, since)
+        return charges.leaving(unit, desk.account.name, since, listed)
 
 
 def _is_input(path: Path, to: Path) -> bool:

@@ -10,12 +10,15 @@ from refundry.accounts import service as accounts
 from refundry.batches import service as batches
 from refundry.batches.model import DAY_SECONDS, Batch
 from refundry.batches.service import Purse
+from refundry.charges import service as charges
 from refundry.gateways.base import GatewayError, PaymentGateway
 from refundry.infra.db import Database, Unit
 from refundry.infra.logs import logger
 from refundry.infra.pace import Pacer
 from refundry.infra.writer import Writer
 from refundry.kernel.clock import Clock
+from refundry.kernel.lane import Lane
+from refundry.kernel.outcome import SeenRefund
 from refundry.worker.executor import REFUND
 
 Result = TypeVar("Result")
@@ -47,6 +50,8 @@ class Stagger:
         self._again_at: dict[str, float] = {}
         # Since when refunds were made whose money has not left the balance, and the day of Stripe's for which that was asked.
         self._leaving_since, self._leaving_day = 0.0, -1
+        # Those of them that were not known here then: by others, before anybody followed.
+        self._unknown: list[SeenRefund] = []
 
     async def turn(self, batch: Batch) -> None:
         """Take a batch's turn; taken more often than needed, it does nothing."""
@@ -80,15 +85,20 @@ class Stagger:
         await self._writer.put(lambda unit: batches.note_balance(unit, batch.id, before, available))
 
     async def _purse(self, batch: Batch) -> Purse | None:
-        since = self._leaving_since
-        return await self._read(lambda unit: batches.purse(unit, batch.id, since))
+        since, unknown = self._leaving_since, self._unknown
+        return await self._read(lambda unit: batches.purse(unit, batch.id, since, unknown))
 
     async def _ask_what_leaves(self) -> None:
-        """Ask since when refunds have not left the balance, once in a day of Stripe's: they leave it at midnight UTC."""
+        """Ask which refunds have not left the balance, once in a day of Stripe's: they leave it at midnight UTC."""
         now = self._gateway.stripe_now()
         day = -1 if now is None else int(now // DAY_SECONDS)
         if day < 0 or day != self._leaving_day:
-            self._leaving_since, self._leaving_day = await self._gateway.leaving_since(), day
+            since, unknown = await self._gateway.leaving_since(), list[SeenRefund]()
+            # By Stripe's clock, which dates them, and a day beyond: what is made while the list is read is not to be missed.
+            until = (self._gateway.stripe_now() or self._clock.now()) + DAY_SECONDS
+            async for page in self._gateway.refunds(since, until, Lane.DESK):
+                unknown += await self._read(lambda unit, some=page: charges.refunds_unknown(unit, some))  # type: ignore[misc]
+            self._leaving_since, self._unknown, self._leaving_day = since, unknown, day
 
     async def _read(self, work: Callable[[Unit], Result]) -> Result:
         def reading() -> Result:

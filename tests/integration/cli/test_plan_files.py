@@ -95,6 +95,19 @@ def test_what_was_refunded_and_is_still_shown_as_available_is_taken_off_the_bala
     assert planned["balance"] == shown - 700
 
 
+def test_what_others_refunded_and_nobody_has_followed_is_taken_off_the_balance_too(
+    refundry: Run, stripe: Server, tmp_path: Path
+) -> None:
+    # No orders: to find those all charges are listed, and the refunds by others come with them.
+    ours, theirs = (charge["id"] for charge in called(stripe, "GET /v1/charges?limit=2")["data"])
+    file = tmp_path / "one.csv"
+    file.write_text(f"charge_id,amount,currency,ticket_id\n{ours},1.00,gbp,T-1\n")
+    called(stripe, "POST /v1/refunds", charge=theirs, amount=100)
+    (shown,) = (it["amount"] for it in called(stripe, "GET /v1/balance")["available"] if it["currency"] == "gbp")
+    planned = refundry("batch", "plan", str(file), "--json").json["amounts"]["gbp"]
+    assert planned["balance"] == shown - 100
+
+
 def test_a_charge_that_stripe_does_not_have_any_more_refuses_its_own_rows(
     refundry: Run, stripe: Server, refunds: Path
 ) -> None:

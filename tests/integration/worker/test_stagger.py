@@ -125,3 +125,22 @@ async def test_a_balance_that_may_not_be_read_is_asked_for_once_a_minute_and_say
     assert await keeping.paid() == 5
     await keeping.passes(DAY)
     assert keeping.waits() == "the available balance in USD is not known yet"
+
+
+async def test_what_others_refunded_before_anybody_followed_is_not_spent_while_stripe_still_shows_it(
+    bench: Bench, clock: HandClock, tmp_path: Path
+) -> None:
+    keeping = await Keeping.accepted(bench, clock, tmp_path)
+    by_hand = await bench.sim.charge(5000)
+    await bench.sim.call("POST /v1/refunds", charge=by_hand, amount=3000)
+    await keeping.spendable(15_000)
+    assert await keeping.available() == 18_000
+    await keeping.goes_on(3)
+    assert await keeping.paid() == 1 + 5
+    # Nor is it taken off twice once somebody has looked at it.
+    seen = await bench.executor._gateway.look(by_hand, Lane.BULK)
+    with bench.database.unit() as unit:
+        charges.mirror(unit, ACCOUNT, [seen], "order_id")
+    await keeping.spendable(12_000)
+    await keeping.goes_on(3)
+    assert await keeping.paid() == 1 + 7
