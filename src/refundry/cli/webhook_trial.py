@@ -131,6 +131,7 @@ async def _posted(url: str, body: bytes, header: str, seconds: float) -> tuple[i
             http.post(url, data=body, headers=headers, allow_redirects=False) as answer,
         ):
             return answer.status, (await answer.content.read(1000)).decode(errors="replace")
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        why = str(error) or f"no answer within {seconds:g} s"
+    except (aiohttp.ClientError, OSError, TimeoutError, UnicodeError) as error:
+        # The last is of a host that no name server can be asked for, as in https://desk..example.
+        why = visible(str(error)) or f"no answer within {seconds:g} s"
         raise WebhookFailed(f"{url} cannot be reached ({why}): start `refundry serve`, or name its address") from error

@@ -264,6 +264,15 @@ def test_the_doctor_tells_that_nobody_or_somebody_else_answers_where_stripe_send
     assert "\n" not in said
 
 
+def test_an_endpoint_whose_host_no_name_can_be_keeps_the_doctor_from_nothing_else(refundry: Run) -> None:
+    assert refundry("webhooks", "register", "https://desk..example", "--json").code == 0
+    told = refundry("doctor", "--json", STRIPE_WEBHOOK_SECRET="whsec_a")
+    assert told.code == 0
+    assert [level for level, code, _ in of_webhooks(told) if code == "webhook_unreachable"] == ["warning"]
+    tried = refundry("webhooks", "test", "https://desk..example", "--json", STRIPE_WEBHOOK_SECRET="whsec_a")
+    assert (tried.code, tried.error["code"]) == (1, "webhook_unreachable")
+
+
 def test_an_endpoint_that_only_we_cannot_reach_is_no_warning_while_events_come(
     refundry: Run, stripe: Server, tmp_path: Path
 ) -> None:
