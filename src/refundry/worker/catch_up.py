@@ -214,7 +214,9 @@ class CatchUp:
             return
         now, since, _ = begun
         # A day beyond the watermark at most: after a long time away events do not wait until all charges are listed.
-        await self.charges_between(since, min(now, since + OVERLAP_SECONDS + self._ahead(now) + DAY))
+        # But twice what passes between two turns, where these are seldom: else they would fall behind more and more.
+        most = max(DAY, 2 * self._settings.poll_seconds * rules.CALM)
+        await self.charges_between(since, min(now, since + OVERLAP_SECONDS + self._ahead(now) + most))
 
     async def _begun(self, feed: Feed, seen: Mark) -> tuple[float, float, float | None] | None:
         """Begin with a feed, unless another process just has; tells the time, since when to ask, and when the last webhook came."""

@@ -349,6 +349,17 @@ async def test_a_long_time_of_charges_is_read_a_day_in_a_turn(scene: Scene, call
     assert scene.charge(made[0]).captured_minor == 5000
 
 
+async def test_charges_keep_up_also_where_their_turn_comes_less_than_once_a_day(scene: Scene) -> None:
+    scene.catch_up._settings = FollowSettings(poll_seconds=10_000)
+    await synced(scene)
+    await scene.move(10 * 86_400)
+    for _ in range(20):
+        await scene.move(150_000)
+        await scene.poll()
+    with scene.database.reading() as unit:
+        assert scene.clock.now() - (follow.mark(unit, ACCOUNT, Feed.CHARGES).mark or 0) < 1000
+
+
 async def test_charges_wait_for_what_a_day_may_cost_and_keep_nothing_else_waiting(scene: Scene, calls: Calls) -> None:
     scene.catch_up._settings = FollowSettings(poll_seconds=1, reads_per_day=1000)
     await synced(scene)
