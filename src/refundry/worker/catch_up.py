@@ -225,7 +225,7 @@ class CatchUp:
             mark = follow.begin(unit, self.account, feed, max(unit.now - seen.tried_at, 0.0))
             if mark is None:
                 return None
-            since = unit.now if mark.mark is None else mark.mark
+            since = self._reached(unit.now) if mark.mark is None else mark.mark
             if mark.mark is None and charges.any_refund(unit, self.account):
                 # Worked before it followed: what has become of its refunds since is asked for once.
                 since = unit.now - EVENTS_KEPT
@@ -255,6 +255,12 @@ class CatchUp:
         stripe = self._gateway.stripe_now()
         # However much it is: by a clock that is hours ahead, all that happens at Stripe is older than the watermark.
         return CLOCKS_APART if stripe is None else min(max(now - stripe, 0.0), EVENTS_KEPT)
+
+    def _reached(self, now: float) -> float:
+        """Tell how far a watermark may go at most: not beyond Stripe's present, or what happens until then is passed over once our clock is set right."""
+        stripe = self._gateway.stripe_now()
+        # Less than what is asked for again anyway is no matter; Stripe tells whole seconds.
+        return now if stripe is None or now - stripe <= OVERLAP_SECONDS / 2 else stripe
 
     # What commands do too
 
@@ -396,7 +402,7 @@ class CatchUp:
         def work(unit: Unit) -> None:
             mark = follow.mark(unit, self.account, feed).mark
             if mark is None or begin <= mark:
-                follow.move(unit, self.account, feed, end)
+                follow.move(unit, self.account, feed, min(end, self._reached(unit.now)))
 
         await self._writer.put(work)
         self._got_on = self._got_on or begin < end

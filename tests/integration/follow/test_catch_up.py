@@ -456,3 +456,23 @@ async def test_whenever_the_process_is_killed_the_next_one_ends_the_same(scene: 
     assert scene.held(waiting) == "possible_repeat"
     assert scene.kinds() == ["refund_failed", "refund_failed"]
     assert set(scene.events()) == {EventState.APPLIED}
+
+
+async def test_what_happened_after_the_last_turn_of_a_clock_that_was_ahead_is_found_once_it_is_right(
+    scene: Scene,
+) -> None:
+    await synced(scene)
+    await scene.poll()
+    charge = await scene.sim.charge(5000)
+    await scene.looked(charge)
+    scene.clock.jump(600)
+    await scene.move(1000)
+    await scene.poll()
+    made, new = await scene.by_hand(charge, 300), await scene.sim.charge(5000)
+    # More than it is set back by: so no watermark lies in the future.
+    await scene.move(800)
+    scene.clock.jump(-600)
+    await scene.move(1000)
+    await scene.poll()
+    assert scene.origin(made) == "external"
+    assert scene.charge(new).captured_minor == 5000
