@@ -47,7 +47,9 @@ def _config() -> Config:
 def known() -> frozenset[str]:
     """Tell all versions that this program knows: the numbers that their files begin with."""
     return frozenset(
-        file.name[:4] for file in files("refundry.migrations.versions").iterdir() if file.name[0].isdigit()
+        file.name[:4]
+        for file in files("refundry.migrations.versions").iterdir()
+        if file.name[0].isdigit() and file.name.endswith(".py")
     )
 
 
