@@ -24,6 +24,7 @@ from refundry.cli import main as cli
 from tests.support import crash_run
 from tests.support.crash_run import HOUR, House, Shop
 from tests.support.database import PostgresServer
+from tests.support.logs import set_back as logs_set_back
 
 SEND = "POST /v1/refunds"
 DONE, PARTLY = 0, 3
@@ -275,6 +276,8 @@ def asked(house: House, *arguments: str, codes: tuple[int, ...] = (DONE,)) -> di
     finally:
         os.environ.clear()  # noqa: TID251  # the same
         os.environ.update(kept)  # noqa: TID251  # the same
+        # Ours goes to what that command wrote to.
+        logs_set_back()
     assert code in codes, out.getvalue() + said.getvalue()
     told: dict[str, Any] = json.loads(out.getvalue())
     return told
