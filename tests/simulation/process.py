@@ -300,7 +300,7 @@ class Process:
         self.executor.came_back, self.executor.taken_back = batches.came_back, batches.taken_back
         self.executor.stopping = lambda: self.ending
         self.planner = Planner(account.name, account.mode, **parts)
-        self.planner.slice = self.world.scenario.slice_rows
+        self.planner.slice = self.planner.slice_listed = self.world.scenario.slice_rows
         self.stagger = Stagger(self.gateway, self._pacer, self.database, self.writer, self.clock)
         if self.world.scenario.follow is not None:
             self._follow_too(account.name, parts)

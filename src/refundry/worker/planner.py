@@ -44,6 +44,8 @@ LIST_FROM = 200
 SAMPLE, DATED = 200, 20
 # So many rows are looked up together, and then paid while the next ones are looked up.
 SLICE = 50
+# Once the account's charges are listed orders cost no look-up, and nobody waits for their rows: fewer and larger units are cheaper.
+SLICE_LISTED = batches.SLICE
 SLICES_AHEAD = 2
 # A process that dies keeps others from looking a batch's rows up for so long; one that lives renews its turn in good time. Shorter than the
 # lease of a request, since two that plan at once cost calls and nothing else.
@@ -95,7 +97,7 @@ class Planner:
         self._order_key = order_key
         self._connect = connect
         # How many rows are looked up together; simulations set it.
-        self.slice = SLICE
+        self.slice, self.slice_listed = SLICE, SLICE_LISTED
         self._gate = asyncio.Semaphore(LOOKUPS)
         self._listing = asyncio.Lock()
         self._covered = False
@@ -293,7 +295,8 @@ class Planner:
             await asyncio.gather(*ahead, return_exceptions=True)
 
     async def _next(self, batch: Batch, after: int) -> list[BatchRow]:
-        return await self._read(lambda unit: batches.next_unplanned(unit, batch.id, self.slice, after))
+        most = self.slice_listed if self._covered else self.slice
+        return await self._read(lambda unit: batches.next_unplanned(unit, batch.id, most, after))
 
     async def _sliced(self, batch: Batch, rows: list[BatchRow]) -> Callable[[Unit], int]:
         """Look up what rows name; tells how they are planned by it."""

@@ -108,6 +108,28 @@ async def test_a_file_is_planned_in_parts_so_that_its_first_rows_need_not_wait_f
 
 
 @on_one
+async def test_once_charges_are_listed_rows_that_name_orders_are_planned_by_the_hundred(
+    world: World, database: HandDatabase, tmp_path: Path
+) -> None:
+    settings, asked, rows = world.settings(database.url, tmp_path), list[bool](), 12 * SLICE
+    path = tmp_path / "refunds.csv"
+    path.write_text("order_id,amount_minor,ticket_id\n" + "".join(f"o{at % ROWS},1,T{at}\n" for at in range(rows)))
+    file = bootstrap.read_file(path, options=ReadOptions())
+
+    def never() -> bool:
+        asked.append(True)
+        return False
+
+    async with bootstrap.desk(settings) as desk:
+        account = f"{world.server.account}|test"
+        batch, _ = await desk.writer.put(lambda unit: batches.accept(unit, account, file, "", SYSTEM))
+        await planner_of(desk, desk.seats[0]).plan(batch, lease="this", until=never)
+        assert totals(desk.database, batch).standings[Standing.WAITING] == rows
+    # Two of fifty before the list is there, one of five hundred, and the looks that find no more.
+    assert len(asked) < rows // SLICE // 2 + 2
+
+
+@on_one
 async def test_while_one_look_up_is_late_those_of_the_next_rows_are_made(
     world: World, database: HandDatabase, tmp_path: Path
 ) -> None:
