@@ -134,7 +134,8 @@ async def test_while_one_look_up_is_late_those_of_the_next_rows_are_made(
     world: World, database: HandDatabase, tmp_path: Path
 ) -> None:
     settings, look = world.settings(database.url, tmp_path), "GET /v1/charges/{charge}"
-    late = {"kind": "latency", "operation": look, "milliseconds": LATE_MILLISECONDS, "times": 1}
+    # Longer than the others may take on any machine: nobody waits for its end.
+    late = {"kind": "latency", "operation": look, "milliseconds": 1000 * DEADLINE_SECONDS, "times": 1}
     world.server.control("POST /_sim/faults", {"rules": [late]})
     world.server.control("DELETE /_sim/calls")
     path = tmp_path / "refunds.csv"
@@ -148,11 +149,14 @@ async def test_while_one_look_up_is_late_those_of_the_next_rows_are_made(
         account = f"{world.server.account}|test"
         batch, _ = await desk.writer.put(lambda unit: batches.accept(unit, account, file, "", SYSTEM))
         planning = asyncio.create_task(planner_of(desk, desk.seats[0]).plan(batch, lease="this", until=lambda: False))
-        # Not those of a third slice: what is looked up too early is old when it is paid.
         await until_true(lambda: looks() >= 2 * SLICE - 1)
+        seen = looks()
         with desk.database.reading() as unit:
-            assert batches.next_unplanned(unit, batch.id)[0].number == 1
-        assert looks() <= 2 * SLICE
+            first = batches.next_unplanned(unit, batch.id)[0].number
+        # The late one is of the first slice, or of the second that is looked up beside it.
+        assert first in {1, SLICE + 1}
+        # And no third is: what is looked up too early is old when it is paid.
+        assert seen <= first - 1 + 2 * SLICE
         planning.cancel()
         await asyncio.gather(planning, return_exceptions=True)
     world.server.control("POST /_sim/faults", {"rules": []})
