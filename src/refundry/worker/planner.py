@@ -264,6 +264,8 @@ class Planner:
                 await self._hold(batch, lease)
             except DatabaseUnusable as error:
                 logger().warning("planning.not_renewed", batch=batch.id, code=error.code, why=error.message)
+            except Exception:  # noqa: BLE001  # whatever it is, the next time may go well
+                logger().exception("planning.not_renewed", batch=batch.id)
 
     async def _of_batch(self, batch: Batch, work: Callable[[Unit], Result]) -> Result:
         """Write something of the batch itself, in a unit of its own, so that whoever holds its row waits for nothing else."""
