@@ -9,6 +9,8 @@ from typing import Any
 
 # What the first entry hangs on.
 ROOT = "0" * 64
+# The one way to write facts down; made once, since every step of every request is written twice.
+canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Entry:
     def line(self, number: int, before: str) -> str:
         """Write the entry in its one canonical form; its hash is taken of this."""
         parts = [number, before, self.at, self.actor, self.event, self.subject, self.facts]
-        return json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return canonical(parts)
 
 
 def chained(line: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from refundry.audit.model import ROOT, Entry, chained
+from refundry.audit.model import ROOT, Entry, canonical, chained
 from refundry.audit.tables import audit_entries, audit_head
 from refundry.infra.db import Hot, Unit
 
@@ -35,7 +35,7 @@ def append(unit: Unit, entries: Sequence[Entry]) -> None:
             values = []
         number += 1
         own = chained(entry.line(number, before))
-        facts = json.dumps(entry.facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        facts = canonical(entry.facts)
         values.append(
             {
                 "number": number, "at": entry.at, "actor": entry.actor, "event": entry.event, "subject": entry.subject,

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -377,7 +378,8 @@ class Hot:
     SQLAlchemy looks up how a statement is written, and turns its values, each time anew, which costs more than either database needs.
 
     Args:
-        statement: Every value is a text, bytes, a number, a truth or nothing, which both drivers take as they are.
+        statement: It takes two values at least; every one is a text, bytes, a number, a truth or nothing, which both drivers take as they
+            are.
     """
 
     def __init__(self, statement: sa.Executable) -> None:
@@ -388,7 +390,7 @@ class Hot:
     def many(self, connection: sa.Connection, values: Sequence[dict[str, Any]]) -> int:
         """Run it for many values; tells how many rows it met."""
         text, order = self._for(connection)
-        given = [tuple(row[name] for name in order) for row in values] if order is not None else list(values)
+        given = list(map(itemgetter(*order), values)) if order is not None else list(values)
         return connection.exec_driver_sql(text, given).rowcount
 
     def _for(self, connection: sa.Connection) -> tuple[str, list[str] | None]:
