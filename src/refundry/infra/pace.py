@@ -33,6 +33,11 @@ HORIZON = {Lane.BULK: 0.10, Lane.DESK: 2.0}
 # is sent when its intent is committed.
 EARLY = {Lane.BULK: 0.06, Lane.DESK: 0.03}
 EARLY_SLOTS = 1.5
+# Calls of one process leave at least this share of a gap apart. One that was held up has slots that have passed: it catches up, and a tenth
+# of a second still sees less than twice its share.
+CATCHING_UP = 0.6
+# A wait that ended so many seconds too soon is over: no clock is finer.
+MOMENT = 1e-6
 # Slots that are reserved in one step: more would come in bursts when another process shares the budget.
 STEP = {Lane.BULK: 3, Lane.DESK: 1}
 CUT = 0.75
@@ -228,6 +233,8 @@ class Pacer:
         self._waiting: dict[str, dict[Lane, deque[Turn]]] = {}
         self._drains: dict[str, asyncio.Task[None]] = {}
         self._steps: set[asyncio.Task[None]] = set()
+        # When the last call of each budget has left, by the boot clock.
+        self._left: dict[str, float] = {}
         self.meter = Meter()
         # How many 429s said that too many calls were on their way at once.
         self.crowded_count = 0
@@ -283,12 +290,21 @@ class Pacer:
         self.taken_count += 1
         return slot
 
-    async def moment(self, slot: float) -> None:
+    async def moment(self, operation: str, slot: float) -> None:
         """Wait for the moment of a slot that was told early."""
         began = self._clock.boot_seconds()
-        if began < slot:
-            await self._sleep_until(slot)
-            self._note(self._clock.boot_seconds() - began)
+        await self._leave(operation, slot)
+        self._note(self._clock.boot_seconds() - began)
+
+    async def _leave(self, operation: str, slot: float) -> None:
+        """Wait for a slot, and for a distance to the calls that left before."""
+        gaps = {scope: CATCHING_UP / rate for scope in (EVERYTHING, operation) if (rate := self._ceiling(scope))}
+        while True:
+            soonest = max([slot, *(self._left.get(scope, -math.inf) + gap for scope, gap in gaps.items())])
+            if soonest <= self._clock.boot_seconds() + MOMENT:
+                break
+            await self._sleep_until(soonest)
+        self._left |= dict.fromkeys(gaps, self._clock.boot_seconds())
 
     def _note(self, seconds: float) -> None:
         waited = _waited.get()
@@ -309,7 +325,7 @@ class Pacer:
                 )
                 turns = [lanes[lane].popleft() for _ in range(min(got.count, len(lanes[lane])))]
                 if turns:
-                    step = asyncio.get_running_loop().create_task(self._hand_out(turns, got))
+                    step = asyncio.get_running_loop().create_task(self._hand_out(operation, turns, got))
                     self._steps.add(step)
                     step.add_done_callback(self._steps.discard)
                 # The next step is reserved when this one is nearly used up, not sooner: others share the budget.
@@ -321,13 +337,12 @@ class Pacer:
                     if not turn.done():
                         turn.set_exception(error)
 
-    async def _hand_out(self, turns: list[Turn], got: Reservation) -> None:
-        due, handed = got.first, -math.inf
+    async def _hand_out(self, operation: str, turns: list[Turn], got: Reservation) -> None:
+        due = got.first
         try:
             for turn in turns:
-                # Half a gap apart at least, should this process have been held up.
-                await self._sleep_until(max(due, handed + got.gap / 2))
-                handed = self._clock.boot_seconds()
+                # Who is told early waits for the moment by itself.
+                await (self._sleep_until(due) if turn.early else self._leave(operation, due))
                 if not turn.future.done():
                     turn.future.set_result(due + turn.early)
                 due += got.gap

@@ -122,7 +122,7 @@ async def test_sends_are_even_however_long_the_commits_before_them_take(callers:
         slot = await pacer.take(REFUND, Lane.BULK, early=0.06)
         handed.append(clock.boot_seconds())
         await clock.sleep(next(late))
-        await pacer.moment(slot)
+        await pacer.moment(REFUND, slot)
         sent.append(clock.boot_seconds())
 
     tasks = [asyncio.get_running_loop().create_task(one()) for _ in range(60)]
@@ -130,6 +130,32 @@ async def test_sends_are_even_however_long_the_commits_before_them_take(callers:
     await asyncio.gather(*tasks)
     assert [later - earlier for earlier, later in itertools.pairwise(sent)] == pytest.approx([1 / RATE] * 59, abs=1e-5)
     assert [slot - begin for begin, slot in zip(handed, sent, strict=True)] == pytest.approx([0.06] * 60, abs=1e-5)
+
+
+async def test_a_process_that_was_held_up_catches_up_without_a_burst_whatever_it_calls(
+    callers: Callers, clock: HandClock
+) -> None:
+    pacer, left = callers.pacer(Limits(RATE, RATE)), list[float]()
+
+    async def sends() -> None:
+        slot = await pacer.take(REFUND, Lane.BULK, early=0.06)
+        await pacer.moment(REFUND, slot)
+        left.append(clock.boot_seconds())
+
+    async def looks() -> None:
+        await pacer.take(LOOK, Lane.BULK)
+        left.append(clock.boot_seconds())
+
+    tasks = [asyncio.get_running_loop().create_task(one()) for one in (sends, looks) * 40]
+    for _ in range(10):
+        await clock.run(0.3)
+        # Nothing of the process runs meanwhile.
+        clock.move(0.3)
+    await clock.run(2.0)
+    await asyncio.gather(*tasks)
+    # Twice the share of a tenth of a second.
+    assert most_in(left, 0.1) <= 4
+    assert len(left) == 80
 
 
 async def test_slots_are_even_however_much_else_their_units_do(callers: Callers, clock: HandClock) -> None:
