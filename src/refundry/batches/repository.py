@@ -172,6 +172,12 @@ def some_rows(unit: Unit, batch: str, numbers: Iterable[int]) -> list[BatchRow]:
     return [_row(row) for row in unit.connection.execute(statement)]
 
 
+def of_codes(unit: Unit, batch: str, codes: Sequence[str]) -> list[BatchRow]:
+    """Read the rows that became no request of their own, with one of these codes."""
+    statement = sa.select(batch_rows).where(r.batch == batch, r.planned.is_(True), r.code.in_(codes)).order_by(r.number)
+    return [_row(row) for row in unit.connection.execute(statement)]
+
+
 def plan(unit: Unit, batch: str, verdicts: dict[int, Verdict]) -> None:
     """Write what became of rows."""
     b = sa.bindparam

@@ -57,6 +57,8 @@ from refundry.refunds.service import Claimed, Receipt, Received, Tally
 SLICE = 500
 # The event of a batch's one audit entry for all its rows.
 ACCEPTED = "batch.accepted"
+# Rows that led to more than one charge, by what these say at Stripe.
+UNCLEAR = ("ambiguous_order", "references_disagree")
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,13 +368,7 @@ def _charge(unit: Unit, account: str, reference: Reference, missing: Mapping[Ref
         return Verdict("charge_of_other_account", text)
     if (gone := missing.get(reference)) is not None:
         return Verdict(gone.code, gone.text)
-    match reference.kind:
-        case ReferenceKind.CHARGE_ID:
-            candidates = [by_id] if by_id is not None else []
-        case ReferenceKind.PAYMENT_INTENT:
-            candidates = charges.by_payment_intent(unit, account, reference.value)
-        case ReferenceKind.ORDER_ID:
-            candidates = charges.by_order(unit, account, reference.value)
+    candidates = _candidates(unit, account, reference)
     live = [charge for charge in candidates if charge.status != "failed"] or candidates
     captured = [charge for charge in live if charge.captured] or live
     if not captured:
@@ -386,6 +382,17 @@ def _charge(unit: Unit, account: str, reference: Reference, missing: Mapping[Ref
             f"{reference.kind} {reference.value} has {len(captured)} charges ({told}): name one by charge_id",
         )
     return captured[0]
+
+
+def _candidates(unit: Unit, account: str, reference: Reference) -> list[Charge]:
+    match reference.kind:
+        case ReferenceKind.CHARGE_ID:
+            charge = charges.find(unit, reference.value)
+            return [] if charge is None else [charge]
+        case ReferenceKind.PAYMENT_INTENT:
+            return charges.by_payment_intent(unit, account, reference.value)
+        case ReferenceKind.ORDER_ID:
+            return charges.by_order(unit, account, reference.value)
 
 
 def _received(unit: Unit, row: BatchRow, request: RefundRequest, got: Received, first: Mapping[str, int]) -> Verdict:
@@ -559,6 +566,7 @@ def retry(unit: Unit, batch: Batch, actor: Actor) -> int:
     """
     _not_withdrawn(unit, batch)
     count, over = 0, {State.DECLINED, State.REJECTED}
+    _distrust_what_was_unclear(unit, batch)
     for page in repository.requests(unit, batch.id):
         count += refunds.try_now(unit, page, actor)
         refused = [request for request in refunds.many(unit, page).values() if request.state in over]
@@ -581,6 +589,15 @@ def retry(unit: Unit, batch: Batch, actor: Actor) -> int:
         repository.set_state(unit, batch.id, BatchState.ACCEPTED)
     audit.record(unit, actor, "batch.retried", batch.id, {"reopened": count, "looked_up_again": again})
     return count + again
+
+
+def _distrust_what_was_unclear(unit: Unit, batch: Batch) -> None:
+    """Have the charges looked at anew that rows led to, and not to one of them: whoever asks again has changed their metadata."""
+    rows = repository.of_codes(unit, batch.id, UNCLEAR)
+    fetch_named(unit, batch.account, rows)
+    named = [reference for row in rows if row.wanted is not None for reference in row.wanted.references]
+    for charge in sorted({charge.id for one in named for charge in _candidates(unit, batch.account, one)}):
+        charges.touch(unit, charge, unit.now)
 
 
 def allow_repeat(unit: Unit, batch: Batch, number: int, actor: Actor) -> bool:

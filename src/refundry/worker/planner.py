@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -309,7 +309,8 @@ class Planner:
             row.wanted for row in rows if row.wanted and (row.anew or not (foreseen and foreseen[row.number].code))
         ]
         named = dict.fromkeys(reference for one in wanted for reference in one.references)
-        missing = await self._look_up(named, batch.row_count, max([self.look_max_age, *planned]))
+        anew = {one for row in rows if row.anew and row.wanted for one in row.wanted.references}
+        missing = await self._look_up(named, batch.row_count, max([self.look_max_age, *planned]), anew)
         only = frozenset(row.number for row in rows)
         return lambda unit: batches.plan_slice(
             unit, batch, missing, mode=self._mode, actor=SYSTEM, only=only, connect=self._connect, foreseen=foreseen
@@ -343,8 +344,14 @@ class Planner:
             raise
         return look
 
-    async def _look_up(self, named: Iterable[Reference], rows: int, age_max: float) -> dict[Reference, Missing]:
-        """Bring the mirror to know what is named, by looks not older than this; tells what Stripe does not have."""
+    async def _look_up(
+        self, named: Iterable[Reference], rows: int, age_max: float, anew: Container[Reference] = ()
+    ) -> dict[Reference, Missing]:
+        """Bring the mirror to know what is named, by looks not older than this; tells what Stripe does not have.
+
+        The metadata of a charge say which order it is of: where an order is named they are of a fresh look, and in what is looked up
+        `anew` those of a charge that is named by its id too.
+        """
         wanted = list(named)
         async with self._listing:
             if not self._listed and any(reference.kind is ReferenceKind.ORDER_ID for reference in wanted):
@@ -360,8 +367,11 @@ class Planner:
                     missing[reference] = gone
 
         await asyncio.gather(*(one(reference) for reference in unknown))
-        old = wanted if self._rests_on_looks else [one for one in wanted if one.kind is ReferenceKind.ORDER_ID]
-        old = [reference for reference in old if reference not in missing]
+        old = [
+            one
+            for one in wanted
+            if one not in missing and (self._rests_on_looks or one.kind is ReferenceKind.ORDER_ID or one in anew)
+        ]
         if not old:
             # A person waits, and each read of the database waits for its turn.
             return missing

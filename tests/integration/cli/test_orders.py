@@ -140,3 +140,21 @@ def test_a_clock_that_is_ahead_of_stripes_hides_no_second_charge_of_an_order(ref
         behind.control("POST /_sim/load", {"charges": [{"order_id": "o2", **of}]})
         told = refundry("batch", "run", written(tmp_path / "b.csv", "o2"), "--yes", "--json", **at)
     assert told.json["reasons"] == {"ambiguous_order": 1}
+
+
+@pytest.mark.parametrize("reason", ["ambiguous_order", "references_disagree"])
+def test_a_retry_looks_again_at_the_charges_that_were_not_clear(
+    refundry: Run, stripes: Callable[..., Any], marked: Marked, tmp_path: Path, reason: str
+) -> None:
+    """Whoever has mended their metadata does not wait until the looks of before are too old."""
+    ambiguous = reason == "ambiguous_order"
+    marked("o3", order_id="o4")
+    meant = marked("o4", order_id="o4" if ambiguous else "another")
+    file = tmp_path / "b.csv"
+    file.write_text(f"ticket_id,charge_id,order_id,amount,currency\nT1,{'' if ambiguous else meant},o4,5.00,gbp\n")
+    told = refundry("batch", "run", str(file), "--yes", "--json")
+    assert told.json["reasons"] == {reason: 1}
+    marked("o3", order_id="o3")
+    marked("o4", order_id="o4")
+    again = refundry("batch", "retry", told.json["batch_id"], "--json")
+    assert (again.code, again.json["paid"], paid_on(stripes)) == (0, 1, [meant])
