@@ -156,6 +156,11 @@ def _unplanned_run(unit: Unit, batch: Batch, actor: Actor) -> Batch:
     """Let a batch that waits for a plan be paid without one: whoever runs a file has said so."""
     if batch.state is not BatchState.PLANNED:
         return batch
+    # Somebody may be about to withdraw it, or to apply its plan, which is waited for and stays.
+    repository.lock(unit, batch.id)
+    batch = need(unit, batch.id)
+    if batch.state is not BatchState.PLANNED:
+        return batch
     repository.set_state(unit, batch.id, BatchState.ACCEPTED)
     audit.record(unit, actor, "batch.run", batch.id, {})
     return _planned_if_all(unit, replace(batch, state=BatchState.ACCEPTED))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 
 from refundry.batches import repository
 from refundry.batches import service as batches
-from refundry.batches.model import BatchState
-from refundry.connectors.base import FileRefused
+from refundry.batches.model import Batch, BatchState
+from refundry.connectors.base import FileOpened, FileRefused
+from refundry.infra.db import Unit
 from refundry.kernel.actor import SYSTEM
 from tests.integration.batches.conftest import Clerk
 from tests.support.builders import ACCOUNT
@@ -147,18 +149,32 @@ def test_two_processes_with_the_same_file_make_one_batch(clerk: Clerk) -> None:
     assert counted(clerk) == 1
 
 
-def test_a_file_that_is_run_in_the_moment_in_which_it_is_planned_is_run(clerk: Clerk) -> None:
-    file = clerk.file("charge_id,amount\nch_1,1.00\n")
+def run_while(clerk: Clerk, file: FileOpened, work: Callable[[Unit], object]) -> tuple[Batch, bool]:
+    """Run a file while a unit that has done something else is still open; on Postgres the run has come to wait for it."""
     held = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     with ThreadPoolExecutor(1) as pool:
-        with clerk.database.unit() as planning:
-            batch, _ = batches.accept(planning, ACCOUNT, file, "", SYSTEM, planned=True)
+        with clerk.database.unit() as other:
+            work(other)
             running = pool.submit(clerk.unit, lambda unit: batches.accept(unit, ACCOUNT, file, "", SYSTEM))
-            while planning.postgres and not planning.connection.exec_driver_sql(held).scalar_one():
-                planning.connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
-        told, new = running.result(20)
-    assert (told.id, told.state, new) == (batch.id, BatchState.ACCEPTED, False)
-    assert clerk.batch(batch).state is BatchState.ACCEPTED
+            while other.postgres and not other.connection.exec_driver_sql(held).scalar_one():
+                other.connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
+        return running.result(20)
+
+
+def test_a_file_that_is_run_in_the_moment_in_which_it_is_planned_is_run(clerk: Clerk) -> None:
+    file = clerk.file("charge_id,amount\nch_1,1.00\n")
+    told, new = run_while(clerk, file, lambda unit: batches.accept(unit, ACCOUNT, file, "", SYSTEM, planned=True))
+    assert (told.state, new) == (BatchState.ACCEPTED, False)
+    assert clerk.batch(told).state is BatchState.ACCEPTED
+    assert counted(clerk) == 1
+
+
+def test_a_planned_file_that_is_run_in_the_moment_in_which_it_is_withdrawn_stays_withdrawn(clerk: Clerk) -> None:
+    file = clerk.file("charge_id,amount\nch_1,1.00\n")
+    batch, _ = clerk.unit(lambda unit: batches.accept(unit, ACCOUNT, file, "", SYSTEM, planned=True))
+    told, new = run_while(clerk, file, lambda unit: batches.withdraw(unit, batch, SYSTEM, "wrong file"))
+    assert (told.state, new) == (BatchState.WITHDRAWN, False)
+    assert clerk.batch(batch).state is BatchState.WITHDRAWN
 
 
 def test_a_file_of_unreadable_rows_has_nothing_left_to_be_looked_up(clerk: Clerk) -> None:
