@@ -172,9 +172,10 @@ def some_rows(unit: Unit, batch: str, numbers: Iterable[int]) -> list[BatchRow]:
     return [_row(row) for row in unit.connection.execute(statement)]
 
 
-def of_codes(unit: Unit, batch: str, codes: Sequence[str]) -> list[BatchRow]:
-    """Read the rows that became no request of their own, with one of these codes."""
-    statement = sa.select(batch_rows).where(r.batch == batch, r.planned.is_(True), r.code.in_(codes)).order_by(r.number)
+def of_codes(unit: Unit, batch: str, codes: Sequence[str], *, after: int, most: int) -> list[BatchRow]:
+    """Read rows that became no request of their own, with one of these codes, in order."""
+    mine = r.batch == batch, r.planned.is_(True), r.code.in_(codes), r.number > after
+    statement = sa.select(batch_rows).where(*mine).order_by(r.number).limit(most)
     return [_row(row) for row in unit.connection.execute(statement)]
 
 

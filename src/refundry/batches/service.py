@@ -598,11 +598,13 @@ def retry(unit: Unit, batch: Batch, actor: Actor) -> int:
 
 def _distrust_what_was_unclear(unit: Unit, batch: Batch) -> None:
     """Have the charges looked at anew that rows led to, and not to one of them: whoever asks again has changed their metadata."""
-    rows = repository.of_codes(unit, batch.id, UNCLEAR)
-    fetch_named(unit, batch.account, rows)
-    named = [reference for row in rows if row.wanted is not None for reference in row.wanted.references]
-    for charge in sorted({charge.id for one in named for charge in _candidates(unit, batch.account, one)}):
-        charges.touch(unit, charge, unit.now)
+    after = 0
+    while rows := repository.of_codes(unit, batch.id, UNCLEAR, after=after, most=SLICE):
+        fetch_named(unit, batch.account, rows)
+        named = [reference for row in rows if row.wanted is not None for reference in row.wanted.references]
+        for charge in sorted({charge.id for one in named for charge in _candidates(unit, batch.account, one)}):
+            charges.touch(unit, charge, unit.now)
+        after = rows[-1].number
 
 
 def allow_repeat(unit: Unit, batch: Batch, number: int, actor: Actor) -> bool:
