@@ -24,6 +24,7 @@ from refundry.follow import service as follow
 from refundry.follow.model import Backlog
 from refundry.gateways.base import GatewayError
 from refundry.infra import loop
+from refundry.infra.db import DatabaseUnusable
 from refundry.infra.pace import Pacer
 from refundry.infra.settings import Settings
 from refundry.kernel.errors import RefundryError, UsageError
@@ -158,7 +159,11 @@ async def _watched(work: Work) -> None:
         if now != told:
             output.say(now)
         told = now
-        held_now = await work.held_accounts()
+        try:
+            held_now = await work.held_accounts()
+        except DatabaseUnusable:
+            # The worker has said so, and its end ends this process where waiting does not help: nobody may be there to start it again.
+            held_now = held
         for account, why in held_now.items():
             if why != held.get(account):
                 name = account.partition("|")[0]

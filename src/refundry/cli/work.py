@@ -21,7 +21,7 @@ from refundry.worker.main import TAKE_OVER_SECONDS, Worker
 
 Result = TypeVar("Result")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# For so long a Postgres may be away before a command that watches gives up.
+# For so long a Postgres may be away before a command gives up; a process that stays goes on looking.
 LOST_SECONDS = 60
 # `timeout` and others signal a process, and in the same moment the group that it is in: that is one wish, and not a second one.
 AGAIN_SECONDS = 0.5
@@ -69,7 +69,7 @@ class Work:
         """Read the database, beside the event loop.
 
         Raises:
-            DatabaseUnusable: On SQLite at once; on Postgres, if it does not come back.
+            DatabaseUnusable: On SQLite at once; on Postgres, if it does not come back, or the command is to end meanwhile.
         """
 
         def reading() -> Result:
@@ -82,7 +82,7 @@ class Work:
                 return await asyncio.to_thread(reading)
             except DatabaseUnusable:
                 # A Postgres that restarts comes back; and one that has cut off a process which was stopped takes it again.
-                if not tries_left or self.task.done():
+                if not tries_left or self.task.done() or self.interrupted:
                     raise
                 tries_left -= 1
                 await self.desk.clock.sleep(1.0)
