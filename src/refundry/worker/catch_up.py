@@ -130,13 +130,17 @@ class CatchUp:
 
     async def run(self, until: asyncio.Event) -> None:
         """Catch up until told to stop."""
-        log = self._log
+        log, told = self._log, ""
         while not until.is_set():
             rest = TICK_SECONDS
             try:
                 await self.turn()
+                told = ""
             except DatabaseUnusable as error:
-                log.warning("catch_up.interrupted", code=error.code, why=error.message)
+                # Once: for as long as it lasts, the sweeper says so.
+                if error.code != told:
+                    log.warning("catch_up.interrupted", code=error.code, why=error.message)
+                told = error.code
                 rest = LOST_SECONDS
             except Exception:
                 log.exception("catch_up.interrupted")

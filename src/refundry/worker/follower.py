@@ -106,15 +106,20 @@ class Follower:
 
     async def run(self, until: asyncio.Event) -> None:
         """Follow until told to stop; what goes wrong is told, and tried again."""
-        log = self._log
+        log, told = self._log, ""
         while not until.is_set():
             self._woken.clear()
             rest = IDLE_SECONDS
             try:
-                if await self.turn():
+                some = await self.turn()
+                told = ""
+                if some:
                     continue
             except DatabaseUnusable as error:
-                log.warning("follow.interrupted", code=error.code, why=error.message)
+                # Once: for as long as it lasts, the sweeper says so.
+                if error.code != told:
+                    log.warning("follow.interrupted", code=error.code, why=error.message)
+                told = error.code
                 rest = LOST_SECONDS
             except Exception:
                 log.exception("follow.interrupted")

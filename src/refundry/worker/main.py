@@ -33,6 +33,8 @@ from refundry.worker.stagger import Stagger
 from refundry.worker.teller import teller_of
 
 SWEEP_SECONDS = 1.0
+# While the database is away, it is said so often: who reads the end of a log finds it there, and a night's outage fills no disk.
+LOST_AGAIN_SECONDS = 60.0
 # After charges could not be looked up, they are tried again so much later.
 PLAN_AGAIN_SECONDS = 5.0
 FORGET_SECONDS = 600.0
@@ -279,9 +281,13 @@ class Worker:
     async def _sweep(self, engine: Engine, until: asyncio.Event) -> None:
         """Find what is due and nobody works on, and wake its lane: after a lost wake-up, a dead worker, an upgrade."""
         forgot_at = self._desk.clock.boot_seconds()
+        told_at: float | None = None
         while not until.is_set():
             try:
                 await self._swept(engine)
+                if told_at is not None:
+                    self._log.warning("database.found")
+                    told_at = None
                 if self._desk.clock.boot_seconds() - forgot_at > FORGET_SECONDS:
                     forgot_at = self._desk.clock.boot_seconds()
                     before = int((self._desk.clock.now() - KEEP_SECONDS) * 1000)
@@ -290,7 +296,10 @@ class Worker:
                 # A Postgres that restarts comes back; a disk that is full or a file that cannot be written does not by itself.
                 if not self._desk.database.postgres or error.code in migrations.CHANGED:
                     raise
-                self._log.warning("database.lost", code=error.code, why=error.message)
+                now = self._desk.clock.boot_seconds()
+                if told_at is None or now - told_at >= LOST_AGAIN_SECONDS:
+                    self._log.warning("database.lost", code=error.code, why=error.message)
+                    told_at = now
             await _wait(until, SWEEP_SECONDS)
 
     async def _swept(self, engine: Engine) -> None:

@@ -118,7 +118,7 @@ class Teller:
             await asyncio.wait(self._tasks)
 
     async def _serve(self, line: Line, *, alone: bool) -> None:
-        until, begun, log = self._stopping, False, self._log.bind(target=line.target.name)
+        until, begun, log, told = self._stopping, False, self._log.bind(target=line.target.name), ""
         while not until.is_set():
             pause = POLL_SECONDS
             try:
@@ -126,9 +126,12 @@ class Teller:
                     await self._writer.put(lambda unit: outbox.begin(unit, line.target.name, alone=alone))
                     begun = True
                 await self.drain(line, until=until.is_set)
+                told = ""
             except DatabaseUnusable as error:
-                # What stays broken ends the sweeper, and so the process, with one sentence.
-                log.warning("teller.interrupted", code=error.code, why=error.message)
+                # Once: for as long as it lasts, the sweeper says so, and what stays broken ends that, and so the process, with one sentence.
+                if error.code != told:
+                    log.warning("teller.interrupted", code=error.code, why=error.message)
+                told = error.code
                 pause = LOST_SECONDS
             except Exception:
                 log.exception("teller.interrupted")

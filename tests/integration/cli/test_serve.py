@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,10 @@ from refundry.cli.work import Work, working
 from refundry.infra import loop
 from refundry.infra import settings as settings_of
 from refundry.infra.db import DatabaseUnusable
+from refundry.worker import catch_up, follower
+from refundry.worker.catch_up import CatchUp
+from refundry.worker.follower import Follower
+from refundry.worker.main import Worker
 from tests.integration.cli.conftest import Run
 from tests.support import logs
 from tests.support.database import PostgresServer
@@ -117,3 +123,44 @@ def test_a_process_that_stays_ends_when_it_is_told_to_though_postgres_is_away(
                     await staying
 
     loop.run(go())
+
+
+def test_a_postgres_that_is_away_is_said_once_and_so_is_that_it_is_back(
+    away: str, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    failed, said = Counter[str](), list[str]()
+
+    def counted(where: type, name: str) -> None:
+        real = getattr(where, name)
+
+        async def tried(*given: Any) -> Any:
+            try:
+                return await real(*given)
+            except DatabaseUnusable:
+                failed[where.__name__] += 1
+                raise
+
+        monkeypatch.setattr(where, name, tried)
+
+    for where, name in ((Worker, "_swept"), (Follower, "turn"), (CatchUp, "turn")):
+        counted(where, name)
+    # Else the third try comes a minute after the first.
+    for module in (follower, catch_up):
+        monkeypatch.setattr(module, "LOST_SECONDS", 0.1)
+
+    def told(what: str) -> int:
+        said.append(capfd.readouterr().out)
+        return "".join(said).count(what)
+
+    async def go() -> None:
+        async with working(settings_of.read(), every=True) as work:
+            await work.worker.executing.wait()
+            with postgres.down(away):
+                await until_true(lambda: len(failed) == 3 and min(failed.values()) >= 3)
+            await until_true(lambda: told("database.found") == 1)
+
+    loop.run(go())
+    counts = {what: told(what) for what in ("database.lost", "follow.interrupted", "catch_up.interrupted")}
+    # A connection that is cut off in the middle is another trouble than a server that is not there.
+    assert counts["database.lost"] == 1
+    assert all(count <= 2 for count in counts.values()), counts
