@@ -41,8 +41,8 @@ from refundry.worker.main import Station
 LOOK_SECONDS = 1.0
 # What waits is counted no more often than this: nobody who is called for it comes sooner.
 WAITS_SECONDS = 5.0
-# Stripe is asked again so long after it could not be reached at the start: late enough for a network that comes up, rare enough for
-# one that does not.
+# Stripe, or Postgres, is asked again so long after it could not be reached at the start: late enough for a network that comes up, rare
+# enough for one that does not.
 OPEN_AGAIN_SECONDS = 5.0
 
 
@@ -109,22 +109,23 @@ def run(settings: Settings, address: Address | None) -> int:
 
 
 async def _opened(stack: AsyncExitStack, settings: Settings) -> Work:
-    """Open everything, as soon as Stripe can be reached: nobody may be there to start a process again that stays.
+    """Open everything, as soon as Stripe and Postgres can be reached: nobody may be there to start a process again that stays.
 
     Raises:
         RefundryError: What does not pass by waiting, as a key that Stripe refuses.
     """
     told = ""
-    # Without an end but a person's, as everything that stays: Stripe may be away for hours.
+    # Without an end but a person's, as everything that stays: they may be away for hours.
     while True:
         try:
             return await stack.enter_async_context(working(settings, every=True))
-        except GatewayError as error:
+        except (GatewayError, DatabaseUnusable) as error:
             if not error.passing:
                 raise
             if error.message != told:
+                who = "Stripe" if isinstance(error, GatewayError) else "it"
                 output.say(
-                    f"error: {error.message} [{error.code}]: nothing is begun until Stripe answers, and it is asked again"
+                    f"error: {error.message} [{error.code}]: nothing is begun until {who} answers, and it is asked again"
                 )
             told = error.message
         await asyncio.sleep(OPEN_AGAIN_SECONDS)

@@ -56,6 +56,8 @@ ALIVE = {
 # The codes of both (Postgres, appendix A).
 CUT_OFF = {"25P03", "25P04"}
 READ_ONLY = "25006"
+# It starts, ends, or has no connection left.
+NOT_NOW = {"57P03", "57P01", "53300"}
 # More often than processes can be started in the moment that the first of them takes.
 WAL_TRIES = 50
 SQLITE_MIN = (3, 35)
@@ -65,6 +67,8 @@ class DatabaseUnusable(RefundryError):  # noqa: N818  # read in a sentence
     """The database cannot be opened or written: `database_unreachable`, `database_full`, `database_read_only`, `database_cut_off` and others."""
 
     code = "database_unreachable"
+    # Whether asking again later may help without a person: a Postgres that restarts, or a network that is not up yet.
+    passing = False
 
 
 class Shelf(Protocol):
@@ -364,7 +368,10 @@ def unusable(error: sa.exc.DBAPIError, url: str) -> DatabaseUnusable:
     ):
         if sign in text:
             return DatabaseUnusable(f"the database {where} cannot be used ({text.strip()}): {advice}", code=code)
-    return DatabaseUnusable(f"the database {where} cannot be reached ({text.strip()}): check that it runs")
+    away = DatabaseUnusable(f"the database {where} cannot be reached ({text.strip()}): check that it runs")
+    # What Postgres itself refuses has a number; but for these, that is no outage.
+    away.passing = getattr(error.orig, "sqlstate", None) in {None, *NOT_NOW}
+    return away
 
 
 def sqlite_url(path: Path) -> str:

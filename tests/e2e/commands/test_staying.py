@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from tests.support.command import Installation, Shop, ended, wait_for
 from tests.support.database import PostgresServer
@@ -188,6 +189,25 @@ def test_a_process_that_stays_begins_once_stripe_can_be_reached(
     assert health(at)["ok"] is True
     wait_for("2 refunds", lambda: shop.refunds() == 2)
     assert one.end(signal.SIGTERM) == 130
+
+
+def test_a_process_that_stays_begins_once_its_postgres_can_be_reached(
+    installed: Installation, stay: Any, postgres: PostgresServer
+) -> None:
+    with postgres.made() as address:
+        installed.more["REFUNDRY_DATABASE_URL"] = address
+        with postgres.down(address):
+            one, other = stay("serve", "--port", "0"), stay("worker")
+            for waiting in (one, other):
+                assert "[database_unreachable]" in waiting.line("until it answers")
+            assert other.end(signal.SIGTERM) == 130
+        at = address_in(one.line("/health"))
+        assert health(at)["ok"] is True
+        # What does not pass by waiting ends it.
+        nobody = sa.make_url(address).set(database="of_nobody")
+        installed.more["REFUNDRY_DATABASE_URL"] = nobody.render_as_string(hide_password=False)
+        assert installed.run("serve", "--port", "0").code == 1
+        assert one.end(signal.SIGTERM) == 130
 
 
 def test_a_key_that_one_process_still_has_holds_the_account_for_all_until_that_one_has_ended(
