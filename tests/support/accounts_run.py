@@ -23,8 +23,9 @@ from refundry.kernel.actor import SYSTEM
 from tests.support import books, crash_run, fault_run
 from tests.support.crash_run import House, Shop, wait_until
 from tests.support.database import PostgresServer
-from tests.support.disturbed import Process, Trouble, calls, disturb, kill
+from tests.support.disturbed import Trouble, calls, disturb, kill
 from tests.support.fault_run import DONE, LATENCY, PARTLY, SEND, Rule
+from tests.support.forked import Process
 from tests.support.plan_run import QUICK
 from tests.support.server import Server
 from tests.support.stripe_call import called

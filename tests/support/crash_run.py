@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import ctypes
 import json
 import os
 import random  # noqa: TID251  # from the seed of the test
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +23,7 @@ import sqlalchemy as sa
 
 from refundry.infra.db import sqlite_url
 from refundry.infra.settings import PaySettings
+from tests.support.forked import Process
 from tests.support.server import Server
 
 # A generous bound for anything that is waited for: a stuck run fails with a message, and not with a test's time-out.
@@ -39,12 +38,6 @@ PACED_SECONDS = 1200.0
 IN_FLIGHT = PaySettings().flight_max
 # A clock stays wrong for at least so many refunds; and before a kill, right for so many that each intent dated by the wrong one is written.
 JUMP_LASTS, RIGHT_BEFORE_KILL = 10, IN_FLIGHT
-
-
-def die_with_the_parent() -> None:
-    """Let the kernel end this process when the test's own ends, also by a signal that nobody can catch (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 @dataclass
@@ -115,7 +108,7 @@ class House:
     shop: Shop
     postgres: str | None = None
     settings: dict[str, str] = field(default_factory=dict)
-    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    processes: list[Process] = field(default_factory=list)
     clock_file: Path | None = None
 
     def environment(self) -> dict[str, str]:
@@ -133,40 +126,26 @@ class House:
             **self.settings,
         }
 
-    def run(self, *flags: str, right: bool = False) -> subprocess.Popen[str]:
+    def run(self, *flags: str, right: bool = False) -> Process:
         """Start a process that pays the file; where clocks jump, its own does too, unless it is to be right."""
         arguments = ("batch", "run", str(self.shop.file), "--yes", "--json", *flags)
         return self.start(*arguments) if right else self.begin(*arguments)
 
-    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+    def begin(self, *arguments: str) -> Process:
         """Start `refundry` with these arguments; where clocks jump, its own does too."""
-        if self.clock_file is None:
-            return self.start(*arguments)
-        return self._started(["tests.support.jumping_clock", str(self.clock_file), *arguments])
+        return self._started(arguments, self.clock_file)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> Process:
         """Start `refundry` with these arguments, by the right time."""
-        return self._started(["refundry", *arguments])
+        return self._started(arguments, None)
 
-    def _started(self, module: list[str]) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", *module]
-        log = (self.folder / f"{len(self.processes)}.log").open("w")
-        process = subprocess.Popen(  # noqa: S603  # our own program
-            command,
-            env=self.environment(),
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,
-            preexec_fn=die_with_the_parent,  # noqa: PLW1509  # no threads run here
-        )
-        log.close()
+    def _started(self, arguments: tuple[str, ...], clock: Path | None) -> Process:
+        at = self.folder / str(len(self.processes))
+        process = Process(arguments, self.environment(), at.with_suffix(".out"), at.with_suffix(".log"), clock)
         self.processes.append(process)
         return process
 
-    def finish(
-        self, process: subprocess.Popen[str], code: int = 0, seconds: float = DEADLINE_SECONDS
-    ) -> dict[str, Any]:
+    def finish(self, process: Process, code: int = 0, seconds: float = DEADLINE_SECONDS) -> dict[str, Any]:
         """Wait for a process to have paid everything, or to end with another exit code; tells its `--json`.
 
         Raises:
@@ -274,7 +253,7 @@ def kill_one_of_two(shop_: Shop, house_: House, seed: int, *, how: signal.Signal
     return took
 
 
-def _executes(house_: House, process: subprocess.Popen[str]) -> bool:
+def _executes(house_: House, process: Process) -> bool:
     if house_.postgres:
         return True
     locks = list(house_.folder.glob("*.lock"))
@@ -362,7 +341,7 @@ def on_their_way(house_: House) -> set[str]:
         engine.dispose()
 
 
-def those_are_over(house_: House, crew: Sequence[subprocess.Popen[str]]) -> None:
+def those_are_over(house_: House, crew: Sequence[Process]) -> None:
     """Wait for what is on its way now: on a machine that is busy with other things one of a hundred may be much later than the rest."""
     these = on_their_way(house_)
 
@@ -406,9 +385,7 @@ def jump_the_clock_of_one_of_two(shop_: Shop, house_: House, seed: int, seconds:
     shop_.judge()
 
 
-def _jump(
-    shop_: Shop, house_: House, process: subprocess.Popen[str], moment: int, seconds: float, number: int, lasts: int
-) -> None:
+def _jump(shop_: Shop, house_: House, process: Process, moment: int, seconds: float, number: int, lasts: int) -> None:
     """Let the clock jump at a moment, to and fro and back by turns, and see that refunds go on."""
     assert house_.clock_file is not None
     wait_until(f"refund {moment}", lambda: shop_.refunds() >= moment or process.poll() is not None)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import random  # noqa: TID251  # from the seed of the test
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from tests.support.crash_run import HOUR, RIGHT_BEFORE_KILL, House, Shop, those_are_over, wait_until
+from tests.support.forked import Process
 
 JUMP_SECONDS = 25 * HOUR
 # Looks at the counts of the simulator cost it something, and it has calls to answer.
 # Longer than a process takes to begin, and than an attempt in doubt waits for its first looks.
 STILL_SECONDS = 20.0
 LOOK = 0.02
-Process = subprocess.Popen[str]
 
 
 class Kind(StrEnum):

@@ -12,7 +12,6 @@ import csv
 import io
 import json
 import os
-import subprocess
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +23,7 @@ from refundry.cli import main as cli
 from tests.support import crash_run
 from tests.support.crash_run import HOUR, House, Shop
 from tests.support.database import PostgresServer
+from tests.support.forked import Process
 from tests.support.logs import set_back as logs_set_back
 
 SEND = "POST /v1/refunds"
@@ -256,7 +256,7 @@ def _turned_away(shop: Shop) -> bool:
     return bool(sum(rule["hits"] for rule in rules if rule["kind"] != "latency"))
 
 
-def _over(processes: list[subprocess.Popen[str]]) -> bool:
+def _over(processes: list[Process]) -> bool:
     return all(process.poll() is not None for process in processes)
 
 

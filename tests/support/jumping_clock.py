@@ -1,13 +1,12 @@
-"""Runs the real command line with a wall clock that a test moves: `python -m tests.support.jumping_clock FILE batch run …`.
+"""Gives a process that runs the real command line a wall clock that a test moves.
 
-FILE holds the seconds by which this process's wall clock is wrong; it is read at every look at the clock, so the clock
+A file holds the seconds by which this process's wall clock is wrong; it is read at every look at the clock, so the clock
 jumps while the process runs. The boot clock stays right, as on a machine whose time is set. A second number moves the clock of a
 Postgres server too, as if the time had passed for everybody; SQLite goes by this machine's.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -16,9 +15,9 @@ from refundry.infra.db import Database
 from refundry.kernel.clock import SystemClock
 
 
-def main(arguments: list[str]) -> None:
-    """Bend the clock, then run the command."""
-    path, true, true_database = Path(arguments[0]), SystemClock.now, Database._now
+def bend(path: Path) -> None:
+    """Let this process's clock be wrong by what stands in the file."""
+    true, true_database = SystemClock.now, Database._now
 
     def now(self: SystemClock) -> float:
         return true(self) + _wrong_by(path)[0]
@@ -28,16 +27,8 @@ def main(arguments: list[str]) -> None:
 
     SystemClock.now = now  # type: ignore[method-assign]  # the whole point
     Database._now = database_now  # type: ignore[method-assign]  # the same
-    sys.argv = ["refundry", *arguments[1:]]
-    from refundry.cli.main import run
-
-    run()
 
 
 def _wrong_by(path: Path) -> tuple[float, float]:
     told = [float(number) for number in path.read_text().split()] + [0.0, 0.0]
     return told[0], told[1]
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -9,8 +9,9 @@ from typing import Any
 
 from tests.support import crash_run, fault_run
 from tests.support.database import PostgresServer
-from tests.support.disturbed import Process, Trouble, calls, disturb
+from tests.support.disturbed import Trouble, calls, disturb
 from tests.support.fault_run import LATENCY, PARTLY, SEND, Rule, Scene
+from tests.support.forked import Process
 
 # Proof of absence in seconds: the default is minutes, and what is tried here is its order, not its length.
 QUICK = {"REFUNDRY_PAY__ABSENCE_WAIT": "0", "REFUNDRY_PAY__ABSENCE_GAP": "1"}

@@ -25,8 +25,9 @@ from tests.support import books, crash_run, fault_run
 from tests.support.clock import HandClock
 from tests.support.crash_run import HOUR, House, wait_until
 from tests.support.database import HandDatabase, PostgresServer
-from tests.support.disturbed import Process, Trouble, calls, disturb, kill
+from tests.support.disturbed import Trouble, calls, disturb, kill
 from tests.support.fault_run import IN_DOUBT, LATENCY, PARTLY, SEND, Rule, Scene
+from tests.support.forked import Process
 from tests.support.plan_run import QUICK
 
 DAY = 24 * HOUR

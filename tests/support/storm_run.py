@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import random  # noqa: TID251  # from the seed of the test
 import socket
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -28,6 +27,7 @@ from refundry.infra.db import Database
 from tests.support import books, crash_run
 from tests.support.crash_run import House, Shop, wait_until
 from tests.support.events import SECRET, signed
+from tests.support.forked import Process
 
 LINES = 16
 # One event of ten comes twice.
@@ -143,7 +143,7 @@ def scene(folder: Path, rows: int, *, seed: int, postgres: str | None) -> Iterat
         yield shop, house
 
 
-def weather(shop: Shop, house: House, port: int, seed: int) -> tuple[subprocess.Popen[str], list[bytes]]:
+def weather(shop: Shop, house: House, port: int, seed: int) -> tuple[Process, list[bytes]]:
     """Have a file paid by a server that polls once, then let things happen that only events tell; tells the server, and the storm of them."""
     server = house.start("serve", "--port", str(port))
     with books.opened(house) as database:

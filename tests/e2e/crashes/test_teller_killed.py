@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -44,9 +42,7 @@ def test_every_message_is_applied_once_though_its_sender_is_killed(
         first.wait()
         assert len(heard(tmp_path)) < 5 * ROWS, "it was killed too late for this to show anything"
         house.finish(house.run())
-        command = [sys.executable, "-m", "refundry", "worker"]
-        worker = subprocess.Popen(command, env=house.environment(), stderr=subprocess.PIPE, text=True)  # noqa: S603  # our own
-        house.processes.append(worker)
+        house.start("worker")
         url = address or sqlite_url(house.folder / "refundry.db")
         database = Database(url.replace("postgresql://", "postgresql+psycopg://"), SystemClock())
         opened.callback(database.close)
