@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from refundry.cli import main as cli
+from tests.support import logs
 from tests.support.server import Server
 
 # What runs that long is stuck: on an idle machine a command takes a few seconds, and the whole sample half a minute.
@@ -77,6 +81,26 @@ class Installation:
     def run(self, *arguments: str, before: Callable[[], None] | None = None) -> Ended:
         """Run a command to its end."""
         return ended(self.start(*arguments, before=before))
+
+    def ask(self, *arguments: str) -> Ended:
+        """Ask a command that only reads, or refuses, inside the test's process."""
+        return inside(self.environment(), *arguments)
+
+
+def inside(environment: Mapping[str, str], *arguments: str) -> Ended:
+    """Run a command inside this process: starting another one takes longer than the answer of one that only reads, or refuses."""
+    kept, out, err = dict(os.environ), io.StringIO(), io.StringIO()  # noqa: TID251  # settings come from there
+    os.environ.clear()  # noqa: TID251  # the same
+    os.environ.update(environment)  # noqa: TID251  # the same
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = cli.main(arguments)
+    finally:
+        os.environ.clear()  # noqa: TID251  # the same
+        os.environ.update(kept)  # noqa: TID251  # the same
+        # Ours goes to what that command wrote to.
+        logs.set_back()
+    return Ended(code, out.getvalue(), err.getvalue())
 
 
 def ended(process: subprocess.Popen[str]) -> Ended:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 import json
-import os
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -19,12 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refundry.cli import main as cli
 from tests.support import crash_run
+from tests.support.command import inside
 from tests.support.crash_run import HOUR, House, Shop
 from tests.support.database import PostgresServer
 from tests.support.forked import Process
-from tests.support.logs import set_back as logs_set_back
 
 SEND = "POST /v1/refunds"
 DONE, PARTLY = 0, 3
@@ -267,19 +264,10 @@ def report_of(house: House, batch: str) -> list[dict[str, Any]]:
 
 
 def asked(house: House, *arguments: str, codes: tuple[int, ...] = (DONE,)) -> dict[str, Any]:
-    """Ask for the `--json` of a command that only reads, inside this process: starting another one takes longer than the answer."""
-    kept, out, said = dict(os.environ), io.StringIO(), io.StringIO()  # noqa: TID251  # settings come from there
-    os.environ.update(house.environment())  # noqa: TID251  # the same
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
-            code = cli.main([*arguments, "--json"])
-    finally:
-        os.environ.clear()  # noqa: TID251  # the same
-        os.environ.update(kept)  # noqa: TID251  # the same
-        # Ours goes to what that command wrote to.
-        logs_set_back()
-    assert code in codes, out.getvalue() + said.getvalue()
-    told: dict[str, Any] = json.loads(out.getvalue())
+    """Ask for the `--json` of a command that only reads."""
+    ended = inside(house.environment(), *arguments, "--json")
+    assert ended.code in codes, ended.out + ended.err
+    told: dict[str, Any] = json.loads(ended.out)
     return told
 
 

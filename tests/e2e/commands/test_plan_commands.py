@@ -40,7 +40,7 @@ def test_exactly_the_plan_is_paid_and_a_charge_that_has_changed_is_not(
     assert told["fees_kept"]["gbp"] > 0
     assert shop.refunds() == 0
 
-    shown = installed.run("batch", "apply", str(written))
+    shown = installed.ask("batch", "apply", str(written))
     assert (shown.code, shop.refunds()) == (2, 0)
     assert "59 payable, 1 refused" in shown.out
 
@@ -52,7 +52,7 @@ def test_exactly_the_plan_is_paid_and_a_charge_that_has_changed_is_not(
     paid = installed.run("batch", "apply", str(written), "--yes", "--json")
     assert paid.code == 3, paid.err
     assert (paid.json["paid"], paid.json["reasons"]) == (58, {"amount_exceeds_refundable": 1, "changed_since_plan": 1})
-    report = installed.run("batch", "report", paid.json["batch_id"])
+    report = installed.ask("batch", "report", paid.json["batch_id"])
     (row,) = [line for line in csv.DictReader(report.out.splitlines()) if line["refundry_code"] == "changed_since_plan"]
     assert row["order_id"] == "o4"
     assert "1.23 GBP" in row["refundry_why"]
@@ -71,19 +71,19 @@ def test_a_plan_altered_by_hand_or_of_another_database_is_refused(
     altered = tmp_path / "altered.jsonl"
     altered.write_text(written.read_text().replace(",1001,", ",9001,"))
     assert altered.read_text() != written.read_text()
-    refused = installed.run("batch", "apply", str(altered), "--yes", "--json")
+    refused = installed.ask("batch", "apply", str(altered), "--yes", "--json")
     assert (refused.code, refused.error["code"]) == (1, "plan_altered"), refused.out
 
     elsewhere = Installation(tmp_path / "elsewhere", shop.server.url)
-    unknown = elsewhere.run("batch", "apply", str(written), "--yes", "--json")
+    unknown = elsewhere.ask("batch", "apply", str(written), "--yes", "--json")
     assert (unknown.code, unknown.error["code"]) == (2, "plan_unknown"), unknown.out
     blank = tmp_path / "blank.jsonl"
     blank.write_text(written.read_text() + "\n[3]\n")
-    refused = installed.run("batch", "apply", str(blank), "--yes", "--json")
+    refused = installed.ask("batch", "apply", str(blank), "--yes", "--json")
     assert (refused.code, refused.error["code"]) == (1, "plan_altered"), refused.out
-    nobody = installed.run("batch", "apply", "x" * 5000, "--yes", "--json")
+    nobody = installed.ask("batch", "apply", "x" * 5000, "--yes", "--json")
     assert (nobody.code, nobody.error["code"]) == (2, "plan_unknown"), nobody.out
-    no_plan = installed.run("batch", "apply", str(refunds), "--yes", "--json")
+    no_plan = installed.ask("batch", "apply", str(refunds), "--yes", "--json")
     assert (no_plan.code, no_plan.error["code"]) == (2, "plan_unreadable"), no_plan.out
     assert shop.refunds() == 0
     assert installed.run("batch", "apply", plan["plan_id"][:8], "--yes").code == 0

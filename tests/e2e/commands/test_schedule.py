@@ -43,7 +43,7 @@ def test_a_canary_that_fails_halts_the_file_until_a_person_lets_it_go_on(
     assert stopped >= 49
 
     batch = told["batch_id"][:8]
-    status = installed.run("batch", "status", batch)
+    status = installed.ask("batch", "status", batch)
     assert f"halted: {told['schedule']['halted']}" in status.out
     assert "schedule: stages of 1, 10 rows, halted at 10% failures" in status.out
 

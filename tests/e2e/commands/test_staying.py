@@ -158,7 +158,7 @@ def test_a_batch_that_is_being_paid_can_be_tried_again_and_taken_back(
     installed.more["REFUNDRY_PAY__FLIGHT_MAX"] = "5"
     run = installed.start("batch", "run", str(shop.file(tmp_path / "refunds.csv")), "--yes", "--json")
     wait_for("refund 3", lambda: shop.refunds() >= 3)
-    (batch,) = installed.run("batch", "list", "--json").json["batches"]
+    (batch,) = installed.ask("batch", "list", "--json").json["batches"]
     retried = installed.run("batch", "retry", batch["batch_id"], "--no-wait", "--json")
     assert retried.code == 3, retried.err
     assert "to be decided anew: 0 rows" in retried.err
