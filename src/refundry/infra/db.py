@@ -330,17 +330,18 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 def unusable(error: sa.exc.DBAPIError, url: str) -> DatabaseUnusable:
     """Say what is wrong with the database, and what to do."""
-    text = str(error.orig)
+    # Postgres says some of it in several lines.
+    text = " ".join(str(error.orig).split())
     where = url.partition("?")[0]
     if _cut_off(error):
         return DatabaseUnusable(
-            f"the database {where} has ended a unit that stood still or took too long ({text.strip()}): this process was stopped in "
+            f"the database {where} has ended a unit that stood still or took too long ({text}): this process was stopped in "
             "the middle of it, or the machine does too much; nothing of it was kept, and it will be done again",
             code="database_cut_off",
         )
     if _read_only(error):
         return DatabaseUnusable(
-            f"the database {where} cannot be written ({text.strip()}): `refundry doctor` says why, and what to type",
+            f"the database {where} cannot be written ({text}): `refundry doctor` says why, and what to type",
             code="database_read_only",
         )
     for sign, code, advice in (
@@ -367,8 +368,8 @@ def unusable(error: sa.exc.DBAPIError, url: str) -> DatabaseUnusable:
         ("locked", "database_busy", "another process holds the database for longer than it should; try again"),
     ):
         if sign in text:
-            return DatabaseUnusable(f"the database {where} cannot be used ({text.strip()}): {advice}", code=code)
-    away = DatabaseUnusable(f"the database {where} cannot be reached ({text.strip()}): check that it runs")
+            return DatabaseUnusable(f"the database {where} cannot be used ({text}): {advice}", code=code)
+    away = DatabaseUnusable(f"the database {where} cannot be reached ({text}): check that it runs")
     # What Postgres itself refuses has a number; but for these, that is no outage.
     away.passing = getattr(error.orig, "sqlstate", None) in {None, *NOT_NOW}
     return away
