@@ -33,9 +33,6 @@ HORIZON = {Lane.BULK: 0.10, Lane.DESK: 2.0}
 # is sent when its intent is committed.
 EARLY = {Lane.BULK: 0.06, Lane.DESK: 0.03}
 EARLY_SLOTS = 1.5
-# Calls of one process leave at least this share of a gap apart. One that was held up has slots that have passed: it catches up, and a tenth
-# of a second still sees less than twice its share.
-CATCHING_UP = 0.6
 # A wait that ended so many seconds too soon is over: no clock is finer.
 MOMENT = 1e-6
 # Slots that are reserved in one step: more would come in bursts when another process shares the budget.
@@ -245,11 +242,14 @@ class Pacer:
         """Hand out the slots of this account (`acct_…|test`) from now on."""
         self._account = account
 
-    def _ceiling(self, scope: str) -> float:
+    def _limit(self, scope: str) -> float:
         if scope == EVERYTHING:
-            return self._limits.total * self._share
+            return self._limits.total
         own: float = SEARCH if scope.endswith("/search") and self._limits.endpoint else self._limits.endpoint
-        return self._limits.operations.get(scope, own) * self._share
+        return self._limits.operations.get(scope, own)
+
+    def _ceiling(self, scope: str) -> float:
+        return self._limit(scope) * self._share
 
     def rate_of(self, operation: str) -> float:
         """Tell how many calls of an operation this account may make per second; zero means any number."""
@@ -290,17 +290,22 @@ class Pacer:
         self.taken_count += 1
         return slot
 
-    async def moment(self, operation: str, slot: float) -> None:
+    async def moment(self, operation: str, lane: Lane, slot: float) -> None:
         """Wait for the moment of a slot that was told early."""
         began = self._clock.boot_seconds()
-        await self._leave(operation, slot)
+        await self._leave(operation, lane, slot)
         self._note(self._clock.boot_seconds() - began)
 
-    async def _leave(self, operation: str, slot: float) -> None:
-        """Wait for a slot, and for a distance to the calls that left before."""
-        gaps = {scope: CATCHING_UP / rate for scope in (EVERYTHING, operation) if (rate := self._ceiling(scope))}
+    async def _leave(self, operation: str, lane: Lane, slot: float) -> None:
+        """Wait for a slot, and for a distance to the calls that left before.
+
+        A process that was held up has slots that have passed. It catches up by the head-room, since calls that are as far apart as the limit
+        itself allows are never too many in a second. A person's call keeps no distance: there are few.
+        """
+        gaps = {scope: 1 / limit for scope in (EVERYTHING, operation) if (limit := self._limit(scope))}
         while True:
-            soonest = max([slot, *(self._left.get(scope, -math.inf) + gap for scope, gap in gaps.items())])
+            apart = (self._left.get(scope, -math.inf) + gap for scope, gap in gaps.items() if lane is Lane.BULK)
+            soonest = max([slot, *apart])
             if soonest <= self._clock.boot_seconds() + MOMENT:
                 break
             await self._sleep_until(soonest)
@@ -325,7 +330,7 @@ class Pacer:
                 )
                 turns = [lanes[lane].popleft() for _ in range(min(got.count, len(lanes[lane])))]
                 if turns:
-                    step = asyncio.get_running_loop().create_task(self._hand_out(operation, turns, got))
+                    step = asyncio.get_running_loop().create_task(self._hand_out(operation, lane, turns, got))
                     self._steps.add(step)
                     step.add_done_callback(self._steps.discard)
                 # The next step is reserved when this one is nearly used up, not sooner: others share the budget.
@@ -337,12 +342,12 @@ class Pacer:
                     if not turn.done():
                         turn.set_exception(error)
 
-    async def _hand_out(self, operation: str, turns: list[Turn], got: Reservation) -> None:
+    async def _hand_out(self, operation: str, lane: Lane, turns: list[Turn], got: Reservation) -> None:
         due = got.first
         try:
             for turn in turns:
                 # Who is told early waits for the moment by itself.
-                await (self._sleep_until(due) if turn.early else self._leave(operation, due))
+                await (self._sleep_until(due) if turn.early else self._leave(operation, lane, due))
                 if not turn.future.done():
                     turn.future.set_result(due + turn.early)
                 due += got.gap

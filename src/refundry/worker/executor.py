@@ -484,7 +484,7 @@ class Executor:
     async def _send(self, intended: Intended, slot: float) -> None:
         """Wait for the moment of the slot, send, record."""
         intent = intended.intent
-        await self._pacer.moment(REFUND, slot)
+        await self._pacer.moment(REFUND, intent.claimed.request.lane, slot)
         if self._clock.boot_seconds() - intended.began > rules.SEND_WITHIN:
             # This process slept: somebody else may hold the request by now.
             outcome: Outcome = NotTaken(NotTakenWhy.UNSENT, Answer(message="too late to be sent, nothing was"))

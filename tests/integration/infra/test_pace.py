@@ -122,7 +122,7 @@ async def test_sends_are_even_however_long_the_commits_before_them_take(callers:
         slot = await pacer.take(REFUND, Lane.BULK, early=0.06)
         handed.append(clock.boot_seconds())
         await clock.sleep(next(late))
-        await pacer.moment(REFUND, slot)
+        await pacer.moment(REFUND, Lane.BULK, slot)
         sent.append(clock.boot_seconds())
 
     tasks = [asyncio.get_running_loop().create_task(one()) for _ in range(60)]
@@ -135,11 +135,11 @@ async def test_sends_are_even_however_long_the_commits_before_them_take(callers:
 async def test_a_process_that_was_held_up_catches_up_without_a_burst_whatever_it_calls(
     callers: Callers, clock: HandClock
 ) -> None:
-    pacer, left = callers.pacer(Limits(RATE, RATE)), list[float]()
+    pacer, left = callers.pacer(Limits(RATE, RATE), headroom=0.1), list[float]()
 
     async def sends() -> None:
         slot = await pacer.take(REFUND, Lane.BULK, early=0.06)
-        await pacer.moment(REFUND, slot)
+        await pacer.moment(REFUND, Lane.BULK, slot)
         left.append(clock.boot_seconds())
 
     async def looks() -> None:
@@ -153,9 +153,20 @@ async def test_a_process_that_was_held_up_catches_up_without_a_burst_whatever_it
         clock.move(0.3)
     await clock.run(2.0)
     await asyncio.gather(*tasks)
-    # Twice the share of a tenth of a second.
-    assert most_in(left, 0.1) <= 4
+    assert most_in(left, 0.1) <= RATE / 10
+    assert most_in(left, 1.0) <= RATE
+    # What was missed is made up for by the head-room, as far as it was reserved.
     assert len(left) == 80
+
+
+async def test_a_persons_call_waits_for_no_distance_to_those_before(callers: Callers, clock: HandClock) -> None:
+    pacer, now = callers.pacer(), clock.boot_seconds()
+    await pacer.moment(REFUND, Lane.BULK, now)
+    later = asyncio.get_running_loop().create_task(pacer.moment(REFUND, Lane.BULK, now))
+    await pacer.moment(REFUND, Lane.DESK, now)
+    assert not later.done()
+    await clock.run(1 / RATE)
+    assert later.done()
 
 
 async def test_slots_are_even_however_much_else_their_units_do(callers: Callers, clock: HandClock) -> None:
