@@ -56,7 +56,8 @@ class How(StrEnum):
 OPTIONS: dict[Kind, tuple[How, ...]] = {
     Kind.REFUND_FAILED: (How.PAID_OTHERWISE, How.REPLACE, How.GIVE_UP),
     Kind.REFUND_CANCELED: (How.PAID_OTHERWISE, How.REPLACE, How.GIVE_UP),
-    Kind.REQUIRES_ACTION: (How.CANCEL, How.PAID_OTHERWISE, How.GIVE_UP),
+    # Not paid otherwise: until it is canceled its customer may still take it, and would be paid twice.
+    Kind.REQUIRES_ACTION: (How.CANCEL, How.GIVE_UP),
     Kind.DOUBLE_LOSS: (How.NOTED,),
     Kind.UNKNOWN_REFUNDRY: (How.NOTED,),
     Kind.PAID_TWICE: (How.NOTED,),

@@ -97,7 +97,7 @@ def _action(concern: Concern, refund: SeenRefund, now: float) -> Task:
     until = f" until {_moment(refund.action_until)}" if refund.action_until else ""
     text = (
         f"{refund.id} over {money} of {refund.charge} waits for the customer, whom Stripe has asked by e-mail where to send the money"
-        f"{until}; without an answer it fails. Remind the customer, or cancel it and pay in another way"
+        f"{until}; without an answer it fails. Remind the customer; or cancel it first, and only then pay in another way"
     )
     change = concern.change
     task = _task(Kind.REQUIRES_ACTION, concern, refund, text, now, subject=change.after.id if change else refund.id)

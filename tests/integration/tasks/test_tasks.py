@@ -144,6 +144,27 @@ async def test_a_refund_that_waits_for_its_customer_says_what_and_until_when_and
     assert scene.kinds() == ["refund_failed"]
 
 
+async def test_what_its_customer_may_still_take_is_called_back_before_it_is_paid_in_another_way(scene: Scene) -> None:
+    await scene.listen()
+    charge = await scene.sim.charge(5000)
+    await scene.control(f"POST /_sim/charges/{charge}/behaviour", {"refund": "action"})
+    request = await scene.paid(charge, 1200)
+    (task,) = scene.tasks()
+    with scene.database.unit() as unit, pytest.raises(TaskChoiceWrong, match="choose cancel or give_up"):
+        tasks.resolve(unit, task.id, How.PAID_OTHERWISE, ADA, "bank transfer")
+    assert [one.id for one in scene.tasks()] == [task.id]
+    called_back = await scene.gateway.cancel_refund(request.refund or "")
+    with scene.database.unit() as unit:
+        tasks.resolve(unit, task.id, How.CANCEL, ADA)
+        refunds.found(unit, ACCOUNT, called_back)
+    (canceled,) = scene.tasks()
+    assert canceled.kind is Kind.REFUND_CANCELED
+    with scene.database.unit() as unit:
+        tasks.resolve(unit, canceled.id, How.PAID_OTHERWISE, ADA, "bank transfer")
+    await scene.follow()
+    assert (scene.state(request), scene.tasks()) == (State.CANCELED, [])
+
+
 async def test_money_that_has_gone_out_twice_is_told(scene: Scene) -> None:
     await scene.listen()
     charge = await scene.sim.charge(5000)
