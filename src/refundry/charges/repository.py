@@ -398,6 +398,14 @@ def any_refund(unit: Unit, account: str) -> bool:
     return unit.connection.execute(statement).first() is not None
 
 
+def first_of_ours(unit: Unit, account: str) -> float | None:
+    """Tell when the first refund of an account was made that carries the id of a request; `None`, if none is known."""
+    r = stripe_refunds.c
+    statement = sa.select(sa.func.min(r.created_at)).where(r.account == account, r.request.is_not(None))
+    moment: float | None = unit.connection.execute(statement).scalar()
+    return moment
+
+
 def window(unit: Unit, account: str, order_key: str) -> tuple[float, float] | None:
     """Tell the time of creation from when to when all charges are mirrored, with the order that they have under a key of their metadata."""
     c = charge_windows.c

@@ -159,6 +159,7 @@ many = repository.many
 refunds_known = repository.refunds_known
 refunds_open = repository.refunds_open
 any_refund = repository.any_refund
+first_of_ours = repository.first_of_ours
 leaving = repository.leaving
 refunds_unknown = repository.refunds_unknown
 set_origin = repository.set_origin

@@ -232,11 +232,12 @@ class CatchUp:
             since = self._reached(unit.now) if mark.mark is None else mark.mark
             if mark.mark is None and charges.any_refund(unit, self.account):
                 # Worked before it followed: what has become of its refunds since is asked for once.
-                since = unit.now - EVENTS_KEPT
+                since = self._worked_since(unit, feed, unit.now)
             since = self._believed(unit, feed, since)
-            if feed is Feed.EVENTS:
+            if feed is Feed.EVENTS and since < unit.now - EVENTS_KEPT:
                 # Nothing before can be asked for.
-                since = max(since, unit.now - EVENTS_KEPT)
+                self._events_lost(unit, since, unit.now)
+                since = unit.now - EVENTS_KEPT
             if mark.mark is None or mark.mark < since:
                 # Where it begins is kept at once: what a list that cannot be read leaves out is asked for next time.
                 follow.move(unit, self.account, feed, since)
@@ -253,6 +254,18 @@ class CatchUp:
         mark = unit.now - EVENTS_KEPT
         follow.set_back(unit, self.account, feed, mark)
         return mark
+
+    def _worked_since(self, unit: Unit, feed: Feed, now: float) -> float:
+        """Tell since when a feed is asked for that nobody has asked for, though refunds were made: those from the first on, events as far as they go."""
+        made = charges.first_of_ours(unit, self.account) if feed is Feed.REFUNDS else None
+        return now - EVENTS_KEPT if made is None else min(made, now - EVENTS_KEPT)
+
+    def _events_lost(self, unit: Unit, mark: float, now: float) -> None:
+        """List refunds from a month before the events that are lost: one may have failed in that time (stripe-facts 3.4), and only its list tells."""
+        listed = follow.mark(unit, self.account, Feed.REFUNDS).mark
+        # Where refunds were listed meanwhile, it is the key that may not read events, and that every time.
+        if listed is not None and listed < now - EVENTS_KEPT:
+            follow.set_back(unit, self.account, Feed.REFUNDS, mark - EVENTS_KEPT)
 
     def _ahead(self, now: float) -> float:
         """Tell by how many seconds our time is ahead of Stripe's: so much that was made before a watermark was not in the list yet."""
@@ -274,11 +287,12 @@ class CatchUp:
         if mark is None:
             # As when it begins by itself: what is older than was asked for here is not passed over for ever.
             worked = since is None or charges.any_refund(unit, self.account)
-            mark = now - EVENTS_KEPT if worked else since or now
+            mark = self._worked_since(unit, feed, now) if worked else since or now
             follow.move(unit, self.account, feed, mark)
         mark = self._believed(unit, feed, mark)
         if feed is Feed.EVENTS and mark < now - EVENTS_KEPT:
             # Nothing before can be asked for.
+            self._events_lost(unit, mark, now)
             mark = now - EVENTS_KEPT
             follow.move(unit, self.account, feed, mark)
         return mark - OVERLAP_SECONDS - self._ahead(now) if since is None else since

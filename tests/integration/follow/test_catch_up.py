@@ -242,6 +242,47 @@ async def test_a_watermark_older_than_stripe_keeps_events_moves_on(scene: Scene)
     assert scene.clock.now() - mark < 1
 
 
+@pytest.mark.parametrize("by", ["itself", "command"])
+@pytest.mark.parametrize("followed", [True, False], ids=["it followed before", "it never followed"])
+async def test_a_refund_that_failed_more_than_a_month_ago_is_found_after_a_long_time_away(
+    scene: Scene,
+    followed: bool,  # noqa: FBT001
+    by: str,
+) -> None:
+    """Stripe does not list that event any more, and the refund was made long before the watermark."""
+    request = await scene.paid(await scene.sim.charge(5000), 1200)
+    if followed:
+        for _ in range(20):
+            await scene.move(86_400)
+            await scene.poll()
+    assert scene.state(request) is State.SETTLED
+    await scene.control(f"POST /_sim/refunds/{request.refund}/fail", {"after_seconds": 86_400})
+    await scene.move(40 * 86_400)
+    if by == "command":
+        now, feeds = scene.clock.now(), (Feed.EVENTS, Feed.REFUNDS)
+        with scene.database.unit() as unit:
+            begins = [scene.catch_up.begins(unit, feed, None, now) for feed in feeds]
+        await scene.catch_up.events_between(begins[0], now)
+        await scene.catch_up.refunds_between(begins[1], now)
+    else:
+        await scene.poll()
+    assert (scene.state(request), scene.kinds()) == (State.FAILED, ["refund_failed"])
+
+
+async def test_a_key_that_may_not_read_events_does_not_list_the_refunds_of_months_again_and_again(
+    scene: Scene, calls: Calls
+) -> None:
+    await scene.poll()
+    await scene.control("POST /_sim/faults", {"rules": [{"kind": "forbidden", "operation": "GET /v1/events"}]})
+    for _ in range(40):
+        await scene.move(86_400)
+        await scene.poll()
+    await calls.since_last()
+    await scene.move(901)
+    await scene.poll()
+    assert (await calls.since_last())["GET /v1/refunds"] == 1
+
+
 async def test_what_happens_while_the_first_lists_cannot_be_read_is_asked_for_later(scene: Scene) -> None:
     rules = [{"kind": "forbidden", "operation": f"GET /v1/{name}"} for name in ("events", "refunds")]
     await scene.control("POST /_sim/faults", {"rules": rules})
