@@ -120,6 +120,8 @@ class CatchUp:
         self._order_key = order_key
         self._settings = settings
         self._without_events = False
+        # When the last month of refunds is listed next, by the boot clock, while no event tells which of them has failed since.
+        self._month_due = 0.0
         # Whether a window was read to its end: a limit that ends each attempt in the middle of the first one would never get on.
         self._got_on = False
         # Refunds and charges that Stripe does not know any more: they are not read again before the next start.
@@ -209,7 +211,10 @@ class CatchUp:
         if begun is None:
             return
         now, since, _ = begun
-        await self.refunds_between(since, now)
+        month = self._without_events and self._clock.boot_seconds() >= self._month_due
+        await self.refunds_between(since - EVENTS_KEPT if month else since, now)
+        if month:
+            self._month_due = self._clock.boot_seconds() + DAY
         await self._reread(now)
 
     async def _charges(self, seen: Mark) -> None:

@@ -307,6 +307,17 @@ async def test_a_key_that_may_not_read_events_is_followed_by_lists(scene: Scene)
     assert scene.origin(made) == "external"
 
 
+async def test_a_late_failure_is_found_without_any_event_too(scene: Scene) -> None:
+    """No webhook, and a key that may not read events: only lists tell, and the refund was made long before their watermark."""
+    await scene.control("POST /_sim/faults", {"rules": [{"kind": "forbidden", "operation": "GET /v1/events"}]})
+    request = await scene.paid(await scene.sim.charge(5000), 1200)
+    await scene.days(25, step=86_400)
+    assert scene.state(request) is State.SETTLED
+    await scene.control(f"POST /_sim/refunds/{request.refund}/fail", {"reason": "declined"})
+    await scene.days(1.5)
+    assert (scene.state(request), scene.kinds()) == (State.FAILED, ["refund_failed"])
+
+
 async def test_a_key_that_is_given_the_right_to_events_is_followed_by_them_again(scene: Scene, calls: Calls) -> None:
     charge = await scene.sim.charge(5000)
     await scene.control(f"POST /_sim/charges/{charge}/behaviour", {"refund": "stays"})
