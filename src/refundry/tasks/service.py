@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from refundry.audit import service as audit
+from refundry.charges import service as charges
+from refundry.charges.model import REQUEST_ID
 from refundry.disputes import service as disputes
 from refundry.disputes.model import OPEN, Dispute
 from refundry.infra.db import Database, Unit
@@ -132,7 +134,7 @@ def replace_failed(
 
     Raises:
         TaskUnknown: There is none.
-        TaskForbids: `refund_not_over`: the refund is not failed or canceled at Stripe any more.
+        TaskForbids: `refund_not_over`: the refund is not failed or canceled at Stripe any more, or another one of its request is alive.
         TaskForbids, TaskChoiceWrong: See `check`.
     """
     task = need(unit, task_id_, hold=True)
@@ -146,6 +148,16 @@ def replace_failed(
         )
     old = refunds.need(unit, task.request or "")
     refunds.heard(unit, task.account, now, began_at)
+    charge = charges.find(unit, task.charge)
+    for other in charge.refunds if charge else ():
+        if not other.over and other.metadata.get(REQUEST_ID) == old.id:
+            raise TaskForbids(
+                f"{other.id} carries the id of this request too, and is {other.status} at Stripe: the customer gets that one, and a second refund "
+                "would pay it twice: nothing was changed",
+                code="refund_not_over",
+                task=task.id,
+                refund=other.id,
+            )
     (received,) = refunds.receive(unit, [_again(old)], actor)
     _resolved(unit, task, How.REPLACE, actor, note, received.request.id)
     return received.request

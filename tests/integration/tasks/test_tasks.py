@@ -113,6 +113,36 @@ async def test_nothing_is_replaced_that_is_alive_at_stripe(scene: Scene) -> None
     assert len(scene.tasks()) == 1
 
 
+async def test_nothing_is_replaced_of_which_another_refund_is_alive(scene: Scene) -> None:
+    """Two carry the request's id, and the one that was taken for its payment has failed: the customer has the other."""
+    await scene.listen()
+    charge = await scene.sim.charge(5000)
+    request = await scene.paid(charge, 1200)
+    mark = {"metadata": {"refundry_request_id": request.id}}
+    second = await scene.sim.call("POST /v1/refunds", charge=charge, amount=1200, **mark)
+    await scene.follow()
+    await scene.control(f"POST /_sim/refunds/{request.refund}/fail", {"reason": "declined"})
+    await scene.follow()
+    (task,) = [one for one in scene.tasks() if one.kind is Kind.REFUND_FAILED]
+
+    async def replaced() -> None:
+        now = await scene.gateway.refund(task.refund or "", Lane.DESK)
+        await scene.move(0.01)
+        with scene.database.unit() as unit:
+            tasks.replace_failed(unit, task.id, now, scene.clock.now(), ADA)
+
+    with pytest.raises(TaskForbids, match=second["id"]) as refused:
+        await replaced()
+    assert refused.value.code == "refund_not_over"
+    await scene.pay_due()
+    assert [one["id"] for one in await scene.at_stripe() if one["status"] == "succeeded"] == [second["id"]]
+    await scene.control(f"POST /_sim/refunds/{second['id']}/fail", {"reason": "declined"})
+    await scene.follow()
+    await replaced()
+    await scene.pay_due()
+    assert [one["status"] for one in await scene.at_stripe()].count("succeeded") == 1
+
+
 async def test_what_does_not_fit_a_task_is_refused(scene: Scene) -> None:
     task = await failed(scene)
     with scene.database.unit() as unit, pytest.raises(TaskChoiceWrong, match="paid_otherwise or replace") as wrong:
