@@ -167,7 +167,8 @@ def take_look(unit: Unit, account: str, look: Look, order_key: str, claims: Mapp
         return False
     disputes.seen(unit, account, look.charge.id, look.disputes, look.began_at)
     refunds.notice(unit, account, look.charge.id)
-    for refund in seen:
+    # As they are kept: one of ours whose mark was wiped at Stripe is still ours.
+    for refund in kept.refunds:
         refunds.suspect(unit, refund)
     tasks.weigh(unit, account, look.charge.id)
     return True

@@ -257,3 +257,18 @@ async def test_a_credit_note_whose_refund_is_known_costs_no_read(scene: Scene) -
     await scene.send("", {}, written(body), 1.0)
     await scene.follow()
     assert scene.follower.done.reads == reads
+
+
+async def test_a_refund_of_ours_whose_mark_was_wiped_is_no_repeat_by_others(scene: Scene) -> None:
+    await scene.listen()
+    charge = await scene.sim.charge(5000)
+    paid = await scene.paid(charge, 1200)
+    waiting = await scene.requested(charge, 1200)
+    with scene.database.unit() as unit:
+        refunds.make_wait(unit, [waiting.id], ADA)
+    await scene.follow()
+    await scene.sim.call(f"POST /v1/refunds/{paid.refund}", metadata="")
+    await scene.by_hand(charge, 100)
+    await scene.follow()
+    assert scene.charge(charge).unrefunded_minor == 3700
+    assert (scene.held(waiting), scene.now(waiting).reason_text) == ("schedule", "")
