@@ -57,6 +57,8 @@ from refundry.refunds.service import Claimed, Receipt, Received, Tally
 SLICE = 500
 # The event of a batch's one audit entry for all its rows.
 ACCEPTED = "batch.accepted"
+# And of its end by a person.
+WITHDRAWN = "batch.withdrawn"
 # Rows that led to more than one charge, by what these say at Stripe.
 UNCLEAR = ("ambiguous_order", "references_disagree")
 
@@ -535,32 +537,29 @@ def withdraw(unit: Unit, batch: Batch, actor: Actor, why: str) -> int:
     unplanned = {row.number: Verdict("withdrawn", why) for row in repository.unplanned(unit, batch.id, batch.row_count)}
     if unplanned:
         repository.plan(unit, batch.id, unplanned)
-    audit.record(
-        unit, actor, "batch.withdrawn", batch.id, {"withdrawn": count, "unplanned": len(unplanned), "why": why}
-    )
+    audit.record(unit, actor, WITHDRAWN, batch.id, {"withdrawn": count, "unplanned": len(unplanned), "why": why})
     return count + len(unplanned)
 
 
-def came_back(unit: Unit, request: str, sent_at: float) -> None:
-    """Keep to what a person has said of a batch while a request of it was on its way, which came back unpaid: it waits, or is taken back.
-
-    Args:
-        unit: The open unit.
-        request: The request.
-        sent_at: When it was sent, by the database's clock: what a person has reopened after its batch was withdrawn is wanted.
-    """
+def came_back(unit: Unit, request: str) -> None:
+    """Keep to what a person has said of a batch while a request of it was on its way, which came back unpaid: it waits, or is taken back."""
     if repository.paused(unit, request):
         refunds.stop(unit, [request], SYSTEM)
-    if taken_back(unit, request, sent_at) and refunds.need(unit, request).state in UNPAID:
+    if taken_back(unit, request) and refunds.need(unit, request).state in UNPAID:
         refunds.withdraw(unit, request, SYSTEM, "its batch was withdrawn while it was on its way")
 
 
-def taken_back(unit: Unit, request: str, sent_at: float) -> bool:
-    """Tell whether the batch of a request was withdrawn after it was sent: then it is not sent anew."""
+def taken_back(unit: Unit, request: str) -> bool:
+    """Tell whether the batch of a request was withdrawn, and no person has reopened the request since: then it is not sent anew.
+
+    When it was sent says nothing: what was in doubt then is sent again under its key.
+    """
     batch = repository.withdrawn(unit, request)
     if batch is None:
         return False
-    return any(one.event == "batch.withdrawn" and sent_at <= one.at for one in audit.timeline(unit, batch))
+    withdrawn = [entry.at for entry in audit.timeline(unit, batch) if entry.event == WITHDRAWN]
+    reopened = [entry.at for entry in audit.timeline(unit, request) if entry.event == refunds.REOPENED]
+    return max(withdrawn, default=0.0) >= max(reopened, default=0.0)
 
 
 def retry(unit: Unit, batch: Batch, actor: Actor) -> int:

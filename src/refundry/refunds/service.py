@@ -83,6 +83,8 @@ DISPUTED = frozenset({"charge_disputed", "charge_under_inquiry", "changed_since_
 CONCERNING = frozenset({State.FAILED, State.CANCELED, State.REQUIRES_ACTION})
 # Stripe counts whole seconds: a dispute of the second in which a request came may be the later of the two.
 STRIPE_SECOND = 1.0
+# The event of a person's word that one which was over is wanted after all.
+REOPENED = "refund_request.reopened"
 # A look that was made for this very send is good enough, however short `look_max_age` is.
 LOOK_GRACE = 30.0
 

@@ -145,10 +145,10 @@ class Executor:
         self.row_took: Callable[[float], None] = lambda _seconds: None
         # Traces each request; set by whoever has settings.
         self.trace: tracing.Tracing = tracing.OFF
-        # Hears that a request came back unpaid, and when it was sent; set by whoever knows batches, which are above this.
-        self.came_back: Callable[[Unit, str, float], None] = lambda _unit, _request, _sent_at: None
-        # Whether what a request belongs to was taken back after it was sent; set by the same.
-        self.taken_back: Callable[[Unit, str, float], bool] = lambda _unit, _request, _sent_at: False
+        # Hears that a request came back unpaid; set by whoever knows batches, which are above this.
+        self.came_back: Callable[[Unit, str], None] = lambda _unit, _request: None
+        # Whether what a request belongs to was taken back, and nobody wants the request after all; set by the same.
+        self.taken_back: Callable[[Unit, str], bool] = lambda _unit, _request: False
         # Whether a request whose attempt has paid nothing has to wait before its next; then it is not ours any more. Set by the same.
         self.held_back: Callable[[Unit, Claimed, Attempt], bool] = lambda _unit, _claimed, _absent: False
         # Whether a request may be sent, or sent again, at this moment; if not, it is not ours any more. And what was not sent after
@@ -474,7 +474,7 @@ class Executor:
 
     def _next(self, unit: Unit, claimed: Claimed, last: Attempt) -> Claimed | None:
         """Decide about a next attempt, the last one having paid nothing; the request, if it is to be sent."""
-        if self.taken_back(unit, claimed.request.id, last.sends[-1].database_at):
+        if self.taken_back(unit, claimed.request.id):
             refunds.close(unit, claimed, last, "withdrawn", TAKEN_BACK)
             return None
         if self.held_back(unit, claimed, last):
@@ -508,7 +508,7 @@ class Executor:
             if refunds.need(unit, intent.attempt.request).state is State.APPROVED:
                 self.not_sent(unit, intent.claimed.request, intent.attempt.body.amount_minor)
             # It was on its way, perhaps when it was stopped or taken back: now it can be held.
-            self.came_back(unit, intent.attempt.request, intent.attempt.sends[-1].database_at)
+            self.came_back(unit, intent.attempt.request)
             return left
 
         saving = self._writer.put(work, needs=_needs(intent.claimed))

@@ -42,7 +42,7 @@ def test_what_comes_back_unpaid_after_its_batch_was_withdrawn_is_withdrawn_too_u
     intent = intend(clerk, claimed)
     clerk.unit(lambda unit: batches.withdraw(unit, batch, ADA, "wrong file"))
     clerk.record(intent, not_taken(NotTakenWhy.RATE_LIMITED))
-    clerk.unit(lambda unit: batches.came_back(unit, intent.attempt.request, intent.attempt.sends[-1].database_at))
+    clerk.unit(lambda unit: batches.came_back(unit, intent.attempt.request))
     clerk.clock.move(5)
     assert pay(clerk) == []
     # A person wants it after all.
@@ -51,7 +51,7 @@ def test_what_comes_back_unpaid_after_its_batch_was_withdrawn_is_withdrawn_too_u
     (claimed,) = clerk.claim()
     intent = intend(clerk, claimed)
     clerk.record(intent, not_taken(NotTakenWhy.RATE_LIMITED))
-    clerk.unit(lambda unit: batches.came_back(unit, intent.attempt.request, intent.attempt.sends[-1].database_at))
+    clerk.unit(lambda unit: batches.came_back(unit, intent.attempt.request))
     clerk.clock.move(5)
     assert pay(clerk) == [1000]
 

@@ -240,7 +240,7 @@ async def test_a_next_attempt_is_not_sent_once_its_batch_was_taken_back_while_it
     bench: Bench, clock: HandClock
 ) -> None:
     request, pacer, task = await absent(bench, clock)
-    bench.executor.taken_back = lambda _unit, request_id, _sent_at: request_id == request.id
+    bench.executor.taken_back = lambda _unit, request_id: request_id == request.id
     while not task.done():
         await clock.run(1.0)
     await pacer.close()

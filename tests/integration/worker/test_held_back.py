@@ -114,6 +114,26 @@ async def test_a_paused_batch_makes_no_next_attempt(
     assert await bench.made() == (then == "resume")
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+async def test_a_withdrawn_batch_makes_no_next_attempt_of_what_was_sent_again_in_between(
+    bench: Bench, clock: HandClock, tmp_path: Path, *, wanted: bool
+) -> None:
+    rows = await accepted(bench, clock, tmp_path, None)
+    await rows.goes_on(60)
+    rows.steer("withdraw")
+    # In doubt, it is sent again under its key a while later, and only then gets the error that Stripe keeps.
+    clock.move(1)
+    await rows.goes_on(3600)
+    request = rows.request()
+    assert (request.state, request.reason_code) == (State.DECLINED, "withdrawn")
+    assert (rows.attempts(), await bench.made()) == (1, 0)
+    if wanted:
+        with bench.database.unit() as unit:
+            refunds.reopen(unit, request.id, SYSTEM)
+        await rows.goes_on(120)
+    assert await bench.made() == wanted
+
+
 async def test_no_next_attempt_is_made_outside_the_hours(bench: Bench, clock: HandClock, tmp_path: Path) -> None:
     rows = await accepted(bench, clock, tmp_path, Schedule(window=HOURS, max_per_day="12.00"))
     await rows.goes_on(3600)
