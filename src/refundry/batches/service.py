@@ -657,7 +657,6 @@ PAYING = frozenset({BatchState.ACCEPTED, BatchState.RUNNING})
 LINE_MAX = 5000
 # The balance is read again after so many seconds while rows are on their way, and while none is.
 BALANCE_SECONDS, BALANCE_IDLE_SECONDS = 5.0, 60.0
-IN_DOUBT_MAX = 1000
 # So many rows are looked at though fewer may go, for those that are passed by.
 LOOK_LEAST = 50
 
@@ -1070,9 +1069,7 @@ def purse(unit: Unit, batch_id: str, leaving_since: float, listed: Sequence[Seen
     wait = BALANCE_SECONDS if repository.having_turn(unit, batch_id) else BALANCE_IDLE_SECONDS
     if 0 <= unit.now - min(budget.read_at for budget in kept.values()) < wait:
         return None
-    flying: Counter[str] = Counter()
-    for _, request in refunds.page(unit, batch.account, [State.SUBMITTING], after=0, most=IN_DOUBT_MAX):
-        flying[request.content.currency] += request.amount_minor
+    flying = refunds.flying(unit, batch.account)
     spent = {currency: budget.spent_minor for currency, budget in kept.items()}
     return Purse(unit.now, spent, flying, charges.leaving(unit, batch.account, leaving_since, listed))
 

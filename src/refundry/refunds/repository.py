@@ -500,6 +500,14 @@ def counts(unit: Unit, account: str) -> dict[State, int]:
     return {State(state): count for state, count in unit.connection.execute(statement)}
 
 
+def flying(unit: Unit, account: str) -> dict[str, int]:
+    """Sum what is on its way on an account, in minor units by currency; after an outage many thousand requests may be."""
+    statement = sa.select(t.currency, sa.func.sum(t.amount_minor)).where(
+        t.account == account, t.state == State.SUBMITTING
+    )
+    return {row[0]: int(row[1]) for row in unit.connection.execute(statement.group_by(t.currency))}
+
+
 def leased(unit: Unit, account: str) -> int:
     """Count the requests of an account that somebody works on at this moment."""
     statement = sa.select(sa.func.count()).where(

@@ -1197,6 +1197,7 @@ due_lanes = repository.due_lanes
 next_due = repository.next_due
 counts = repository.counts
 failed = repository.failed
+flying = repository.flying
 leased = repository.leased
 open_breaks = repository.open_breaks
 any_going_on = repository.any_going_on
@@ -1204,7 +1205,7 @@ replaced_by = repository.replaced_by
 of_charge = repository.of_charge
 __all__ = [
     "Claimed", "Intent", "Receipt", "Received", "RequestUnknown", "StateForbids", "Tally", "Told", "adopt", "allow_repeat",
-    "any_going_on", "attempts", "claim", "come_back", "counts", "due_lanes", "end_leases", "failed", "fetch", "find", "followed", "foresee", "found", "go_on",
+    "any_going_on", "attempts", "claim", "come_back", "counts", "due_lanes", "end_leases", "failed", "fetch", "find", "flying", "followed", "foresee", "found", "go_on",
     "heard", "hold_disputed", "hold_undecided", "judge", "judge_again", "last_attempt", "leased", "let_go", "lift_disputed",
     "look_age", "look_needed", "make_wait", "many", "messages", "need", "next_due", "notice", "of_charge",
     "open_breaks", "page", "postpone", "put_in_line", "receive", "record", "refuse", "refuse_disputed", "release",

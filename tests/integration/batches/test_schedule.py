@@ -18,7 +18,7 @@ from refundry.refunds.model import HeldReason, RefundRequest, State
 from refundry.refunds.rules import Plan, Step
 from refundry.refunds.service import Claimed, Intent
 from tests.integration.batches.conftest import Clerk
-from tests.support.builders import accepted, declined, not_taken, seen_refund, unknown
+from tests.support.builders import ACCOUNT, accepted, declined, not_taken, seen_refund, unknown
 from tests.support.clock import START
 from tests.support.hand import ADA, Hand
 
@@ -742,6 +742,21 @@ def test_what_is_on_its_way_while_the_balance_is_read_is_not_spent_twice(clerk: 
     assert clerk.told(batch)[0] == ("waiting", "submitting")
     turn(clerk, batch)
     assert clerk.claim() == []
+
+
+def test_all_that_is_in_doubt_on_the_account_is_taken_off_the_balance_however_many_they_are(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 2), keep_balance="100.00")
+    turn(clerk, batch)
+    # As after an outage: sent, without an answer, and looked for later.
+    sent = RefundRequest("", ACCOUNT, "", request(clerk, batch, 1).content, state=State.SUBMITTING, amount_minor=100)
+    sent = replace(sent, due_at=clerk.clock.now() + 300)
+    names = [f"doubt_{number}" for number in range(1200)]
+    doubt = [replace(sent, id=one, request_key=one, content=replace(sent.content, charge=one)) for one in names]
+    clerk.receive(*doubt)
+    balance(clerk, batch, 1300)
+    turn(clerk, batch)
+    assert pay(clerk) == []
+    assert waits(clerk, batch).endswith("the available balance is 0.00 GBP above the 100.00 GBP to be kept")
 
 
 def test_a_balance_that_was_read_long_ago_is_not_believed(clerk: Clerk) -> None:
