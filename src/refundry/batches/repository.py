@@ -235,8 +235,8 @@ def requests(unit: Unit, batch: str) -> Iterator[list[str]]:
 
 
 def request_of_row(unit: Unit, batch: str, number: int) -> str | None:
-    """Tell the request of a row."""
-    statement = sa.select(r.request).where(r.batch == batch, r.number == number)
+    """Tell the request that a row became; that of another row, which it repeats, is none of its own."""
+    statement = sa.select(r.request).where(r.batch == batch, r.number == number, r.code == "")
     row = unit.connection.execute(statement).one_or_none()
     return row.request if row else None
 

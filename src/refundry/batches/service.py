@@ -607,7 +607,7 @@ def _distrust_what_was_unclear(unit: Unit, batch: Batch) -> None:
 
 
 def allow_repeat(unit: Unit, batch: Batch, number: int, actor: Actor) -> bool:
-    """Say that a row's request is no repeat; false, if the row has no request."""
+    """Say that a row's request is no repeat; false, if the row has no request of its own."""
     request = repository.request_of_row(unit, batch.id, number)
     if request is None:
         return False

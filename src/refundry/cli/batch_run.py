@@ -348,10 +348,8 @@ async def _allowed(work: Work, batch: Batch, rows: frozenset[int]) -> bool:
 
     numbers = await work.read(held)
 
-    def allow(unit: Unit) -> None:
-        for number in numbers:
-            batches.allow_repeat(unit, batch, number, session.person())
+    def allow(unit: Unit) -> bool:
+        # Not `any`, which would end with the first.
+        return sum(batches.allow_repeat(unit, batch, number, session.person()) for number in numbers) > 0
 
-    if numbers:
-        await work.desk.writer.put(allow, long=True)
-    return bool(numbers)
+    return bool(numbers) and await work.desk.writer.put(allow, long=True)

@@ -86,6 +86,20 @@ def test_a_repeat_that_nobody_has_read_of_is_named_before_it_may_pass(clerk: Cle
     assert pay(clerk) == [1000]
 
 
+def test_a_row_that_repeats_another_lets_no_other_row_go(clerk: Clerk) -> None:
+    clerk.looked("ch_1", refunds=(seen_refund("re_x", amount_minor=1000),))
+    batch = clerk.planned("charge_id,amount\nch_1,10.00\nch_1,10.00\n")
+    for claimed in clerk.claim():
+        clerk.judge(claimed)
+    # Whoever has read of the second row has not read of the refund for which the first is held.
+    assert clerk.told(batch) == [("waiting", "possible_repeat"), ("refused", "possible_repeat")]
+    assert "re_x" not in clerk.lines(batch)[1].text
+    assert not clerk.unit(lambda unit: batches.allow_repeat(unit, batch, 2, ADA))
+    assert pay(clerk) == []
+    assert clerk.unit(lambda unit: batches.allow_repeat(unit, batch, 1, ADA))
+    assert pay(clerk) == [1000]
+
+
 def test_what_is_held_as_a_twin_says_what_became_of_it(clerk: Clerk) -> None:
     clerk.looked("ch_1", metadata={"order_id": "o1"})
     batch = clerk.planned("charge_id,order_id,amount,ticket_id\nch_1,,10.00,T1\n,o1,10.00,T1\n")
