@@ -664,11 +664,12 @@ LOOK_LEAST = 50
 def set_schedule(unit: Unit, batch: Batch, schedule: Schedule, actor: Actor) -> Batch:
     """Give a batch a schedule, or another one: what could be sent and is not yet waits for its turn, anew.
 
-    The same schedule again changes nothing, and what was sent today stays counted.
+    The same schedule again changes nothing, and what was sent today stays counted. One that was withdrawn has no turns to give: what a person
+    has asked for anew since would wait for ever.
     """
     repository.lock(unit, batch.id)
     current = need(unit, batch.id)
-    if current.schedule == schedule:
+    if current.schedule == schedule or current.state is BatchState.WITHDRAWN:
         return current
     repository.set_schedule(unit, batch.id, schedule)
     course = replace(current.course, anchor=None, rows=0, next_row=1, resting=False)

@@ -694,6 +694,18 @@ def test_a_withdrawn_batch_sends_nothing_more(clerk: Clerk) -> None:
     assert clerk.claim() == []
 
 
+def test_a_withdrawn_batch_takes_no_schedule_for_which_what_is_wanted_after_all_would_wait(clerk: Clerk) -> None:
+    batch = clerk.planned(rows(clerk, 1))
+    clerk.unit(lambda unit: batches.withdraw(unit, batch, ADA, "no"))
+    clerk.unit(lambda unit: refunds.reopen(unit, request(clerk, batch, 1).id, ADA))
+    # Its file is run again, with the flags of a schedule.
+    clerk.unit(lambda unit: batches.set_schedule(unit, batch, Schedule(max_per_day="1000"), ADA))
+    clerk.looked("ch_1")
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
+    assert clerk.batch(batch).schedule is None
+
+
 # The balance
 
 
