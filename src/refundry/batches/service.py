@@ -51,7 +51,17 @@ from refundry.kernel.money import Money, exponent
 from refundry.kernel.outcome import SeenRefund
 from refundry.policies.rules import connect_of, undecided
 from refundry.refunds import service as refunds
-from refundry.refunds.model import AT_STRIPE, IN_FLIGHT, UNPAID, Attempt, Content, HeldReason, RefundRequest, State
+from refundry.refunds.model import (
+    AT_STRIPE,
+    IN_FLIGHT,
+    REOPENABLE,
+    UNPAID,
+    Attempt,
+    Content,
+    HeldReason,
+    RefundRequest,
+    State,
+)
 from refundry.refunds.service import Claimed, Receipt, Received, Tally
 
 SLICE = 500
@@ -415,7 +425,14 @@ def _received(unit: Unit, row: BatchRow, request: RefundRequest, got: Received, 
     if keyless:
         text = f"{where} already asks for the same amount of this charge: give the row a ticket_id or a request_key, if it is another refund"
         return Verdict("possible_repeat", text, request.id, currency, asked)
-    return Verdict("repeated_row", f"the same refund as {where}", request.id, currency, asked)
+    return Verdict("repeated_row", f"the same refund as {where}{_unpaid(got.request)}", request.id, currency, asked)
+
+
+def _unpaid(request: RefundRequest) -> str:
+    """Say of a request that is over without a refund that it is: who reads that a row repeats another takes it for paid."""
+    if request.state not in REOPENABLE:
+        return ""
+    return f", which is {request.state} and gives nothing back: `refundry refund create` asks for it anew"
 
 
 def _where(unit: Unit, request: str, first: Mapping[str, int]) -> str:

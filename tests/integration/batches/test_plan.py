@@ -156,6 +156,16 @@ def test_an_edited_file_pays_only_what_is_new(clerk: Clerk) -> None:
     assert clerk.totals(first).told()["paid"] == 2
 
 
+def test_a_row_that_repeats_one_that_was_taken_back_says_so(clerk: Clerk) -> None:
+    wrong = clerk.planned(HEAD + row("ch_1", ticket="T1") + row("ch_2", ticket="T2"), "wrong.csv")
+    clerk.unit(lambda unit: batches.withdraw(unit, wrong, ADA, "a row is missing"))
+    corrected = clerk.planned(HEAD + row("ch_1", ticket="T1") + row("ch_3", ticket="T3"))
+    assert clerk.told(corrected) == [("refused", "repeated_row"), ("waiting", "received")]
+    assert clerk.lines(corrected)[0].text == (
+        "the same refund as row 1 of wrong.csv, which is withdrawn and gives nothing back: `refundry refund create` asks for it anew"
+    )
+
+
 def test_the_same_file_run_again_continues(clerk: Clerk) -> None:
     text = HEAD + row("ch_1") + row("ch_2")
     clerk.planned(text)
