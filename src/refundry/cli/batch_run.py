@@ -12,7 +12,7 @@ from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState, Schedule
 from refundry.bootstrap import read_file
 from refundry.cli import batch_told, output, session
-from refundry.cli.progress import IN_DOUBT_MAX, LOOKING_SHARE, REST_SECONDS_MAX, Progress, Seen
+from refundry.cli.progress import LOOKING_SHARE, REST_SECONDS_MAX, Progress, Seen
 from refundry.cli.schedule_options import changed, previewed, scheduled
 from refundry.cli.work import Work, working
 from refundry.connectors.base import AmountKind, FileOpened, ParsedRow, ReadOptions, amount_asked
@@ -21,7 +21,7 @@ from refundry.infra.db import Unit
 from refundry.kernel.errors import RefundryError, UsageError
 from refundry.kernel.lane import Lane
 from refundry.refunds import service as refunds
-from refundry.refunds.model import HeldReason, State
+from refundry.refunds.model import HeldReason
 from refundry.worker.executor import REFUND
 
 LOOK_SECONDS = 0.5
@@ -308,14 +308,13 @@ async def _glance(work: Work, batch: Batch) -> Seen:
 
     def look(unit: Unit) -> Seen:
         now = batches.find(unit, batch.id)
-        submitting = refunds.page(unit, batch.account, [State.SUBMITTING], after=0, most=IN_DOUBT_MAX)
-        later = [request.due_at - unit.now for _, request in submitting if request.due_at > unit.now]
+        in_doubt, soonest = refunds.in_doubt(unit, batch.account)
         return Seen(
             totals=batches.totals(unit, now or batch),
             planning=now is not None and now.state is BatchState.ACCEPTED,
             watching=work.worker.watching,
-            in_doubt=len(later),
-            next_look_seconds=min(later, default=None),
+            in_doubt=in_doubt,
+            next_look_seconds=None if soonest is None else soonest - unit.now,
             limit=desk.pacer.rate_now(unit, REFUND),
             limited=desk.pacer.limited_count,
             outlook=batches.outlook(unit, now or batch),

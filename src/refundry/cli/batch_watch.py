@@ -11,13 +11,12 @@ from dataclasses import replace
 from refundry.accounts import service as accounts
 from refundry.batches import service as batches
 from refundry.cli import batch_told, output, session, watch_view
-from refundry.cli.progress import IN_DOUBT_MAX, LOOKING_SHARE, PLAIN_SECONDS, REST_SECONDS_MAX, Speed
+from refundry.cli.progress import LOOKING_SHARE, PLAIN_SECONDS, REST_SECONDS_MAX, Speed
 from refundry.cli.watch_view import Moment
 from refundry.infra import loop, pace, readings
 from refundry.infra.db import DatabaseUnusable, Unit
 from refundry.kernel.clock import SystemClock
 from refundry.refunds import service as refunds
-from refundry.refunds.model import State
 from refundry.worker.executor import REFUND
 
 LOOK_SECONDS = 1.0
@@ -82,8 +81,7 @@ class Seen:
         batch = batches.need(unit, self._batch_id)
         account = batch.account
         totals = batches.totals(unit, batch)
-        submitting = refunds.page(unit, account, [State.SUBMITTING], after=0, most=IN_DOUBT_MAX)
-        later = [request.due_at - unit.now for _, request in submitting if request.due_at > unit.now]
+        in_doubt, soonest = refunds.in_doubt(unit, account)
         reading = readings.read(unit, account, times_seconds=TIMES_SECONDS, rate_seconds=RATE_SECONDS)
         return Moment(
             batch=batch,
@@ -94,8 +92,8 @@ class Seen:
             reading=reading,
             # Until two looks tell more: as many refunds as were sent, which may be of other batches too.
             rows_per_second=reading.rates.get(REFUND),
-            in_doubt=len(later),
-            next_look_seconds=min(later, default=None),
+            in_doubt=in_doubt,
+            next_look_seconds=None if soonest is None else soonest - unit.now,
             held="".join(one.held_text for one in accounts.known(unit) if one.name == account),
             executing=batch_told.executing(self._local, unit, account),
         )

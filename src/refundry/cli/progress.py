@@ -27,7 +27,6 @@ RATE_AFTER_SECONDS = 2.0
 LOOKING_SHARE = 0.1
 # However long a look took: of a process that was stopped meanwhile, or whose database was away, it says nothing.
 REST_SECONDS_MAX = 30.0
-IN_DOUBT_MAX = 1000
 
 
 def packed(parts: Iterable[str], width: int) -> list[str]:

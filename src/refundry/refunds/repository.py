@@ -508,6 +508,15 @@ def flying(unit: Unit, account: str) -> dict[str, int]:
     return {row[0]: int(row[1]) for row in unit.connection.execute(statement.group_by(t.currency))}
 
 
+def in_doubt(unit: Unit, account: str) -> tuple[int, float | None]:
+    """Count what was sent and is looked for later, and tell when the first of it is; all of it, since after an outage many thousand may be."""
+    statement = sa.select(sa.func.count(), sa.func.min(t.due_at)).where(
+        t.account == account, t.state == State.SUBMITTING, t.due_at > unit.now
+    )
+    count, soonest = unit.connection.execute(statement).one()
+    return int(count), None if soonest is None else float(soonest)
+
+
 def leased(unit: Unit, account: str) -> int:
     """Count the requests of an account that somebody works on at this moment."""
     statement = sa.select(sa.func.count()).where(

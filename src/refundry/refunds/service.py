@@ -1198,6 +1198,7 @@ next_due = repository.next_due
 counts = repository.counts
 failed = repository.failed
 flying = repository.flying
+in_doubt = repository.in_doubt
 leased = repository.leased
 open_breaks = repository.open_breaks
 any_going_on = repository.any_going_on
@@ -1206,7 +1207,7 @@ of_charge = repository.of_charge
 __all__ = [
     "Claimed", "Intent", "Receipt", "Received", "RequestUnknown", "StateForbids", "Tally", "Told", "adopt", "allow_repeat",
     "any_going_on", "attempts", "claim", "come_back", "counts", "due_lanes", "end_leases", "failed", "fetch", "find", "flying", "followed", "foresee", "found", "go_on",
-    "heard", "hold_disputed", "hold_undecided", "judge", "judge_again", "last_attempt", "leased", "let_go", "lift_disputed",
+    "heard", "hold_disputed", "hold_undecided", "in_doubt", "judge", "judge_again", "last_attempt", "leased", "let_go", "lift_disputed",
     "look_age", "look_needed", "make_wait", "many", "messages", "need", "next_due", "notice", "of_charge",
     "open_breaks", "page", "postpone", "put_in_line", "receive", "record", "refuse", "refuse_disputed", "release",
     "renew", "reopen", "repeats_by_now", "replaced_by", "resolve", "send_back", "standing_here", "stop", "submit", "suspect", "tally",

@@ -7,10 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from refundry.batches import service as batches
+from refundry.infra.db import Database
+from refundry.kernel.clock import SystemClock
+from refundry.refunds import repository
+from refundry.refunds.model import Content, RefundRequest, State
 from tests.integration.cli.conftest import Run
 from tests.support.server import Server
 
@@ -66,6 +72,30 @@ def test_one_that_waits_is_told_once_and_says_that_nobody_works_on_it(refundry: 
     refundry("batch", "pause", batch)
     paused = refundry("batch", "watch", batch, "--json").json
     assert (paused["state"], paused["over"], paused["waiting"]) == ("paused", False, 4)
+
+
+def test_all_that_is_in_doubt_is_counted(refundry: Run, file: Path, tmp_path: Path) -> None:
+    batch = refundry("batch", "run", str(file), "--yes", "--no-wait", "--json").json["batch_id"]
+    database = Database(f"sqlite:///{tmp_path / 'state' / 'refundry.db'}", SystemClock())
+    with database.unit() as unit:
+        account, later = batches.need(unit, batch).account, unit.now + 1_000_000
+        # As after an outage of Stripe's.
+        repository.insert(
+            unit,
+            [
+                replace(submitting(f"doubt_{number}"), account=account, due_at=later + number * 3600)
+                for number in range(1200)
+            ],
+        )
+    database.close()
+    watched = refundry("batch", "watch", batch, "--once", "--json").json
+    assert watched["in_doubt"] == 1200
+    assert watched["next_look_seconds"] <= 1_000_000
+
+
+def submitting(name: str) -> RefundRequest:
+    content = Content(charge=name, asked_minor=100, currency="gbp", reason="requested_by_customer")
+    return RefundRequest(name, "", name, content, state=State.SUBMITTING, amount_minor=100)
 
 
 def test_one_that_nobody_knows_is_refused(refundry: Run) -> None:
