@@ -39,7 +39,7 @@ from refundry.kernel.money import exponent
 from refundry.policies.model import Decision
 from refundry.policies.model import Verdict as Judgement
 from refundry.refunds import service as refunds
-from refundry.refunds.model import REOPENABLE, RefundRequest, State
+from refundry.refunds.model import REOPENABLE, HeldReason, RefundRequest, State
 from refundry.refunds.service import Receipt
 from refundry.worker.planner import planner_of
 
@@ -242,12 +242,23 @@ async def _foreseen(desk: Desk, asked: Asked, wanted: Wanted, *, as_json: bool) 
     """Tell what would be decided; nothing is kept but what was seen."""
     seen, age = await look_up(desk, asked, wanted), desk.settings.pay.age_max_days
 
-    def foreseen(unit: Unit) -> tuple[Found, Decision]:
+    def foreseen(unit: Unit) -> tuple[Found, Decision, RefundRequest | None]:
         it = found(unit, desk, seen, asked, wanted)
-        return it, refunds.foresee(unit, it.request, known=True, age_max_days=age)
+        before = None if asked.cancel_uncaptured and _releasable(it.charge) else _asked_before(unit, it.request, asked)
+        return it, refunds.foresee(unit, it.request, known=True, age_max_days=age), before
 
-    it, decision = await desk.writer.put(foreseen, needs=needs_of(seen))
+    it, decision, before = await desk.writer.put(foreseen, needs=needs_of(seen))
     charge, pays = it.charge, decision.verdict is Judgement.APPROVE
+    if before is not None:
+        output.say(f"this refund was asked for before: refund request {before.id}")
+        if as_json:
+            output.as_json(
+                refund_told.facts(before) | {"dry_run": True, "decision": Receipt.SAME.value, "cancels_payment": False}
+            )
+        else:
+            output.line(output.wrapped(refund_told.sentence(before)))
+        output.say("dry run: nothing was asked for, and nothing was paid")
+        return refund_told.exit_code(before)
     cancels = asked.cancel_uncaptured and _releasable(charge) and not charge.refunded_minor
     if as_json:
         told = refund_told.facts(it.request)
@@ -264,6 +275,21 @@ async def _foreseen(desk: Desk, asked: Asked, wanted: Wanted, *, as_json: bool) 
         output.line(output.wrapped(told_so))
         output.say("dry run: nothing was asked for, and nothing was paid")
     return output.DONE if pays or cancels else output.PARTLY
+
+
+def _asked_before(unit: Unit, wanted: RefundRequest, asked: Asked) -> RefundRequest | None:
+    """Tell the request that is the same and would not be decided anew; `None`, if there is none.
+
+    Raises:
+        UsageError: See `take_in`.
+    """
+    kept = refunds.find(unit, wanted.id)
+    if kept is None:
+        return None
+    _see_that_it_is_the_same(kept, wanted, asked)
+    held = kept.hold.reason if kept.hold is not None else None
+    anew = kept.state in REOPENABLE or (asked.allow_repeat and held is HeldReason.POSSIBLE_REPEAT)
+    return None if anew else kept
 
 
 def _seen(charge: Charge, settings: Settings) -> str:
@@ -333,7 +359,26 @@ def take_in(unit: Unit, wanted: RefundRequest, asked: Asked) -> tuple[RefundRequ
     actor = session.person()
     (got,) = refunds.receive(unit, [wanted], actor)
     kept = got.request
-    if got.receipt is Receipt.CONFLICT:
+    if got.receipt is Receipt.NEW:
+        return kept, True
+    _see_that_it_is_the_same(kept, wanted, asked)
+    if kept.state in REOPENABLE:
+        # Asked for again by a person, after it was refused or withdrawn: it is decided anew.
+        return refunds.reopen(
+            unit, kept.id, actor, allow_repeat=asked.allow_repeat, allow_inquiry=asked.allow_inquiry
+        ), False
+    if asked.allow_repeat:
+        return refunds.allow_repeat(unit, kept.id, actor), False
+    return kept, False
+
+
+def _see_that_it_is_the_same(kept: RefundRequest, wanted: RefundRequest, asked: Asked) -> None:
+    """See that what is asked for is what a request that has its key already asks for.
+
+    Raises:
+        UsageError: See `take_in`.
+    """
+    if kept.content.fingerprint != wanted.content.fingerprint:
         content = kept.content
         told = f"{refund_told.amount(kept)} of {content.charge}, {content.reason}"
         raise UsageError(
@@ -342,23 +387,14 @@ def take_in(unit: Unit, wanted: RefundRequest, asked: Asked) -> tuple[RefundRequ
             code="same_key_other_content",
             request=kept.id,
         )
-    if got.receipt is Receipt.NEW:
-        return kept, True
-    if kept.state in REOPENABLE:
-        # Asked for again by a person, after it was refused or withdrawn: it is decided anew.
-        return refunds.reopen(
-            unit, kept.id, actor, allow_repeat=asked.allow_repeat, allow_inquiry=asked.allow_inquiry
-        ), False
-    if asked.allow_repeat:
-        return refunds.allow_repeat(unit, kept.id, actor), False
-    if asked.ticket is None and asked.key is None and kept.state not in WORKED_ON:
+    named = asked.ticket is not None or asked.key is not None
+    if not named and not asked.allow_repeat and kept.state not in (*WORKED_ON, *REOPENABLE):
         raise UsageError(
             f"refund request {kept.id} already asks for the same amount of this charge, and is {kept.state}: give --ticket or --key if "
             f"this is another refund (`refundry refund show {kept.id}` shows it)",
             code="possible_repeat",
             request=kept.id,
         )
-    return kept, False
 
 
 async def _over(work: Work, request_id: str, patience: float) -> tuple[RefundRequest, str]:

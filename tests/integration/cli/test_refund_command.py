@@ -77,6 +77,30 @@ def test_a_refund_is_paid_shown_and_cannot_be_called_back(refundry: Run, refunds
     assert refunds_of() == 1
 
 
+def test_a_dry_run_of_what_was_asked_for_before_tells_what_became_of_it(
+    refundry: Run, refunds_of: Callable[[], int]
+) -> None:
+    refund = (*CREATE, "--order", "o1", "--amount", "5.00", "--reason", "duplicate")
+    paid = refundry(*refund, "--ticket", "T-1").json
+    told = refundry(*refund, "--ticket", "T-1", "--dry-run")
+    assert (told.code, told.json["decision"], told.json["state"]) == (0, "same", "settled"), told.err
+    assert told.json["request_id"] == paid["request_id"]
+    assert "asked for before" in told.err
+    words = refundry(*refund[:2], *refund[3:], "--ticket", "T-1", "--dry-run")
+    assert words.out.startswith("paid: 5.00 GBP")
+    # What would be refused is refused, and what would be decided anew is decided.
+    other = refundry(*CREATE, "--order", "o1", "--full", "--reason", "duplicate", "--ticket", "T-1", "--dry-run")
+    assert (other.code, other.error["code"]) == (2, "same_key_other_content")
+    assert refundry(*refund).code == 0
+    again = refundry(*refund, "--dry-run")
+    assert (again.code, again.error["code"]) == (2, "possible_repeat")
+    beyond = (*CREATE, "--order", "o1", "--amount", "500", "--reason", "duplicate", "--ticket", "T-2")
+    assert refundry(*beyond).code == 3
+    anew = refundry(*beyond, "--dry-run")
+    assert (anew.code, anew.json["code"]) == (3, "amount_exceeds_refundable")
+    assert refunds_of() == 2
+
+
 def test_a_charge_is_looked_at_once_for_a_refund_and_anew_for_the_next(refundry: Run, stripe: Server) -> None:
     def looks() -> int:
         calls = stripe.control("GET /_sim/calls")["operations"]
