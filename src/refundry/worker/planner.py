@@ -437,7 +437,9 @@ class Planner:
             case ReferenceKind.CHARGE_ID:
                 return charges.find(unit, reference.value) is not None
             case ReferenceKind.PAYMENT_INTENT:
-                return bool(charges.by_payment_intent(unit, self._account, reference.value))
+                # After a try that failed the customer may have paid by another, which is its latest charge then.
+                known = charges.by_payment_intent(unit, self._account, reference.value)
+                return any(charge.status != "failed" for charge in known)
             case ReferenceKind.ORDER_ID:
                 # Without the whole list, an order may have more charges than we know.
                 return self._covered and bool(charges.by_order(unit, self._account, reference.value))
@@ -480,17 +482,12 @@ class Planner:
             raise
         if looked and reference.kind is ReferenceKind.CHARGE_ID:
             return None
-        found = await self._read(lambda unit: self._known(unit, reference))
+        found = await self._read(lambda unit: self._charges_here(unit, reference))
         return None if found else _missing(reference, "")
 
     def _names_another(self, reference: Reference, look: Look) -> bool:
         named = look.charge.metadata.get(self._order_key)
         return reference.kind is ReferenceKind.ORDER_ID and named != reference.value
-
-    def _known(self, unit: Unit, reference: Reference) -> bool:
-        if reference.kind is ReferenceKind.ORDER_ID:
-            return bool(charges.by_order(unit, self._account, reference.value))
-        return self._mirrored(unit, reference)
 
     async def _charges_of(self, reference: Reference) -> list[str]:
         match reference.kind:

@@ -1,11 +1,13 @@
 """One refund at the desk: what was typed is checked, what will be paid is shown, and the outcome is told as it is."""
 
 from collections.abc import Callable
+from urllib.error import HTTPError
 
 import pytest
 
 from tests.integration.cli.conftest import Run
 from tests.support.server import Server
+from tests.support.stripe_call import called
 
 pytestmark = pytest.mark.integration
 
@@ -141,6 +143,23 @@ def test_a_refund_by_hand_holds_the_same_amount_until_it_is_allowed(
     allowed = refundry(*refund, "--allow-repeat")
     assert (allowed.code, allowed.json["outcome"]) == (0, "paid"), allowed.err
     assert refunds_of() == 2
+
+
+def test_a_payment_intent_whose_first_try_failed_is_paid_from_the_charge_that_paid_it(
+    refundry: Run, refunds_of: Callable[[], int], stripe: Server
+) -> None:
+    intent = called(stripe, "POST /v1/payment_intents", amount="5000", currency="gbp")["id"]
+    confirm = f"POST /v1/payment_intents/{intent}/confirm"
+    with pytest.raises(HTTPError) as refused:
+        called(stripe, confirm, payment_method="pm_card_chargeDeclined")
+    refused.value.close()
+    create = (*CREATE, "--payment-intent", intent, "--full", "--reason", "duplicate", "--ticket", "T-1")
+    early = refundry(*create, "--dry-run")
+    assert (early.code, early.json["code"]) == (3, "charge_failed"), early.err
+    called(stripe, confirm, payment_method="pm_card_visa")
+    paid = refundry(*create)
+    assert (paid.code, paid.json["amount"]) == (0, 5000), paid.err
+    assert refunds_of() == 1
 
 
 def test_what_stripe_still_has_is_called_pending(refundry: Run, stripe: Server) -> None:
