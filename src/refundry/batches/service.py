@@ -759,10 +759,11 @@ def _having_turn(unit: Unit, batch: Batch) -> _HavingTurn:
         # All are looked up, also those that were passed by before.
         course = replace(course, rows=repository.request_count(unit, batch.id), next_row=1)
     rows = repository.having_turn(unit, batch.id)
-    known = refunds.many(unit, [request for _, request in rows])
+    known = refunds.but_for_waiting(unit, [request for _, request in rows], refunds.IN_LINE)
     seen = _HavingTurn(course)
     for number, request_id in rows:
-        _look_at(seen, number, known[request_id])
+        if request_id in known:
+            _look_at(seen, number, known[request_id])
     if batch.schedule is not None and batch.schedule.canary:
         # Stripe had taken them, and told only later that their money did not arrive.
         late = repository.over(unit, batch.id, refunds.failed(unit, batch.account))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
@@ -26,6 +27,10 @@ WORKABLE = (State.RECEIVED, State.APPROVED, State.SUBMITTING)
 ON_THE_WAY = (State.SUBMITTING, State.OUTCOME_UNKNOWN)
 UNDECIDED = (State.RECEIVED, State.AWAITING_APPROVAL)
 CHARGES_MAX = 1000
+# In one statement: Postgres takes 65,535 parameters, and SQLite as it comes 32,766.
+IDS_MAX = 30_000
+# And of those that are only read, each with as many statements as it takes: one with more is slow on Postgres.
+PAGE = 1_000
 OVER_UNPAID = (State.REJECTED, State.DECLINED, State.WITHDRAWN, State.FAILED, State.CANCELED)
 
 
@@ -203,8 +208,8 @@ def fetch(unit: Unit, ids: Iterable[str]) -> Desk:
     """Put requests on the shelf, and hold them until the unit is over."""
     shelf = unit.shelf(Desk)
     wanted = [id_ for id_ in dict.fromkeys(ids) if id_ not in shelf.requests]
-    if wanted:
-        for row in unit.direct.execute(_MANY_HELD, {"ids": wanted}):
+    for at in range(0, len(wanted), IDS_MAX):
+        for row in unit.direct.execute(_MANY_HELD, {"ids": wanted[at : at + IDS_MAX]}):
             shelf.requests[row.id] = OnShelf(_request(row), row.sequence, row.lease, row.leased_until, row.version)
     return shelf
 
@@ -462,7 +467,27 @@ def many(unit: Unit, ids: Iterable[str], *, hold: bool = False) -> dict[str, Ref
     found = [kept for id_ in dict.fromkeys(wanted) if (kept := shelf.requests.get(id_)) is not None]
     if hold or len(found) == len(wanted):
         return {kept.request.id: kept.request for kept in sorted(found, key=lambda kept: kept.sequence)}
-    return {row.id: _request(row) for row in unit.connection.execute(_MANY, {"ids": wanted})}
+    return _read(unit, _MANY, wanted)
+
+
+def _read(unit: Unit, statement: sa.Select[Any], ids: Sequence[str]) -> dict[str, RefundRequest]:
+    read: list[tuple[int, RefundRequest]] = []
+    for at in range(0, len(ids), PAGE):
+        some = unit.connection.execute(statement, {"ids": ids[at : at + PAGE]})
+        read += [(row.sequence, _request(row)) for row in some]
+    return {request.id: request for _, request in sorted(read, key=itemgetter(0))}
+
+
+def but_for_waiting(unit: Unit, ids: Sequence[str], line: Iterable[HeldReason]) -> dict[str, RefundRequest]:
+    """Read those requests that wait for nobody, as for a person or a dispute: what waits so may be most of a large batch.
+
+    Args:
+        unit: The open unit.
+        ids: Of all of them.
+        line: What is waited for in line, which is read too.
+    """
+    goes_on = sa.or_(t.held_reason.is_(None), t.held_until.is_not(None), t.held_reason.in_([one.value for one in line]))
+    return _read(unit, _MANY.where(goes_on), ids)
 
 
 @dataclass(frozen=True, slots=True)

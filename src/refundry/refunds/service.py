@@ -1190,6 +1190,7 @@ def _needed(request: RefundRequest | None, request_id: str) -> RefundRequest:
 
 find = repository.find
 many = repository.many
+but_for_waiting = repository.but_for_waiting
 attempts = repository.attempts
 page = repository.page
 tally = repository.tally
@@ -1206,7 +1207,7 @@ replaced_by = repository.replaced_by
 of_charge = repository.of_charge
 __all__ = [
     "Claimed", "Intent", "Receipt", "Received", "RequestUnknown", "StateForbids", "Tally", "Told", "adopt", "allow_repeat",
-    "any_going_on", "attempts", "claim", "come_back", "counts", "due_lanes", "end_leases", "failed", "fetch", "find", "flying", "followed", "foresee", "found", "go_on",
+    "any_going_on", "attempts", "but_for_waiting", "claim", "come_back", "counts", "due_lanes", "end_leases", "failed", "fetch", "find", "flying", "followed", "foresee", "found", "go_on",
     "heard", "hold_disputed", "hold_undecided", "in_doubt", "judge", "judge_again", "last_attempt", "leased", "let_go", "lift_disputed",
     "look_age", "look_needed", "make_wait", "many", "messages", "need", "next_due", "notice", "of_charge",
     "open_breaks", "page", "postpone", "put_in_line", "receive", "record", "refuse", "refuse_disputed", "release",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from refundry.refunds import service as refunds
 from refundry.refunds.model import State
 from refundry.refunds.service import Receipt
 from tests.support.builders import content, refund_request
-from tests.support.hand import Hand
+from tests.support.hand import ADA, Hand
 
 pytestmark = pytest.mark.integration
 
@@ -64,6 +65,22 @@ def test_requests_keep_the_order_in_which_they_were_handed_in(hand: Hand) -> Non
     by_charge = {n: [q.id for at, q in enumerate(wanted) if at % 7 == n] for n in range(7)}
     for n, ids in by_charge.items():
         assert [one for one in order if one in ids] == ids, n
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_more_requests_are_read_at_once_than_a_statement_takes_parameters(hand: Hand, *, hold: bool) -> None:
+    first, second = (one.request for one in hand.receive(refund_request("key:1"), refund_request("key:2")))
+    # So many rows of a large batch may wait for a person.
+    ids = [second.id, *(f"request-{number}" for number in range(70_000)), first.id]
+    assert list(hand.unit(lambda unit: refunds.many(unit, ids, hold=hold)).values()) == [first, second]
+
+
+def test_what_waits_for_a_person_is_left_out_and_what_waits_in_line_is_not(hand: Hand) -> None:
+    free, held, in_line = (one.request for one in hand.receive(*(refund_request(f"key:{n}") for n in range(3))))
+    hand.unit(lambda unit: refunds.stop(unit, [held.id], ADA))
+    hand.unit(lambda unit: refunds.make_wait(unit, [in_line.id], ADA))
+    ids = [in_line.id, held.id, free.id]
+    assert list(hand.unit(lambda unit: refunds.but_for_waiting(unit, ids, refunds.IN_LINE))) == [free.id, in_line.id]
 
 
 def test_nothing_handed_in_is_nothing(hand: Hand) -> None:
