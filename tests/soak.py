@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from refundry.infra.db import PROCESS_CONNECTIONS_MAX
-from tests.support import accounts_run, crash_run, fault_run, plan_run, stage_run, storm_run
+from tests.support import accounts_run, crash_run, fault_run, plan_run, ports, stage_run, storm_run
 from tests.support.database import PostgresServer, postgres_server
 from tests.support.disturbed import Trouble
 from tests.support.fault_run import Rule
@@ -195,8 +195,8 @@ def _accounts(seed: int) -> None:
 
 
 def _storm(folder: Path, address: str | None, seed: int) -> None:
-    with storm_run.scene(folder, STORM_ROWS, seed=seed, postgres=address) as (shop, house):
-        told = storm_run.kill_in_the_storm(shop, house, storm_run.free_port(), kills=COUNT, seed=seed, rate=STORM_RATE)
+    with ports.kept() as port, storm_run.scene(folder, STORM_ROWS, seed=seed, postgres=address) as (shop, house):
+        told = storm_run.kill_in_the_storm(shop, house, port, kills=COUNT, seed=seed, rate=STORM_RATE)
     assert told["sends"] >= STORM_EVENTS, told
     print(f"storm: {told}", flush=True)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random  # noqa: TID251  # from the seed of the test
-import socket
 import threading
 import time
 from collections import Counter
@@ -124,12 +123,6 @@ def _call(body: bytes) -> bytes:
         f"Stripe-Signature: {sign}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
-
-
-def free_port() -> int:
-    """Find a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 @contextlib.contextmanager

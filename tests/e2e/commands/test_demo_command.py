@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -12,19 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Installation, ended, wait_for
-from tests.support.page_receiver import SECRET, asked, receiver
+from tests.support.page_receiver import SECRET, answers, asked, receiver
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)")
-
-
-def answers(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def line_with(process: subprocess.Popen[str], text: str) -> str:
@@ -78,6 +69,8 @@ def shop(tmp_path: Path) -> Iterator[str]:
 
 def test_a_demo_that_stays_answers_ends_politely_and_goes_on_the_next_time(tmp_path: Path, shop: str) -> None:
     orders = {"REFUNDRY_ORDERS__URL": shop, "REFUNDRY_ORDERS__SECRETS": SECRET}
+    # What is done by hand below is not found by the turns of polling of the first, however long it stays.
+    orders["REFUNDRY_FOLLOW__POLL_SECONDS"] = "86400"
     installed = Installation(tmp_path / "state", None, orders)
     first = installed.start("demo", "--rows", "20", "--port", "0")
     simulator = port_in(line_with(first, "refund_requests.csv"))

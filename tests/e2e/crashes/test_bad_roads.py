@@ -19,7 +19,7 @@ from refundry.inbox.model import HANDLED
 from refundry.inbox.model import State as EventState
 from refundry.infra.db import Database
 from refundry.outbox import service as outbox
-from tests.support import books, crash_run, storm_run
+from tests.support import books, crash_run, ports
 from tests.support.crash_run import House, Shop, wait_until
 from tests.support.order_receiver import SECRET, Mood, Receiver
 
@@ -166,8 +166,8 @@ def address(request: pytest.FixtureRequest) -> Iterator[str | None]:
 def test_in_the_end_orders_and_rows_are_as_stripes_books(
     tmp_path: Path, address: str | None, *, webhooks: bool
 ) -> None:
-    port = storm_run.free_port()
     with (
+        ports.kept() as port,
         order_system() as receiver,
         crash_run.shop(tmp_path, ROWS, seed=41, faults=[]) as shop,
         crash_run.house(shop, postgres=address, settings=SETTINGS | {"REFUNDRY_ORDERS__URL": receiver.url}) as house,

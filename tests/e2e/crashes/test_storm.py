@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import storm_run
+from tests.support import ports, storm_run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 # With what happens besides, and every tenth event twice, a storm of six hundred.
@@ -28,8 +28,8 @@ def address(request: pytest.FixtureRequest) -> Iterator[str | None]:
 def test_every_acknowledged_event_is_applied_once_though_the_server_is_killed(
     tmp_path: Path, address: str | None
 ) -> None:
-    with storm_run.scene(tmp_path, ROWS, seed=31, postgres=address) as (shop, house):
-        told = storm_run.kill_in_the_storm(shop, house, storm_run.free_port(), kills=KILLS, seed=31, rate=RATE)
+    with ports.kept() as port, storm_run.scene(tmp_path, ROWS, seed=31, postgres=address) as (shop, house):
+        told = storm_run.kill_in_the_storm(shop, house, port, kills=KILLS, seed=31, rate=RATE)
     assert told["sends"] >= SENDS
     # Most events say what stands here already, and of the others many are answered by one list.
     assert told["reads"] < told["sends"] / 4, told
