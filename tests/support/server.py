@@ -7,6 +7,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -83,6 +85,19 @@ class Server:
     def move(self, seconds: float) -> None:
         """Let its time pass, and what falls due happen."""
         self.control("POST /_sim/clock", {"move_seconds": seconds})
+
+    @contextmanager
+    def turning_away(self, *, after: int) -> Iterator[None]:
+        """Make so many refunds, and turn away each further call until the end: whoever pays is in the middle for so long, however slow the machine is.
+
+        It is a limit of the charge's own: it cuts no pace and leaves nothing in doubt, and half a second later the row is sent again.
+        """
+        rule = {"kind": "rate_limit", "reason": "resource-specific", "operation": "POST /v1/refunds", "skip": after}
+        self.control("POST /_sim/faults", {"rules": [rule]})
+        try:
+            yield
+        finally:
+            self.control("DELETE /_sim/faults")
 
     def remember(self) -> None:
         """Keep the state to go back to."""

@@ -84,10 +84,11 @@ def test_of_two_versions_at_once_the_older_ends_and_leaves_the_database_to_the_n
 ) -> None:
     file = str(shop.file(tmp_path / "refunds.csv"))
     installed.more |= {"REFUNDRY_STRIPE__LIMITS": "POST /v1/refunds=5", "REFUNDRY_STRIPE__HEADROOM": "0"}
-    older = installed.start("batch", "run", file, "--yes", "--json")
-    wait_for("refund 3", lambda: shop.refunds() >= 3 or older.poll() is not None)
-    before = stamped(installed, "9999")
-    ended_by_it = ended(older)
+    with shop.server.turning_away(after=10):
+        older = installed.start("batch", "run", file, "--yes", "--json")
+        wait_for("refund 3", lambda: shop.refunds() >= 3 or older.poll() is not None)
+        before = stamped(installed, "9999")
+        ended_by_it = ended(older)
     assert (ended_by_it.code, ended_by_it.error["code"]) == (1, "database_newer"), ended_by_it.err
     assert "9999" in ended_by_it.error["message"]
     paid = shop.refunds()
@@ -108,15 +109,16 @@ def test_a_process_whose_database_became_older_under_it_ends_and_the_next_upgrad
     installed.more |= {"REFUNDRY_STRIPE__LIMITS": "POST /v1/refunds=5", "REFUNDRY_STRIPE__HEADROOM": "0"}
     with postgres.made() as address:
         installed.more["REFUNDRY_DATABASE_URL"] = address
-        run = installed.start("batch", "run", file, "--yes", "--json")
-        wait_for("refund 3", lambda: shop.refunds() >= 3 or run.poll() is not None)
-        engine = sa.create_engine(address)
-        # Version 0012 has added this index, and nothing else.
-        with engine.begin() as connection:
-            connection.exec_driver_sql("DROP INDEX ix_stripe_refunds_created")
-            connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0011'")
-        engine.dispose()
-        ended_by_it = ended(run)
+        with shop.server.turning_away(after=10):
+            run = installed.start("batch", "run", file, "--yes", "--json")
+            wait_for("refund 3", lambda: shop.refunds() >= 3 or run.poll() is not None)
+            engine = sa.create_engine(address)
+            # Version 0012 has added this index, and nothing else.
+            with engine.begin() as connection:
+                connection.exec_driver_sql("DROP INDEX ix_stripe_refunds_created")
+                connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0011'")
+            engine.dispose()
+            ended_by_it = ended(run)
         assert (ended_by_it.code, ended_by_it.error["code"]) == (1, "database_older"), ended_by_it.err
 
         installed.more["REFUNDRY_STRIPE__LIMITS"] = "none"

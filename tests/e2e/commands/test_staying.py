@@ -139,11 +139,13 @@ def test_one_serves_another_watches_and_takes_over_when_the_first_is_killed(
 
     # A polite end of one that watches disturbs nobody.
     assert third.end(signal.SIGINT) == 130
-    run = installed.start("batch", "run", str(shop.file(tmp_path / "refunds.csv")), "--yes", "--json")
-    wait_for("refund 3", lambda: shop.refunds() >= 3)
-    first.end(signal.SIGKILL)
+    # Most of it is left when the first is killed.
+    with shop.server.turning_away(after=10):
+        run = installed.start("batch", "run", str(shop.file(tmp_path / "refunds.csv")), "--yes", "--json")
+        wait_for("refund 3", lambda: shop.refunds() >= 3)
+        first.end(signal.SIGKILL)
+        seen = shop.refunds()
     # The other server or the run itself, whoever is first, goes on.
-    seen = shop.refunds()
     wait_for("more refunds", lambda: shop.refunds() > seen + 5)
     done = ended(run)
     assert (done.code, done.json["paid"]) == (0, 60), done.err
@@ -166,14 +168,16 @@ def test_a_batch_that_is_being_paid_can_be_tried_again_and_taken_back(
     installed.more |= {"REFUNDRY_STRIPE__LIMITS": "POST /v1/refunds=2", "REFUNDRY_STRIPE__HEADROOM": "0"}
     # A run ends once those that wait for their slot have had it: few, or it takes a while.
     installed.more["REFUNDRY_PAY__FLIGHT_MAX"] = "5"
-    run = installed.start("batch", "run", str(shop.file(tmp_path / "refunds.csv")), "--yes", "--json")
-    wait_for("refund 3", lambda: shop.refunds() >= 3)
-    (batch,) = installed.ask("batch", "list", "--json").json["batches"]
-    retried = installed.run("batch", "retry", batch["batch_id"], "--no-wait", "--json")
-    assert retried.code == 3, retried.err
-    assert "to be decided anew: 0 rows" in retried.err
-    withdrawn = installed.run("batch", "withdraw", batch["batch_id"], "--json")
-    assert withdrawn.code == 0, withdrawn.err
+    # It is still being paid when both commands have started, however long that takes.
+    with shop.server.turning_away(after=5):
+        run = installed.start("batch", "run", str(shop.file(tmp_path / "refunds.csv")), "--yes", "--json")
+        wait_for("refund 3", lambda: shop.refunds() >= 3)
+        (batch,) = installed.ask("batch", "list", "--json").json["batches"]
+        retried = installed.run("batch", "retry", batch["batch_id"], "--no-wait", "--json")
+        assert retried.code == 3, retried.err
+        assert "to be decided anew: 0 rows" in retried.err
+        withdrawn = installed.run("batch", "withdraw", batch["batch_id"], "--json")
+        assert withdrawn.code == 0, withdrawn.err
     done = ended(run)
     assert (done.code, done.json["state"]) == (3, "withdrawn"), done.err
     assert 3 <= done.json["paid"] < 60
@@ -262,10 +266,11 @@ def test_a_command_beside_a_worker_whose_key_is_refused_ends_and_says_what_to_st
     worker.line("working")
     file = str(shop.file(tmp_path / "refunds.csv"))
     installed.more["STRIPE_SECRET_KEY"] = "sk_test_new"
-    watching = installed.start("batch", "run", file, "--yes", "--json")
-    wait_for("refund 3", lambda: shop.refunds() >= 3)
-    shop.server.control("POST /_sim/keys/sk_test_old/expire", {})
-    told = ended(watching)
+    with shop.server.turning_away(after=10):
+        watching = installed.start("batch", "run", file, "--yes", "--json")
+        wait_for("refund 3", lambda: shop.refunds() >= 3)
+        shop.server.control("POST /_sim/keys/sk_test_old/expire", {})
+        told = ended(watching)
     assert told.code == 3, told.err
     assert "works in the process that pays here: start that one again" in told.err
     desk = installed.run(
