@@ -17,8 +17,8 @@ from tests.support.messages import message
 from tests.support.order_receiver import SECRET
 
 pytestmark = pytest.mark.integration
-# Long enough for anything on loopback, and not waited for unless the receiver keeps silent.
-PATIENCE, SHORT = 20.0, 0.3
+# Long enough for anything on loopback, and not waited for unless the receiver keeps silent; then long enough for the head of its answer.
+PATIENCE, SHORT = 20.0, 1.0
 
 
 @asynccontextmanager

@@ -24,6 +24,8 @@ pytestmark = pytest.mark.integration
 
 # How long two decisions may wait for each other in a test that makes them meet; a lock lets them not.
 MEETING_SECONDS = 0.3
+# Where nothing keeps them apart they meet, however late one of them is.
+DEADLINE_SECONDS = 60.0
 
 
 def of(amount: int | None, key: str) -> RefundRequest:
@@ -90,13 +92,13 @@ def test_a_lease_that_has_ended_decides_nothing_though_nobody_took_it(hand: Hand
     assert hand.find(claimed).state is State.RECEIVED
 
 
-def meet(monkeypatch: pytest.MonkeyPatch) -> None:
+def meet(monkeypatch: pytest.MonkeyPatch, seconds: float = MEETING_SECONDS) -> None:
     """Let two decisions both read what is left before either of them writes, if nothing keeps them apart."""
     meeting, decide = threading.Barrier(2), refunds.decide
 
     def decided(facts: Facts) -> Decision:
         with contextlib.suppress(threading.BrokenBarrierError):
-            meeting.wait(MEETING_SECONDS)
+            meeting.wait(seconds)
         return decide(facts)
 
     monkeypatch.setattr(refunds, "decide", decided)
@@ -120,7 +122,7 @@ def test_without_the_lock_both_would_get_it(monkeypatch: pytest.MonkeyPatch, han
     """The test above can fail: on SQLite a unit that writes is alone, so that only Postgres needs the lock."""
     if not hand.database.postgres:
         pytest.skip("on SQLite one unit writes at a time, whatever is locked")
-    meet(monkeypatch)
+    meet(monkeypatch, DEADLINE_SECONDS)
     monkeypatch.setattr(charges, "hold_still", lambda _unit, _charge: None)
     first, second = both(hand, other, of(6000, "key:1"), of(6000, "key:2"))
     at_once(lambda: hand.judge(first), lambda: other.judge(second))

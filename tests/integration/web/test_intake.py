@@ -340,9 +340,10 @@ async def test_a_slow_body_is_given_up_while_others_are_served(file: Database, c
 
 
 async def test_a_slow_head_is_given_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Impatient, "head_seconds", 0.05)
-    assert await raw(desk, b"") == b""
-    assert await raw(desk, b"POST /webhooks/stripe HT") == b""
+    with monkeypatch.context() as patch:
+        patch.setattr(Impatient, "head_seconds", 0.05)
+        assert await raw(desk, b"") == b""
+        assert await raw(desk, b"POST /webhooks/stripe HT") == b""
     assert await desk.post(BODY) == (200, "")
 
 

@@ -23,10 +23,9 @@ from refundry.worker.main import Worker
 from refundry.worker.planner import SLICE, Planner, planner_of
 from tests.integration.worker.test_accounts import (
     DEADLINE_SECONDS,
-    LATE_MILLISECONDS,
-    REFUND,
     ROWS,
     World,
+    first_unanswered,
     four,
     handed_in,
     on_one,
@@ -50,17 +49,17 @@ def on_their_way(database: Database) -> int:
 
 @on_one
 async def test_a_file_does_not_wait_for_an_answer_to_a_row_of_another(
-    world: World, database: HandDatabase, tmp_path: Path
+    world: World, database: HandDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = world.settings(database.url, tmp_path)
-    late = {"kind": "latency", "operation": REFUND, "milliseconds": LATE_MILLISECONDS, "times": 1}
-    world.server.control("POST /_sim/faults", {"rules": [late]})
     async with bootstrap.desk(settings) as desk, working(desk, settings):
+        answered = first_unanswered(desk, monkeypatch)
         first = await handed_in(desk, world.server.account, {"o0": "1.00"}, tmp_path)
         await until_true(lambda: on_their_way(desk.database) == 1)
         second = await handed_in(desk, world.server.account, {"o1": "1.00"}, tmp_path)
         await until_true(lambda: totals(desk.database, second).standings.get(Standing.PAID, 0) == 1)
         assert totals(desk.database, first).standings.get(Standing.PAID, 0) == 0
+        answered.set()
         await until_true(lambda: totals(desk.database, first).standings.get(Standing.PAID, 0) == 1)
 
 
@@ -179,11 +178,10 @@ async def test_a_worker_ends_after_what_it_has_sent_though_planning_has_failed(
     world: World, database: HandDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, failed = world.settings(database.url, tmp_path), asyncio.Event()
-    late = {"kind": "latency", "operation": REFUND, "milliseconds": 3000, "times": 1}
-    world.server.control("POST /_sim/faults", {"rules": [late]})
     plan, tries, drains = Planner.plan, list[str](), list[int]()
 
     async with bootstrap.desk(settings) as desk:
+        answered = first_unanswered(desk, monkeypatch)
 
         async def failing(self: Planner, batch: Batch, *, lease: str, until: Callable[[], bool]) -> None:
             tries.append(batch.id)
@@ -199,5 +197,6 @@ async def test_a_worker_ends_after_what_it_has_sent_though_planning_has_failed(
             # As the sweeper does, which finds that lane at work.
             worker.begin(f"{world.server.account}|test", Lane.BULK)
             drains.append(len(worker._runs))
+            answered.set()
         assert totals(desk.database, batch).standings.get(Standing.PAID, 0) == 1
     assert (len(tries), drains) == (1, [1])
