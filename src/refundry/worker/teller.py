@@ -180,13 +180,15 @@ class Teller:
 
     async def _delivered(self, line: Line, delivery: Delivery, lease: str) -> None:
         """Send one message, and note what came of it."""
-        name, message = line.target.name, delivery.message
+        name, message, began = line.target.name, delivery.message, self._clock.boot_seconds()
         outcome = await self._sent(line, delivery)
         if isinstance(outcome, Delivered):
             line.fails = 0
             await self._writer.put(lambda unit: outbox.delivered(unit, name, delivery.number, outcome.told))
             return
-        line.fails += 1
+        # What was on its way already when it was taken for down tells nothing new: only a try after the rest makes the next one longer.
+        if not line.down or began >= line.rests_until:
+            line.fails += 1
         wait = min(outcome.retry_after_seconds or 0.0, rules.LEFT_ALONE_MAX)
         self._rest(line, rules.LEFT_ALONE_MAX if outcome.gone else wait)
 

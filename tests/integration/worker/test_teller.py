@@ -198,6 +198,26 @@ async def test_a_receiver_that_is_down_does_not_use_up_the_tries_of_all_that_wai
     assert DOWN_AFTER <= tried < 2 * DOWN_AFTER + 4
 
 
+async def test_many_that_fail_at_once_are_one_failure_to_a_receiver_that_is_down(
+    database: HandDatabase, clock: HandClock, make: Make, receiver: Receiver
+) -> None:
+    """One that restarts is found to be back within a second or two, however many calls it had when it went away."""
+    receiver.mood = lambda _, tries: Mood.DIES_BEFORE if tries == 0 else Mood.FINE
+    write(database, story(orders=20, length=1))
+    teller = make(at_once=20)
+    assert await delivered(teller) == 20
+    (line,) = teller.lines
+    assert (line.fails, line.rests_until) == (DOWN_AFTER, clock.boot_seconds() + 1.0)
+    # What fails after the rest makes the next one longer.
+    receiver.mood = lambda *_: Mood.ERROR
+    clock.move(LONG)
+    assert await delivered(teller) == 1
+    assert (line.fails, line.rests_until) == (DOWN_AFTER + 1, clock.boot_seconds() + 2.0)
+    receiver.mood = lambda *_: Mood.FINE
+    await quiesce(teller, clock)
+    assert (line.fails, len(receiver.applied)) == (0, 20)
+
+
 async def test_orders_that_are_refused_again_and_again_keep_no_new_one_waiting(
     database: HandDatabase, clock: HandClock, make: Make, receiver: Receiver
 ) -> None:
