@@ -45,7 +45,6 @@ OWN_SECONDS = 0.025
 # What a person may wait for a slot: the horizon that bulk has reserved, and four slots.
 SLOT_SECONDS = HORIZON[Lane.BULK] + 4 / SHARE
 FLOWING = 20
-LOOK_SECONDS = 0.002
 OVER = {State.SETTLED, State.PENDING}
 # A person's refund that takes longer than this is stuck, and the figures would say nothing.
 PATIENCE_SECONDS = 60.0
@@ -62,7 +61,6 @@ class Watch:
     desk: Desk
     outside: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     slots: list[float] = field(default_factory=list)
-    sent: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
     flowing: asyncio.Event = field(default_factory=asyncio.Event)
     count: int = 0
     _tasks: dict[asyncio.Task[Any], float] = field(default_factory=lambda: defaultdict(float))
@@ -95,7 +93,6 @@ class Watch:
                 waited = self._tasks.pop(task)
                 self.outside[body.charge] += waited
                 self.slots.append(waited)
-            self.sent[body.charge].set()
             return outcome
 
         pacer.take = taken
@@ -116,10 +113,12 @@ async def asked(desk: Desk, worker: Worker, watch: Watch, charge: str, number: i
     """Ask for one refund and wait until it is settled; tells what we took ourselves, in seconds."""
     began = time.monotonic()
     request = await _received(desk, charge, number)
+    turns = worker.turns_of(request.id)
     worker.begin(request.account, request.lane)
-    await asyncio.wait_for(watch.sent[charge].wait(), PATIENCE_SECONDS)
-    while (await desk.writer.aside(lambda: _read(desk, request.id))).state not in OVER:  # noqa: ASYNC110  # as every command looks
-        await asyncio.sleep(LOOK_SECONDS)
+    # As the command waits: it looks after each turn of work on its request.
+    while (await desk.writer.aside(lambda: _read(desk, request.id))).state not in OVER:
+        await asyncio.wait_for(turns.wait(), PATIENCE_SECONDS)
+        turns.clear()
     return time.monotonic() - began - watch.outside[charge]
 
 

@@ -400,6 +400,7 @@ def _see_that_it_is_the_same(kept: RefundRequest, wanted: RefundRequest, asked: 
 async def _over(work: Work, request_id: str, patience: float) -> tuple[RefundRequest, str]:
     """Wait until a request is over or held, or sleeps for longer than wanted; tells it, and why its account is held."""
     began, told = work.desk.clock.boot_seconds(), False
+    turns = work.worker.turns_of(request_id)
     while True:
         request, now = await work.read(lambda unit: (refunds.need(unit, request_id), unit.now))
         held = await work.held()
@@ -409,7 +410,7 @@ async def _over(work: Work, request_id: str, patience: float) -> tuple[RefundReq
         if not told and work.desk.clock.boot_seconds() - began > TELL_AFTER_SECONDS:
             told = True
             output.say(_waits(work, request, later))
-        await work.rest(LOOK_SECONDS)
+        await work.rest(LOOK_SECONDS, turns)
     if work.interrupted:
         await work.task
         request = await work.read(lambda unit: refunds.need(unit, request_id))

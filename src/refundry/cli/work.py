@@ -87,16 +87,23 @@ class Work:
                 tries_left -= 1
                 await self.desk.clock.sleep(1.0)
 
-    async def rest(self, seconds: float) -> None:
+    async def rest(self, seconds: float, sooner: asyncio.Event | None = None) -> None:
         """Wait until the next look, or until interrupted.
+
+        Args:
+            seconds: Until the next look.
+            sooner: Ends the wait too, and is cleared then.
 
         Raises:
             RefundryError: A setting that a worker found wrong, after something may have been taken in.
             Exception: What else has ended the worker.
         """
-        waker = asyncio.create_task(self.woken.wait())
-        await asyncio.wait({waker, self.task}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        waker.cancel()
+        wakers = {asyncio.create_task(event.wait()) for event in (self.woken, sooner) if event is not None}
+        await asyncio.wait({*wakers, self.task}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for waker in wakers:
+            waker.cancel()
+        if sooner is not None:
+            sooner.clear()
         if self.task.done() and not self.interrupted:
             try:
                 await self.task

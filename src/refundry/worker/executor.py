@@ -143,6 +143,8 @@ class Executor:
         self.flight_max: Callable[[], int] = lambda: pay.flight_max
         # Hears how long the work on a row took, in seconds without its waits for slots; set by the same.
         self.row_took: Callable[[float], None] = lambda _seconds: None
+        # Hears that a turn of work on a request is over, whatever came of it; set by the same.
+        self.turn_over: Callable[[str], None] = lambda _request: None
         # Traces each request; set by whoever has settings.
         self.trace: tracing.Tracing = tracing.OFF
         # Hears that a request came back unpaid; set by whoever knows batches, which are above this.
@@ -274,6 +276,7 @@ class Executor:
         """Work on one request, and tell how long that took."""
         began, waited = self._clock.boot_seconds(), note_waits()
         await self._paid(taken)
+        self.turn_over(taken.claimed.request.id)
         self.row_took(self._clock.boot_seconds() - began - waited.seconds)
 
     async def _paid(self, taken: Taken) -> None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 from refundry import migrations
 from refundry.accounts import service as accounts
@@ -97,6 +98,8 @@ class Worker:
         self.following = Following(desk, self._name()) if follows else None
         self.executing = asyncio.Event()
         self._awaited: set[tuple[str, Lane]] = set()
+        # Who waits for a request keeps its event; nobody else does.
+        self._turns_over = WeakValueDictionary[str, asyncio.Event]()
         # Another process executes, and this one waits for its end.
         self.watching = False
 
@@ -119,12 +122,24 @@ class Worker:
         executor.stopping = self._stopping.is_set
         flight = Flight(seat.pacer, desk.clock, desk.settings.pay.flight_max)
         executor.flight_max = lambda: min(flight.rows(), self._share())
-        executor.row_took = flight.took
+        executor.row_took, executor.turn_over = flight.took, self._turn_over
         executor.trace = desk.tracing
         planner = planner_of(desk, seat)
         stagger = Stagger(seat.gateway, seat.pacer, desk.database, desk.writer, desk.clock)
         recorder = Recorder(account.name, self._name(), seat.pacer.meter, desk.clock)
         return Station(seat, executor, planner, stagger, recorder, flight)
+
+    def turns_of(self, request_id: str) -> asyncio.Event:
+        """Tell an event that is set after each turn of work on a request in this process, for who waits for that request and looks again then.
+
+        It is never set for what another process works on.
+        """
+        return self._turns_over.setdefault(request_id, asyncio.Event())
+
+    def _turn_over(self, request_id: str) -> None:
+        awaited = self._turns_over.get(request_id)
+        if awaited is not None:
+            awaited.set()
 
     def _share(self) -> int:
         """Tell how many rows each lane that is worked on may have on its way at most, so that all have their share of this process."""

@@ -156,6 +156,25 @@ def first_unanswered(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> asyncio.Eve
     return answered
 
 
+async def asked(desk: Desk, account: str, charge: str) -> str:
+    """Take in what a person asks for; tells the request's id."""
+    body = Content(charge=charge, asked_minor=100, currency="gbp", reason="requested_by_customer")
+    id_ = request_id(account.partition("|")[0], "test", charge)
+    wanted = RefundRequest(id_, account, f"key:{charge}", body, lane=Lane.DESK)
+    (got,) = await desk.writer.put(lambda unit: refunds.receive(unit, [wanted], SYSTEM))
+    return got.request.id
+
+
+def state(desk: Desk, request: str) -> State:
+    with desk.database.reading() as unit:
+        return refunds.need(unit, request).state
+
+
+def two_charges(world: World) -> tuple[str, str]:
+    found = called(world.server, "GET /v1/charges?limit=2", world.server.account)["data"]
+    return found[0]["id"], found[1]["id"]
+
+
 async def until(happened: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_SECONDS):
         while not await asyncio.to_thread(happened):  # noqa: ASYNC110  # it happens in the database
@@ -428,28 +447,40 @@ async def test_a_person_does_not_wait_for_an_answer_to_somebody_else(
     async with bootstrap.desk(settings) as desk, working(desk, settings):
         answered = first_unanswered(desk, monkeypatch)
 
-        async def asked(charge: str) -> str:
-            body = Content(charge=charge, asked_minor=100, currency="gbp", reason="requested_by_customer")
-            wanted = RefundRequest(
-                request_id(world.server.account, "test", charge), account, f"key:{charge}", body, lane=Lane.DESK
-            )
-            (got,) = await desk.writer.put(lambda unit: refunds.receive(unit, [wanted], SYSTEM))
-            return got.request.id
-
-        def state(request: str) -> State:
-            with desk.database.reading() as unit:
-                return refunds.need(unit, request).state
-
-        first, second = [
-            charge["id"] for charge in called(world.server, "GET /v1/charges?limit=2", world.server.account)["data"]
-        ]
-        one = await asked(first)
-        await until(lambda: state(one) is State.SUBMITTING)
-        other = await asked(second)
-        await until(lambda: state(other) is State.SETTLED)
-        assert state(one) is State.SUBMITTING
+        first, second = two_charges(world)
+        one = await asked(desk, account, first)
+        await until(lambda: state(desk, one) is State.SUBMITTING)
+        other = await asked(desk, account, second)
+        await until(lambda: state(desk, other) is State.SETTLED)
+        assert state(desk, one) is State.SUBMITTING
         answered.set()
-        await until(lambda: state(one) is State.SETTLED)
+        await until(lambda: state(desk, one) is State.SETTLED)
+
+
+@on_one
+async def test_who_waits_for_a_request_is_told_after_each_turn_of_work_on_it_and_of_no_other(
+    world: World, database: HandDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = world.settings(database.url, tmp_path)
+    account = f"{world.server.account}|test"
+    async with bootstrap.desk(settings) as desk, working(desk, settings) as worker:
+        answered = first_unanswered(desk, monkeypatch)
+        first, second = two_charges(world)
+        one = await asked(desk, account, first)
+        mine = worker.turns_of(one)
+        assert worker.turns_of(one) is mine
+        await until(lambda: state(desk, one) is State.SUBMITTING)
+        other = await asked(desk, account, second)
+        await asyncio.wait_for(worker.turns_of(other).wait(), DEADLINE_SECONDS)
+        assert state(desk, other) is State.SETTLED
+        assert not mine.is_set()
+        answered.set()
+        await asyncio.wait_for(mine.wait(), DEADLINE_SECONDS)
+        # What it waits for is kept by then: one look tells it.
+        assert state(desk, one) is State.SETTLED
+        del mine
+        # Nobody waits any more, and nothing is kept for him: a worker runs for months.
+        assert not worker._turns_over
 
 
 async def test_a_file_that_cannot_be_looked_up_keeps_no_other_one_from_being_paid(
