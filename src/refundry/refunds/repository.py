@@ -333,7 +333,7 @@ _FREE = sa.and_(
     t.leased_until <= _THE_NOW,
     sa.or_(t.held_reason.is_(None), t.held_until <= _THE_NOW),
 )
-# Of the same charge another is on its way, or came earlier and may go on.
+# Of the same charge another is on its way, or came earlier and may go on; a person waits for no row of a file, which may be days from its turn.
 _SIBLING_ON_THE_WAY = sa.exists(
     sa.select(_other.c.id).where(
         _other.c.charge == t.charge, _other.c.id != t.id, _other.c.state.in_(_literals(ON_THE_WAY))
@@ -347,6 +347,7 @@ _SOONER = sa.or_(
             _other.c.sequence < t.sequence,
             _other.c.state.in_(_literals((State.RECEIVED, State.APPROVED))),
             sa.or_(_other.c.held_reason.is_(None), _other.c.held_until <= _THE_NOW),
+            sa.or_(t.lane != Lane.DESK.value, _other.c.lane == Lane.DESK.value),
         )
     ),
 )
@@ -377,7 +378,7 @@ def _claim(*, postgres: bool) -> sa.Executable:
 
 
 def claim(unit: Unit, account: str, lane: Lane, lease: str, *, until: float, most: int) -> list[Claimed]:
-    """Take due requests that nobody works on, one of each charge, in the order they came.
+    """Take due requests that nobody works on, of each charge the one that came first, and a person's before a file's.
 
     Args:
         unit: The open unit.

@@ -7,7 +7,7 @@ from refundry.infra.db import metadata
 refund_requests = sa.Table(
     "refund_requests",
     metadata,
-    # The order in which requests came: requests of one charge are paid in it.
+    # The order in which requests came: requests of one charge are paid in it, but a person's before a file's.
     sa.Column("sequence", sa.BigInteger().with_variant(sa.Integer, "sqlite"), sa.Identity(), primary_key=True),
     sa.Column("id", sa.Text, nullable=False, unique=True),
     sa.Column("account", sa.Text, nullable=False),

@@ -126,6 +126,28 @@ def test_lanes_and_accounts_are_kept_apart(hand: Hand) -> None:
     assert ids(hand.claim(lane=Lane.BULK)) == ["key:2"]
 
 
+def test_a_person_does_not_wait_for_an_earlier_row_of_a_file_for_the_same_charge(hand: Hand) -> None:
+    rows = [of("ch_1", f"key:{n}", due_at=hand.clock.now() + n * 3600) for n in range(2)]
+    hand.receive(*rows, of("ch_1", "key:person", lane=Lane.DESK))
+    with hand.database.reading() as unit:
+        assert set(refunds.due_lanes(unit, unit.now)) == {(ACCOUNT, Lane.DESK), (ACCOUNT, Lane.BULK)}
+    assert ids(hand.claim(lane=Lane.DESK)) == ["key:person"]
+    assert ids(hand.claim(lane=Lane.BULK)) == ["key:0"]
+
+
+def test_a_row_of_a_file_waits_for_what_a_person_asked_for_before_it(hand: Hand) -> None:
+    hand.receive(of("ch_1", "key:person", lane=Lane.DESK), of("ch_1", "key:row"), of("ch_1", "key:2", lane=Lane.DESK))
+    assert hand.claim(lane=Lane.BULK) == []
+    assert ids(hand.claim(lane=Lane.DESK)) == ["key:person"]
+
+
+@pytest.mark.parametrize("state", [State.SUBMITTING, State.OUTCOME_UNKNOWN])
+def test_a_person_waits_for_a_row_of_a_file_that_is_on_its_way(hand: Hand, state: State) -> None:
+    hand.receive(of("ch_1", "key:row"), of("ch_1", "key:person", lane=Lane.DESK))
+    put(hand, of("ch_1", "key:row"), state=state, due_at=hand.clock.now() + 900)
+    assert hand.claim(lane=Lane.DESK) == []
+
+
 # Leases
 
 

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from refundry.charges import service as charges
+from refundry.kernel.lane import Lane
 from refundry.refunds import repository
 from refundry.refunds import service as refunds
 from refundry.refunds.model import RefundRequest, State, Submitted, apply, body_of
@@ -157,6 +158,20 @@ def test_a_second_request_of_a_charge_waits_while_the_first_is_on_its_way(hand: 
     assert other.submit(second) is None
     assert hand.find(second) == before
     assert hand.attempts(second.request) == []
+
+
+def test_a_person_and_a_row_of_a_file_together_get_no_more_than_is_left(hand: Hand, other: Hand) -> None:
+    row = refund_request("key:row", asked=content(asked_minor=8000))
+    person = refund_request("key:person", asked=content(asked_minor=7000), lane=Lane.DESK)
+    hand.receive(row, person)
+    first, second = other.claimed_one(), hand.claim(lane=Lane.DESK)[0]
+    paid = hand.judge(second)
+    assert paid is not None
+    assert other.judge(first) is None
+    assert hand.submit(paid) is not None
+    assert other.claim() == []
+    waiting = hand.find(row)
+    assert (waiting.state, waiting.reserved_minor, waiting.reason_code) == (State.RECEIVED, 0, "sibling")
 
 
 def test_the_database_itself_allows_only_one_of_a_charge_on_its_way(hand: Hand, other: Hand) -> None:
