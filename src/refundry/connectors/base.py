@@ -26,10 +26,13 @@ TICKET_CHARACTERS_MAX = 500
 ORDER_CHARACTERS_MAX = 500
 # With its prefix it fits any column and any log line.
 REQUEST_KEY_CHARACTERS_MAX = 200
-# What Excel makes of a long number in a CSV file, and Python of one that was read as floating point: its other digits are gone.
-ROUNDED = re.compile(r"\d(?:[.,]\d+)?E\+\d{2,}", re.ASCII | re.IGNORECASE)
+# What Excel makes of a long number in a CSV file, and Python and Java of one that was read as floating point: its other digits may be gone.
+ROUNDED = re.compile(r"\d(?:[.,]\d+)?E\+\d{2,}|\d[.,]\d+E\d{1,3}", re.ASCII | re.IGNORECASE)
 # What a program makes of whole numbers once one of their column is empty, as pandas does: the ticket 7 is another one then.
 FLOATED = re.compile(r"(\d+)\.0", re.ASCII)
+# What is left of `, "T-7"`, since quotes count only where a cell begins with them, of `="T-7"`, which keeps Excel from reading a number,
+# and of quotes that a program has written twice or that are none of CSV's.
+QUOTED = re.compile("=?[\"'“‘„].*[\"'”’“]")  # noqa: RUF001  # they are meant
 
 
 def visible(text: str) -> str:
@@ -236,16 +239,18 @@ def check_name(text: str, called: str, characters_max: int, *, any_form: bool = 
     """See that a text can name something, wherever it was written.
 
     What cannot be seen is refused, since two names that look alike must be one name, or a refund could be paid twice; so is a number
-    that was rounded, which may stand for many names, and is none of them, and one that a program has written as another name.
+    that was rounded, which may stand for many names, and is none of them, one that a program has written as another name, and a name
+    with the quotes that were to stand around it.
 
     Args:
         text: Without the space around it.
         called: What people call its place: a column, an option.
         characters_max: The most it may have.
-        any_form: Whether `é` may also be an `e` and an accent, which look alike: of what Stripe compares, either may be meant.
+        any_form: Whether `é` may also be an `e` and an accent, which look alike, and whether quotes may stand around it: of what Stripe
+            compares, either may be meant.
 
     Raises:
-        NameInvalid: `text_too_long`, `text_unprintable`, `text_not_nfc`, `number_too_long`, `number_not_whole`.
+        NameInvalid: `text_too_long`, `text_unprintable`, `text_not_nfc`, `text_quoted`, `number_too_long`, `number_not_whole`.
     """
     if len(text) > characters_max:
         message = f"{called} has {len(text)} characters, at most {characters_max} are possible: shorten it"
@@ -259,6 +264,12 @@ def check_name(text: str, called: str, characters_max: int, *, any_form: bool = 
             "type it anew, or write it in Unicode's form NFC"
         )
         raise NameInvalid(message, code="text_not_nfc")
+    if not any_form and QUOTED.fullmatch(text):
+        message = (
+            f"{called} is {text[:SHOWN_MAX]}, with quotes around it that are part of it: write it without; in CSV no space and no = may "
+            "stand before a cell's quotes"
+        )
+        raise NameInvalid(message, code="text_quoted")
     if ROUNDED.fullmatch(text):
         message = f"{called} is '{text[:SHOWN_MAX]}', a long number that a spreadsheet has rounded: type it anew, with the cell's format set to text"
         raise NameInvalid(message, code="number_too_long")

@@ -160,7 +160,7 @@ def test_a_number_means_what_it_is_whatever_decimal_sign_texts_have(tmp_path: Pa
 
 
 @pytest.mark.parametrize("column", ["order_id", "ticket_id", "request_key"])
-@pytest.mark.parametrize("written", ["1.23457E+15", '"1,23457E+15"', "4E+18", "1.234567890123456e+18"])
+@pytest.mark.parametrize("written", ["1.23457E+15", '"1,23457E+15"', "4E+18", "1.234567890123456e+18", "1.2345678E7"])
 def test_a_name_that_a_spreadsheet_has_rounded_is_no_name(tmp_path: Path, column: str, written: str) -> None:
     (row,) = rows(tmp_path, f"charge_id,amount,{column}\nch_1,1,{written}\n".encode())
     assert isinstance(row, RefusedRow)
@@ -178,6 +178,30 @@ def test_a_name_that_a_program_has_made_a_decimal_is_no_name(tmp_path: Path, col
         assert isinstance(row, RefusedRow)
         assert (row.code, row.column) == ("number_not_whole", column)
         assert "'7'" in row.message
+
+
+@pytest.mark.parametrize("column", ["ticket_id", "request_key"])
+@pytest.mark.parametrize(
+    "written", [' "T-7"', '\t"T-7"', '="T-7"', '"""T-7"""', "'T-7'", "\u201cT-7\u201d", ' "12 ""B"""', '""""""']
+)
+def test_a_name_with_the_quotes_that_were_to_stand_around_it_is_no_name(
+    tmp_path: Path, column: str, written: str
+) -> None:
+    (row,) = rows(tmp_path, f"charge_id,amount,{column}\nch_1,1,{written}\n".encode())
+    assert isinstance(row, RefusedRow)
+    assert (row.code, row.column) == ("text_quoted", column)
+
+
+@pytest.mark.parametrize("written", ['T-7 "B"', "'T-7", "O'Neill's", '"""A"" and B"', "'tis", '=1+"1"'])
+def test_a_name_with_quotes_inside_of_it_is_one(tmp_path: Path, written: str) -> None:
+    (row,) = rows(tmp_path, f"charge_id,amount,ticket_id\nch_1,1,{written}\n".encode())
+    assert isinstance(row, ParsedRow)
+
+
+def test_an_order_with_quotes_is_looked_for_as_it_stands(tmp_path: Path) -> None:
+    (row,) = rows(tmp_path, b'order_id,amount\n"""A1""",1\n')
+    assert isinstance(row, ParsedRow)
+    assert row.reference.value == '"A1"'
 
 
 @pytest.mark.parametrize(
