@@ -12,8 +12,7 @@ import json
 import subprocess
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,66 +51,81 @@ PATIENCE_SECONDS = 60.0
 
 @dataclass
 class Watch:
-    """Times what a desk refund waits for, by task: each runs in tasks of its own.
+    """Times what a desk refund waits for: Stripe, and its slot. One is paid at a time, and it may wait for both at once.
 
     Args:
         desk: Whose pacer and gateway are watched.
+        charges: Those that are refunded at the desk.
+        waits: From when to when a desk refund waited for either, by the boot clock.
+        slots: How long for each slot, in seconds.
     """
 
     desk: Desk
-    outside: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    charges: Collection[str]
+    waits: list[tuple[float, float]] = field(default_factory=list)
     slots: list[float] = field(default_factory=list)
     flowing: asyncio.Event = field(default_factory=asyncio.Event)
     count: int = 0
-    _tasks: dict[asyncio.Task[Any], float] = field(default_factory=lambda: defaultdict(float))
     _asking: ContextVar[bool] = field(default_factory=lambda: ContextVar("asking", default=False))
 
     def attach(self) -> None:
         """Stand between the product and its pacer and gateway."""
-        take, look, send = self.desk.pacer.take, self.desk.gateway.look, self.desk.gateway.send
+        look, send = self.desk.gateway.look, self.desk.gateway.send
         gateway: Any = self.desk.gateway
         pacer: Any = self.desk.pacer
+        in_line = pacer.in_line
 
-        async def taken(operation: str, lane: Lane, **more: Any) -> float:
-            began = self.desk.clock.boot_seconds()
-            slot = await take(operation, lane, **more)
-            # The wait for a slot that is told early lasts until its moment, whatever is done meanwhile.
-            waited = max((slot if more.get("early") else self.desk.clock.boot_seconds()) - began, 0.0)
-            if lane is Lane.DESK and self._asking.get():
-                self.slots.append(waited)
-            elif lane is Lane.DESK and (task := asyncio.current_task()) is not None:
-                self._tasks[task] += waited
-            return slot
+        def lined(operation: str, lane: Lane, early: float) -> Any:
+            turn, began = in_line(operation, lane, early), self.desk.clock.boot_seconds()
+            if lane is Lane.DESK:
+                asking = self._asking.get()
+                turn.future.add_done_callback(lambda future: self._had(began, future, early, asking=asking))
+            return turn
 
         async def sends(body: Any, key: str) -> Any:
             self.count += 1
             if self.count >= FLOWING:
                 self.flowing.set()
-            outcome = await self._timed(body.charge, lambda: send(body, key))
-            task = asyncio.current_task()
-            if task in self._tasks:
-                waited = self._tasks.pop(task)
-                self.outside[body.charge] += waited
-                self.slots.append(waited)
-            return outcome
+            return await self._timed(lambda: send(body, key), desk=body.charge in self.charges)
 
-        pacer.take = taken
-        gateway.look = lambda charge, lane, **more: self._timed(charge, lambda: look(charge, lane, **more))
+        pacer.in_line = lined
+        gateway.look = lambda charge, lane, **more: self._timed(
+            lambda: look(charge, lane, **more), desk=lane is Lane.DESK
+        )
         gateway.send = sends
 
-    async def _timed(self, charge: str, call: Callable[[], Awaitable[Any]]) -> Any:
+    def _had(self, began: float, slot: asyncio.Future[float], early: float, *, asking: bool) -> None:
+        if slot.cancelled():
+            return
+        # The wait for a slot that is told early lasts until its moment, whatever is done meanwhile.
+        ended = max(slot.result() if early else self.desk.clock.boot_seconds(), began)
+        self.slots.append(ended - began)
+        if not asking:
+            self.waits.append((began, ended))
+
+    async def _timed(self, call: Callable[[], Awaitable[Any]], *, desk: bool) -> Any:
         # The slot of a read is taken inside, and counts with it.
-        token, began = self._asking.set(True), time.monotonic()
+        token, began = self._asking.set(True), self.desk.clock.boot_seconds()
         try:
             return await call()
         finally:
             self._asking.reset(token)
-            self.outside[charge] += time.monotonic() - began
+            if desk:
+                self.waits.append((began, self.desk.clock.boot_seconds()))
+
+    def waited(self, began: float, ended: float) -> float:
+        """Tell how much of a time a desk refund waited for Stripe or its slot, in seconds; what it waited for both counts once."""
+        total, until = 0.0, began
+        for start, end in sorted(self.waits):
+            total += max(min(end, ended) - max(start, until), 0.0)
+            until = max(until, end)
+        return total
 
 
 async def asked(desk: Desk, worker: Worker, watch: Watch, charge: str, number: int) -> float:
     """Ask for one refund and wait until it is settled; tells what we took ourselves, in seconds."""
-    began = time.monotonic()
+    watch.waits.clear()
+    began = desk.clock.boot_seconds()
     request = await _received(desk, charge, number)
     turns = worker.turns_of(request.id)
     worker.begin(request.account, request.lane)
@@ -119,7 +133,8 @@ async def asked(desk: Desk, worker: Worker, watch: Watch, charge: str, number: i
     while (await desk.writer.aside(lambda: _read(desk, request.id))).state not in OVER:
         await asyncio.wait_for(turns.wait(), PATIENCE_SECONDS)
         turns.clear()
-    return time.monotonic() - began - watch.outside[charge]
+    ended = desk.clock.boot_seconds()
+    return ended - began - watch.waited(began, ended)
 
 
 async def _received(desk: Desk, charge: str, number: int) -> RefundRequest:
@@ -153,7 +168,7 @@ async def run(path: Path, desk_charges: list[str]) -> dict[str, list[Any]]:
     """Pay a file, and refund at the desk meanwhile; tells our own time of each, when it began and ended, and the waits for slots, in seconds."""
     settings = settings_of.read()
     async with bootstrap.desk(settings) as desk:
-        watch = Watch(desk)
+        watch = Watch(desk, desk_charges)
         watch.attach()
         worker, stop = Worker(desk, bootstrap.lock_of(settings)), asyncio.Event()
         working = asyncio.create_task(worker.run(until=stop))

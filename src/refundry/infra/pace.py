@@ -33,6 +33,8 @@ HORIZON = {Lane.BULK: 0.10, Lane.DESK: 2.0}
 # is sent when its intent is committed.
 EARLY = {Lane.BULK: 0.06, Lane.DESK: 0.03}
 EARLY_SLOTS = 1.5
+# A slot that was asked for ahead and has passed by more than this, in seconds, is lost: sent together with others it would be too many at once.
+ASKED_SECONDS = 0.25
 # A wait that ended so many seconds too soon is over: no clock is finer.
 MOMENT = 1e-6
 # Slots that are reserved in one step: more would come in bursts when another process shares the budget.
@@ -228,6 +230,8 @@ class Pacer:
         self._writer = writer
         self._clock = clock
         self._waiting: dict[str, dict[Lane, deque[Turn]]] = {}
+        # Those that were asked for, and that nobody has taken yet.
+        self._asked: dict[tuple[str, Lane], deque[Turn]] = {}
         self._drains: dict[str, asyncio.Task[None]] = {}
         self._steps: set[asyncio.Task[None]] = set()
         # When the last call of each budget has left, by the boot clock.
@@ -279,16 +283,49 @@ class Pacer:
         """
         slot = began = self._clock.boot_seconds()
         if self._account and self.rate_of(operation):
-            lanes = self._waiting.setdefault(operation, {lane: deque() for lane in Lane})
-            turn = Turn(asyncio.get_running_loop().create_future(), early)
-            lanes[lane].append(turn)
-            drain = self._drains.get(operation)
-            if drain is None or drain.done():
-                self._drains[operation] = asyncio.get_running_loop().create_task(self._drain(operation, lanes))
+            turn = self._asked_for(operation, lane) or self.in_line(operation, lane, early)
             slot = await turn.future
             self._note(self._clock.boot_seconds() - began)
         self.taken_count += 1
         return slot
+
+    def ask(self, operation: str, lane: Lane, *, early: float = 0.0) -> None:
+        """Ask for a slot that is taken in a moment: what is done until then is done while it is waited for.
+
+        Whoever asks gives back by `unask` what is not taken after all.
+        """
+        if self._account and self.rate_of(operation):
+            self._asked.setdefault((operation, lane), deque()).append(self.in_line(operation, lane, early))
+
+    def unask(self, operation: str, lane: Lane) -> None:
+        """Give back what was asked for and not taken; a slot that was reserved for it already is lost."""
+        asked = self._asked.get((operation, lane), deque())
+        while asked:
+            turn = asked.popleft()
+            if turn in self._waiting[operation][lane]:
+                self._waiting[operation][lane].remove(turn)
+            _lost(turn)
+
+    def _asked_for(self, operation: str, lane: Lane) -> Turn | None:
+        asked = self._asked.get((operation, lane))
+        while asked:
+            turn = asked.popleft()
+            if not turn.future.done() or not (_lost(turn) or self._passed(turn)):
+                return turn
+        return None
+
+    def _passed(self, turn: Turn) -> bool:
+        return turn.future.result() < self._clock.boot_seconds() - ASKED_SECONDS
+
+    def in_line(self, operation: str, lane: Lane, early: float) -> Turn:
+        """Stand in line for a slot, as `take` and `ask` do."""
+        lanes = self._waiting.setdefault(operation, {lane: deque() for lane in Lane})
+        turn = Turn(asyncio.get_running_loop().create_future(), early)
+        lanes[lane].append(turn)
+        drain = self._drains.get(operation)
+        if drain is None or drain.done():
+            self._drains[operation] = asyncio.get_running_loop().create_task(self._drain(operation, lanes))
+        return turn
 
     async def moment(self, operation: str, lane: Lane, slot: float) -> None:
         """Wait for the moment of a slot that was told early."""
@@ -471,3 +508,8 @@ class Pacer:
             for waiting in lanes.values():
                 while waiting:
                     waiting.popleft().future.cancel()
+
+
+def _lost(turn: Turn) -> bool:
+    """Tell whether a turn has no slot and gets none; one that still waits gets none from here on."""
+    return turn.future.cancel() or turn.future.cancelled() or turn.future.exception() is not None

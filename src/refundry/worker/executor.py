@@ -201,7 +201,12 @@ class Executor:
             if running:
                 await asyncio.wait([*running])
             renewal.cancel()
+            self._pacer.unask(REFUND, lane)
             await asyncio.gather(renewal, return_exceptions=True)
+
+    def expect(self, lane: Lane) -> None:
+        """Hear that a request is about to be claimed: its slot is waited for from now on, beside the claim and what is decided in it."""
+        self._pacer.ask(REFUND, lane, early=self._pacer.early(REFUND, lane))
 
     def stir(self, lane: Lane) -> None:
         """Have whoever drains a lane claim again: something has fallen due, and an answer that does not come is nobody else's concern."""

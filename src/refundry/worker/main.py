@@ -214,6 +214,8 @@ class Worker:
         here, or only watch: the sweeper of whoever executes finds it.
         """
         if self.executing.is_set():
+            if lane is Lane.DESK and account in self.stations:
+                self.stations[account].executor.expect(lane)
             self._begin(account, lane)
         else:
             self._awaited.add((account, lane))

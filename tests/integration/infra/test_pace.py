@@ -278,6 +278,82 @@ async def test_all_processes_share_one_budget(callers: Callers, clock: HandClock
     assert min(len(one) for one in had) > 0, "nobody is starved"
 
 
+async def test_a_slot_that_was_asked_for_ahead_is_waited_for_since_then(callers: Callers, clock: HandClock) -> None:
+    pacer = callers.pacer()
+    bulk = callers.call(pacer, 1000)
+    await clock.run(3.0)
+    asked = clock.boot_seconds()
+    pacer.ask(REFUND, Lane.DESK)
+    # Meanwhile the request is claimed and decided.
+    await clock.run(0.1)
+    desk = callers.call(pacer, 1, Lane.DESK)
+    await clock.run(1.0)
+    assert len(desk) == 1
+    assert desk[0] - asked <= HORIZON[Lane.BULK] + (STEP[Lane.BULK] + 1) / RATE + 1e-6
+    assert len(bulk) + len(desk) == pytest.approx(4.1 * RATE, abs=STEP[Lane.BULK] + 1)
+
+
+async def test_who_asks_twice_and_takes_once_leaves_one_for_the_next(callers: Callers, clock: HandClock) -> None:
+    pacer = callers.pacer()
+    pacer.ask(REFUND, Lane.DESK)
+    pacer.ask(REFUND, Lane.DESK)
+    had = callers.call(pacer, 2, Lane.DESK)
+    await clock.run(1.0)
+    assert had[1] - had[0] == pytest.approx(1 / RATE, abs=1e-5)
+    assert pacer.taken_count == 2
+
+
+async def test_what_was_asked_for_and_is_given_back_before_its_turn_costs_nobody_a_slot(
+    callers: Callers, clock: HandClock
+) -> None:
+    pacer = callers.pacer()
+    bulk = callers.call(pacer, 1000)
+    await clock.run(3.0)
+    for _ in range(5):
+        pacer.ask(REFUND, Lane.DESK)
+        pacer.unask(REFUND, Lane.DESK)
+    await clock.run(1.0)
+    assert len(bulk) == pytest.approx(4.0 * RATE, abs=STEP[Lane.BULK])
+    # And whoever takes one later has one of its own.
+    desk = callers.call(pacer, 1, Lane.DESK)
+    await clock.run(1.0)
+    assert len(desk) == 1
+
+
+async def test_a_slot_that_was_asked_for_and_has_passed_is_not_taken(callers: Callers, clock: HandClock) -> None:
+    pacer = callers.pacer()
+    callers.call(pacer, 1000)
+    await clock.run(1.0)
+    for _ in range(5):
+        pacer.ask(REFUND, Lane.DESK)
+    # A claim that took far too long: what was reserved for it is long gone, and five at once would be five too many.
+    await clock.run(1.0)
+    begun = clock.boot_seconds()
+    desk = callers.call(pacer, 5, Lane.DESK)
+    await clock.run(2.0)
+    assert len(desk) == 5
+    assert min(desk) >= begun
+    assert min(later - earlier for earlier, later in itertools.pairwise(desk)) >= 1 / RATE - 1e-5
+
+
+async def test_a_reservation_that_failed_before_anybody_took_its_slot_fails_nobody(
+    callers: Callers, clock: HandClock
+) -> None:
+    pacer, broken = callers.pacer(), RuntimeError("the disk is full")
+    put = pacer._writer.put
+
+    async def fails(*_: Any, **__: Any) -> Any:
+        raise broken
+
+    pacer._writer.put = fails  # type: ignore[method-assign]
+    pacer.ask(REFUND, Lane.DESK)
+    await clock.run(0.1)
+    pacer._writer.put = put  # type: ignore[method-assign]
+    had = callers.call(pacer, 1, Lane.DESK)
+    await clock.run(0.5)
+    assert len(had) == 1
+
+
 async def test_accounts_do_not_share_a_budget(callers: Callers, clock: HandClock) -> None:
     ours, theirs = callers.pacer(), callers.pacer()
     theirs.serve("acct_2|test")

@@ -483,6 +483,49 @@ async def test_who_waits_for_a_request_is_told_after_each_turn_of_work_on_it_and
         assert not worker._turns_over
 
 
+@on_one
+async def test_a_slot_that_a_person_needs_is_asked_for_before_the_claim_and_given_back_where_nothing_is_claimed(
+    world: World, database: HandDatabase, tmp_path: Path
+) -> None:
+    primary = StripeSettings(secret_key=PRIMARY, api_base=world.server.url, limits="live")  # type: ignore[arg-type]
+    settings = world.settings(database.url, tmp_path, stripe=primary)
+    account, order = f"{world.server.account}|test", list[str]()
+    async with bootstrap.desk(settings) as desk, working(desk, settings) as worker:
+        await asyncio.wait_for(worker.executing.wait(), DEADLINE_SECONDS)
+        pacer: Any = desk.seats[0].pacer
+        executor: Any = worker.stations[account].executor
+        ask, unask, claim = pacer.ask, pacer.unask, executor._claim
+
+        def asks(*given: Any, **more: Any) -> None:
+            order.append("asked")
+            ask(*given, **more)
+
+        def unasks(*given: Any) -> None:
+            order.append("given back")
+            unask(*given)
+
+        async def claims(*given: Any) -> Any:
+            count, taken = await claim(*given)
+            order.append(f"claimed {count}")
+            return count, taken
+
+        pacer.ask, pacer.unask, executor._claim = asks, unasks, claims
+        worker.begin(account, Lane.DESK)
+        await until(lambda: "given back" in order)
+        assert order == ["asked", "claimed 0", "given back"]
+        assert not any(pacer._asked.values())
+        order.clear()
+        one = await asked(desk, account, two_charges(world)[0])
+        mine = worker.turns_of(one)
+        worker.begin(account, Lane.DESK)
+        await asyncio.wait_for(mine.wait(), DEADLINE_SECONDS)
+        assert state(desk, one) is State.SETTLED
+        assert order[:2] == ["asked", "claimed 1"]
+        # Nothing was asked for on top of it.
+        assert order.count("asked") == 1
+        assert not any(pacer._asked.values())
+
+
 async def test_a_file_that_cannot_be_looked_up_keeps_no_other_one_from_being_paid(
     world: World, database: HandDatabase, tmp_path: Path
 ) -> None:
