@@ -78,7 +78,7 @@ def standing_of(state: State) -> Standing:
 
 
 class Turn(IntEnum):
-    """Where a row of a batch with a schedule stands in line: it waits, was let go and is not over, is over, or has failed after all."""
+    """Where a row of a batch with a schedule stands in line: it waits, was let go and is not over, is over, or is over and counted as failed."""
 
     WAITS = 0
     HAS_COME = 1

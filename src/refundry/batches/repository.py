@@ -325,12 +325,12 @@ def in_line(unit: Unit, batch: str, since: int, most: int) -> list[tuple[int, st
     return [(row.number, row.request) for row in found]
 
 
-def over(unit: Unit, batch: str, requests: Sequence[str]) -> list[int]:
-    """Tell the numbers of those rows that are over, of some requests."""
+def of_turn(unit: Unit, batch: str, requests: Sequence[str], turn: Turn) -> list[int]:
+    """Tell the numbers of those rows that stand so in line, of some requests."""
     found: list[int] = []
     for start in range(0, len(requests), PAGE):
         statement = sa.select(r.number).where(
-            r.request.in_(requests[start : start + PAGE]), r.batch == batch, r.released == int(Turn.OVER), r.code == ""
+            r.request.in_(requests[start : start + PAGE]), r.batch == batch, r.released == int(turn), r.code == ""
         )
         found += unit.connection.execute(statement).scalars()
     return found

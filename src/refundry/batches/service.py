@@ -519,12 +519,17 @@ def resume(unit: Unit, batch: Batch, actor: Actor) -> int:
     current = need(unit, batch.id)
     waiting = _in_line_count(unit, current)
     in_line = current.schedule is not None
-    count = sum(refunds.go_on(unit, page, actor, in_line=in_line) for page in repository.requests(unit, batch.id))
+    count, course = 0, current.course
+    for page in repository.requests(unit, batch.id):
+        count += refunds.go_on(unit, page, actor, in_line=in_line)
+        if in_line:
+            waits = [request.id for request in refunds.many(unit, page).values() if refunds.waits_in_line(request)]
+            course = _turn_anew(unit, batch.id, course, waits)
     if in_line:
-        having = _having_turn(unit, current)
+        having = _having_turn(unit, replace(current, course=course))
         # Whoever lets it go on knows what has failed: only what fails from here on halts it again.
         failed = having.course.failed + having.unknown
-        repository.set_course(unit, batch.id, replace(current.course, halted="", forgiven=failed, resting=False))
+        repository.set_course(unit, batch.id, replace(course, halted="", forgiven=failed, resting=False))
     audit.record(unit, actor, "batch.resumed", batch.id, {"resumed": count})
     return count + waiting + unplanned
 
@@ -598,7 +603,7 @@ def retry(unit: Unit, batch: Batch, actor: Actor) -> int:
             if request.state in over:
                 refunds.reopen(unit, request.id, actor)
                 _stopped_if_paused(unit, batch, request.id, actor)
-                _in_line_again(unit, request.id, request.state, actor)
+                _in_line_again(unit, request.id, actor)
                 count += 1
     again = repository.unplan(unit, batch.id)
     repository.lock(unit, batch.id)
@@ -628,10 +633,9 @@ def allow_repeat(unit: Unit, batch: Batch, number: int, actor: Actor) -> bool:
     request = repository.request_of_row(unit, batch.id, number)
     if request is None:
         return False
-    before = refunds.need(unit, request).state
     refunds.allow_repeat(unit, request, actor)
     _stopped_if_paused(unit, batch, request, actor)
-    _in_line_again(unit, request, before, actor)
+    _in_line_again(unit, request, actor)
     return True
 
 
@@ -642,29 +646,23 @@ def _stopped_if_paused(unit: Unit, batch: Batch, request: str, actor: Actor) -> 
         refunds.stop(unit, [request], actor)
 
 
-def _in_line_again(unit: Unit, request: str, before: State, actor: Actor) -> None:
-    """Keep to a schedule: what was freed from another wait, or is decided anew, waits for its turn.
-
-    Args:
-        unit: The open unit.
-        request: The request.
-        before: Its state before.
-        actor: Who has freed it.
-    """
+def _in_line_again(unit: Unit, request: str, actor: Actor) -> None:
+    """Keep to a schedule: what was freed from another wait, or is decided anew, waits for its turn."""
     found = repository.schedule_of(unit, request)
     if found is None or found[0].schedule is None:
         return
-    batch, number, turn = found
+    batch = found[0].id
     refunds.make_wait(unit, [request], actor)
-    course = replace(_held_course(unit, batch.id), resting=False)
-    if turn is Turn.OVER:
-        # The next turn finds it in line.
-        repository.set_turn(unit, batch.id, [number], Turn.HAS_COME)
-        declined = before is State.DECLINED
-        # How much of it was forgiven the next turn tells, which knows also what is unknown.
-        # One that was declined before there were stages was never counted.
-        course = replace(course, over=max(course.over - declined, 0), failed=max(course.failed - declined, 0))
-    repository.set_course(unit, batch.id, course)
+    course = _turn_anew(unit, batch, _held_course(unit, batch), [request])
+    repository.set_course(unit, batch, replace(course, resting=False))
+
+
+def _turn_anew(unit: Unit, batch: str, course: Course, requests: Sequence[str]) -> Course:
+    """Have the next turn look at those rows again that were over, of some requests; tells the course without them."""
+    over, failed = (repository.of_turn(unit, batch, requests, turn) for turn in (Turn.OVER, Turn.FAILED))
+    repository.set_turn(unit, batch, [*over, *failed], Turn.HAS_COME)
+    # How much of it was forgiven the next turn tells, which knows also what is unknown.
+    return replace(course, over=max(course.over - len(failed), 0), failed=max(course.failed - len(failed), 0))
 
 
 # Keeping to a schedule
@@ -691,11 +689,16 @@ def set_schedule(unit: Unit, batch: Batch, schedule: Schedule, actor: Actor) -> 
     repository.set_schedule(unit, batch.id, schedule)
     course = replace(current.course, anchor=None, rows=0, next_row=1, resting=False)
     for page in repository.requests(unit, batch.id):
-        refunds.make_wait(unit, page, actor)
+        course = _turn_anew(unit, batch.id, course, refunds.make_wait(unit, page, actor))
     if schedule.canary and (current.schedule is None or schedule.canary != current.schedule.canary):
         # Stages begin with the first: whoever asks for one row wants to see one more, however many were sent before.
         begun = [number for number, _ in repository.having_turn(unit, batch.id)]
         repository.set_turn(unit, batch.id, begun, Turn.WAITS)
+        for page in repository.requests(unit, batch.id):
+            declined = [request.id for request in refunds.many(unit, page).values() if request.state is State.DECLINED]
+            # Counted no more: tried again, it must not take another one's failure off the count.
+            counted = repository.of_turn(unit, batch.id, declined, Turn.FAILED)
+            repository.set_turn(unit, batch.id, counted, Turn.OVER)
         course = replace(course, released=course.released - len(begun), over=0, failed=0, forgiven=0)
     repository.set_course(unit, batch.id, course)
     if schedule.max_per_day is not None:
@@ -766,7 +769,7 @@ def _having_turn(unit: Unit, batch: Batch) -> _HavingTurn:
             _look_at(seen, number, known[request_id])
     if batch.schedule is not None and batch.schedule.canary:
         # Stripe had taken them, and told only later that their money did not arrive.
-        late = repository.over(unit, batch.id, refunds.failed(unit, batch.account))
+        late = repository.of_turn(unit, batch.id, refunds.failed(unit, batch.account), Turn.OVER)
         seen.failed += late
         seen.course = replace(seen.course, failed=seen.course.failed + len(late))
     # What was unknown when the batch was let go on, and is paid by now, is no failure that another one may take the place of.
@@ -793,10 +796,10 @@ def _look_at(seen: _HavingTurn, number: int, request: RefundRequest) -> None:
         seen.moving += request.state is State.SUBMITTING
         seen.unknown += request.state is State.OUTCOME_UNKNOWN
     else:
-        (seen.failed if request.state in {State.FAILED, State.CANCELED} else seen.over).append(number)
         # What was refused before it was sent, or taken back, says nothing about how Stripe takes the rest.
         told = request.state in AT_STRIPE or request.state is State.DECLINED
         failed = told and standing_of(request.state) in {Standing.REFUSED, Standing.FAILED}
+        (seen.failed if failed else seen.over).append(number)
         seen.course = replace(course, over=course.over + told, failed=course.failed + failed)
 
 
@@ -1003,7 +1006,7 @@ def may_send(unit: Unit, claimed: Claimed) -> bool:
     before_its_stage = bool(schedule.canary) and turn is Turn.WAITS
     if batch.state is BatchState.PAUSED or before_its_stage or rules.too_early(schedule, unit.now) is not None:
         # Before its stage: a dispute has ended that it was held for meanwhile, or a person has let it go as a single request.
-        _back(unit, claimed, batch, number, turn, HeldReason.SCHEDULE)
+        _back(unit, claimed, batch, turn, HeldReason.SCHEDULE)
         return False
     if limited:
         budget = _today(unit, batch, schedule, request.content.currency)
@@ -1018,23 +1021,28 @@ def may_send(unit: Unit, claimed: Claimed) -> bool:
                 refunds.refuse(unit, claimed, "above_daily_maximum", text)
                 return False
             case Fit.ANOTHER_DAY:
-                _back(unit, claimed, batch, number, turn, HeldReason.SCHEDULE)
+                _back(unit, claimed, batch, turn, HeldReason.SCHEDULE)
                 return False
             case Fit.LOW_BALANCE:
-                _back(unit, claimed, batch, number, turn, HeldReason.LOW_BALANCE)
+                _back(unit, claimed, batch, turn, HeldReason.LOW_BALANCE)
                 return False
-    if turn is not Turn.HAS_COME:
+    if turn is Turn.WAITS:
         repository.set_turn(unit, batch.id, [number], Turn.HAS_COME)
+    elif turn is not Turn.HAS_COME:
+        _decided_anew(unit, batch, request)
     return True
 
 
-def _back(unit: Unit, claimed: Claimed, batch: Batch, number: int, turn: Turn, reason: HeldReason) -> None:
+def _back(unit: Unit, claimed: Claimed, batch: Batch, turn: Turn, reason: HeldReason) -> None:
     refunds.send_back(unit, claimed, reason)
-    if turn is Turn.OVER:
-        # It was over, and a person had it decided anew.
-        repository.set_turn(unit, batch.id, [number], Turn.HAS_COME)
-    if turn is Turn.OVER or batch.course.resting:
-        repository.set_course(unit, batch.id, replace(_held_course(unit, batch.id), resting=False))
+    if turn in {Turn.OVER, Turn.FAILED} or batch.course.resting:
+        _decided_anew(unit, batch, claimed.request)
+
+
+def _decided_anew(unit: Unit, batch: Batch, request: RefundRequest) -> None:
+    """Count a row once that was over, and that a person has had decided anew."""
+    course = _turn_anew(unit, batch.id, _held_course(unit, batch.id), [request.id])
+    repository.set_course(unit, batch.id, replace(course, resting=False))
 
 
 def _held_course(unit: Unit, batch: str) -> Course:

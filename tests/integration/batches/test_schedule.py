@@ -608,7 +608,78 @@ def test_no_row_of_a_later_stage_goes_before_since_its_dispute_is_over_or_a_pers
         assert {refunds.need(unit, one).state for one in (fifth, sixth)} == {State.SETTLED}
 
 
+def test_a_row_that_was_declined_and_is_asked_for_anew_counts_once_in_its_stage(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 6), canary=(2, 2), halt_hundredths=6000)
+    turn(clerk, batch)
+    fail_one(clerk, most=1)
+    second = intend(clerk, clerk.claimed_one())
+    assert second is not None
+    turn(clerk, batch)
+    clerk.unit(lambda unit: refunds.reopen(unit, request(clerk, batch, 1).id, ADA))
+    paid = []
+    for _ in range(4):
+        paid += pay(clerk)
+        turn(clerk, batch)
+    # The stage is not over before its second row is.
+    assert paid == [1000]
+    assert waits(clerk, batch) == "stage 2 of 3: 2 rows, begins when stage 1 is over (1 row not over yet)"
+    clerk.record(second, accepted(second.claimed.request, refund_id="re_second"))
+    for _ in range(2):
+        turn(clerk, batch)
+        assert pay(clerk) == [1000] * 2
+    course = turn(clerk, batch).course
+    assert (course.over, course.failed, course.resting) == (6, 0, True)
+
+
+def test_a_row_that_was_declined_after_the_stages_and_is_asked_for_anew_counts_once(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 3), canary=(1,), halt_hundredths=6000)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
+    turn(clerk, batch)
+    fail_one(clerk, most=1)
+    assert pay(clerk) == [1000]
+    assert turn(clerk, batch).course.failed == 1
+    clerk.unit(lambda unit: refunds.reopen(unit, request(clerk, batch, 2).id, ADA))
+    assert pay(clerk) == [1000], "no stage keeps it waiting"
+    course = turn(clerk, batch).course
+    assert (course.over, course.failed, course.resting) == (3, 0, True)
+
+
+def test_a_row_that_failed_in_other_stages_takes_no_failure_off_when_it_is_asked_for_anew(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 5), canary=(2,), halt_hundredths=6000)
+    turn(clerk, batch)
+    fail_one(clerk, most=1)
+    assert pay(clerk) == [1000]
+    turn(clerk, batch)
+    again = Schedule(canary=(2, 1), halt_hundredths=6000)
+    clerk.unit(lambda unit: batches.set_schedule(unit, clerk.batch(batch), again, ADA))
+    turn(clerk, batch)
+    fail_one(clerk, most=1)
+    assert turn(clerk, batch).course.failed == 1
+    clerk.unit(lambda unit: refunds.reopen(unit, request(clerk, batch, 1).id, ADA))
+    pay(clerk)
+    assert turn(clerk, batch).course.failed == 1
+
+
 # Steering
+
+
+@pytest.mark.parametrize("steered", ["paused", "scheduled anew"])
+def test_what_is_asked_for_anew_goes_on_after_its_batch_was_steered(clerk: Clerk, steered: str) -> None:
+    batch = scheduled(clerk, rows(clerk, 1), max_per_day="1000")
+    turn(clerk, batch)
+    for claimed in clerk.claim():
+        clerk.judge(claimed, known=False)
+    assert turn(clerk, batch).course.resting
+    clerk.unit(lambda unit: refunds.reopen(unit, request(clerk, batch, 1).id, ADA))
+    if steered == "paused":
+        clerk.unit(lambda unit: batches.pause(unit, batch, ADA))
+        clerk.unit(lambda unit: batches.resume(unit, batch, ADA))
+    else:
+        clerk.unit(lambda unit: batches.set_schedule(unit, batch, Schedule(max_per_day="2000"), ADA))
+    for _ in range(2):
+        turn(clerk, batch)
+    assert pay(clerk) == [1000]
 
 
 def test_a_pause_wins_over_the_schedule_and_going_on_leads_back_to_it(clerk: Clerk) -> None:
