@@ -78,7 +78,10 @@ def standing_of(state: State) -> Standing:
 
 
 class Turn(IntEnum):
-    """Where a row of a batch with a schedule stands in line: it waits, was let go and is not over, is over, or is over and counted as failed."""
+    """Where a row of a batch with a schedule stands in line: it waits, was let go and is not over, is over, or is over and counted as failed.
+
+    With stages one that waits for a person or a dispute has left its place, and stands like one that is over.
+    """
 
     WAITS = 0
     HAS_COME = 1

@@ -658,7 +658,7 @@ def _in_line_again(unit: Unit, request: str, actor: Actor) -> None:
 
 
 def _turn_anew(unit: Unit, batch: str, course: Course, requests: Sequence[str]) -> Course:
-    """Have the next turn look at those rows again that were over, of some requests; tells the course without them."""
+    """Have the next turn look at those rows again that were over or had left their place, of some requests; tells the course without them."""
     over, failed = (repository.of_turn(unit, batch, requests, turn) for turn in (Turn.OVER, Turn.FAILED))
     repository.set_turn(unit, batch, [*over, *failed], Turn.HAS_COME)
     # How much of it was forgiven the next turn tells, which knows also what is unknown.
@@ -744,6 +744,7 @@ class _HavingTurn:
 
     course: Course
     back: list[int] = field(default_factory=list)
+    left: list[int] = field(default_factory=list)
     over: list[int] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
     unsent: dict[str, int] = field(default_factory=dict)
@@ -753,8 +754,8 @@ class _HavingTurn:
     flying: Counter[str] = field(default_factory=Counter)
 
 
-def _having_turn(unit: Unit, batch: Batch) -> _HavingTurn:
-    """Look at the rows whose turn had come; nothing is written."""
+def _having_turn(unit: Unit, batch: Batch, *, hold: bool = False) -> _HavingTurn:
+    """Look at the rows whose turn had come; nothing is written. With `hold`, those that wait for a person or a dispute go on waiting until the unit is over."""
     course = batch.course
     if batch.state is BatchState.ACCEPTED:
         course = replace(course, rows=0)
@@ -763,6 +764,8 @@ def _having_turn(unit: Unit, batch: Batch) -> _HavingTurn:
         course = replace(course, rows=repository.request_count(unit, batch.id), next_row=1)
     rows = repository.having_turn(unit, batch.id)
     known = refunds.but_for_waiting(unit, [request for _, request in rows], refunds.IN_LINE)
+    if hold:
+        known |= refunds.many(unit, [request for _, request in rows if request not in known], hold=True)
     seen = _HavingTurn(course)
     for number, request_id in rows:
         if request_id in known:
@@ -791,6 +794,8 @@ def _look_at(seen: _HavingTurn, number: int, request: RefundRequest) -> None:
             seen.moving += 1
             seen.unsent[request.id] = number
             seen.promised[currency] += amount or request.asks_minor or 0
+        else:
+            seen.left.append(number)
     elif request.state in IN_FLIGHT:
         seen.flying[currency] += amount
         seen.moving += request.state is State.SUBMITTING
@@ -823,8 +828,11 @@ def release(unit: Unit, batch_id: str, ahead: int) -> None:
     batch = repository.find(unit, batch_id)
     if batch is None or batch.schedule is None or batch.state not in PAYING:
         return
-    having = _having_turn(unit, batch)
+    having = _having_turn(unit, batch, hold=bool(batch.schedule.canary))
     repository.set_turn(unit, batch.id, having.back, Turn.WAITS)
+    if batch.schedule.canary:
+        # Another row takes their place in the stage, so they need one of their own when they go on.
+        repository.set_turn(unit, batch.id, having.left, Turn.OVER)
     repository.set_turn(unit, batch.id, having.over, Turn.OVER)
     repository.set_turn(unit, batch.id, having.failed, Turn.FAILED)
     _count_after_set_back(unit, batch.id, batch.schedule)
@@ -901,11 +909,11 @@ def _before_stages(schedule: Schedule, number: int, request: RefundRequest) -> W
 
 
 def _turn_passed(schedule: Schedule, request: RefundRequest) -> Turn:
-    """Tell where a row stands from now on. One that is over without a stage having let it go fills none, and is not counted.
+    """Tell where a row stands from now on. One that is over, or waits for something else, without a stage having let it go fills none.
 
     Whatever else does not wait any more is looked at in the next turn.
     """
-    if not schedule.canary or request.state in UNPAID | IN_FLIGHT:
+    if not schedule.canary or request.state in IN_FLIGHT or refunds.waits_in_line(request):
         return Turn.HAS_COME
     return Turn.FAILED if request.state in {State.FAILED, State.CANCELED} else Turn.OVER
 
@@ -1003,9 +1011,8 @@ def may_send(unit: Unit, claimed: Claimed) -> bool:
         if limited:
             _today(unit, batch, schedule, request.content.currency)
         return True
-    before_its_stage = bool(schedule.canary) and turn is Turn.WAITS
-    if batch.state is BatchState.PAUSED or before_its_stage or rules.too_early(schedule, unit.now) is not None:
-        # Before its stage: a dispute has ended that it was held for meanwhile, or a person has let it go as a single request.
+    paused, early = batch.state is BatchState.PAUSED, rules.too_early(schedule, unit.now) is not None
+    if paused or early or _without_place(unit, batch, schedule, turn):
         _back(unit, claimed, batch, turn, HeldReason.SCHEDULE)
         return False
     if limited:
@@ -1033,6 +1040,17 @@ def may_send(unit: Unit, claimed: Claimed) -> bool:
     return True
 
 
+def _without_place(unit: Unit, batch: Batch, schedule: Schedule, turn: Turn) -> bool:
+    """Tell whether the stages have no place for a row yet: a dispute has ended for which it was held, or a person has let it go as a single request."""
+    if not schedule.canary or turn is Turn.HAS_COME:
+        return False
+    if turn is Turn.WAITS:
+        return True
+    course = _held_course(unit, batch.id)
+    # After the stages, or where nothing else is left to be sent, it makes none longer.
+    return course.over < sum(schedule.canary) and not course.resting
+
+
 def _back(unit: Unit, claimed: Claimed, batch: Batch, turn: Turn, reason: HeldReason) -> None:
     refunds.send_back(unit, claimed, reason)
     if turn in {Turn.OVER, Turn.FAILED} or batch.course.resting:
@@ -1040,7 +1058,7 @@ def _back(unit: Unit, claimed: Claimed, batch: Batch, turn: Turn, reason: HeldRe
 
 
 def _decided_anew(unit: Unit, batch: Batch, request: RefundRequest) -> None:
-    """Count a row once that was over, and that a person has had decided anew."""
+    """Count a row once that was over, or had left its place, and goes on by a person's word or since its dispute has ended."""
     course = _turn_anew(unit, batch.id, _held_course(unit, batch.id), [request.id])
     repository.set_course(unit, batch.id, replace(course, resting=False))
 

@@ -608,6 +608,90 @@ def test_no_row_of_a_later_stage_goes_before_since_its_dispute_is_over_or_a_pers
         assert {refunds.need(unit, one).state for one in (fifth, sixth)} == {State.SETTLED}
 
 
+def disputed(clerk: Clerk, charge_id: str) -> None:
+    (charge,) = clerk.unit(lambda unit: charges.many(unit, [charge_id])).values()
+    assert (
+        clerk.unit(lambda unit: refunds.hold_disputed(unit, charge, unit.now + 10, "disputed", full_settles=True)) == 1
+    )
+
+
+def undisputed(clerk: Clerk, charge_id: str) -> None:
+    (charge,) = clerk.unit(lambda unit: charges.many(unit, [charge_id])).values()
+    assert clerk.unit(lambda unit: refunds.lift_disputed(unit, charge)) == 1
+
+
+def test_a_row_whose_place_was_taken_while_it_was_disputed_makes_no_stage_longer(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 6), canary=(1, 3))
+    turn(clerk, batch)
+    disputed(clerk, "ch_1")
+    turn(clerk, batch)
+    undisputed(clerk, "ch_1")
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
+    assert clerk.told(batch)[:2] == [("waiting", "schedule"), ("paid", "settled")]
+    for stage in ([1000] * 3, [1000] * 2):
+        turn(clerk, batch)
+        turn(clerk, batch)
+        assert pay(clerk) == stage
+    assert turn(clerk, batch).course.over == 6
+
+
+def test_a_dispute_that_ends_in_the_moment_in_which_a_place_is_taken_makes_no_stage_longer(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 6), canary=(1, 3))
+    turn(clerk, batch)
+    disputed(clerk, "ch_1")
+
+    def paid_undisputed() -> list[int]:
+        undisputed(clerk, "ch_1")
+        return pay(clerk)
+
+    with ThreadPoolExecutor(1) as pool:
+        with clerk.database.unit() as taking:
+            batches.release(taking, batch.id, 50)
+            going = pool.submit(paid_undisputed)
+            while taking.postgres and not going.done() and not taking.connection.exec_driver_sql(HELD_UP).scalar_one():
+                taking.connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
+        paid = going.result(20)
+    assert paid + pay(clerk) == [1000]
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_row_that_is_passed_by_while_it_is_disputed_makes_no_stage_longer(clerk: Clerk, *, early: bool) -> None:
+    batch = scheduled(clerk, rows(clerk, 6), canary=(1, 3))
+    turn(clerk, batch)
+    disputed(clerk, "ch_2")
+    # It is refused before it is sent, and another one takes its place.
+    (first,) = clerk.claim()
+    assert clerk.judge(first, known=False) is None
+    if early:
+        undisputed(clerk, "ch_2")
+    turn(clerk, batch)
+    if not early:
+        undisputed(clerk, "ch_2")
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
+    for stage in ([1000] * 3, [1000]):
+        turn(clerk, batch)
+        turn(clerk, batch)
+        assert pay(clerk) == stage
+    assert turn(clerk, batch).course.over == 5
+
+
+def test_a_row_that_was_refused_and_is_asked_for_anew_makes_no_stage_longer(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 4), canary=(1, 2))
+    turn(clerk, batch)
+    (first,) = clerk.claim()
+    assert clerk.judge(first, known=False) is None
+    turn(clerk, batch)
+    clerk.unit(lambda unit: refunds.reopen(unit, first.request.id, ADA))
+    assert pay(clerk) == [1000]
+    assert clerk.told(batch)[:2] == [("waiting", "schedule"), ("paid", "settled")]
+    for stage in ([1000] * 2, [1000]):
+        turn(clerk, batch)
+        turn(clerk, batch)
+        assert pay(clerk) == stage
+
+
 def test_a_row_that_was_declined_and_is_asked_for_anew_counts_once_in_its_stage(clerk: Clerk) -> None:
     batch = scheduled(clerk, rows(clerk, 6), canary=(2, 2), halt_hundredths=6000)
     turn(clerk, batch)
