@@ -1186,6 +1186,8 @@ def _waits(unit: Unit, batch: Batch, schedule: Schedule) -> Wait | None:
     if batch.state not in PAYING or batch.course.resting:
         return None
     having = _having_turn(unit, batch)
+    if batch.state is BatchState.RUNNING and not having.moving and not _any_in_line(unit, batch, having):
+        return None
     seen = _seen(batch, schedule, having, unit.now)
     verdict = rules.decide(schedule, seen, unit.now, seen.rows)
     if isinstance(verdict, Wait):
@@ -1206,6 +1208,19 @@ def _waits(unit: Unit, batch: Batch, schedule: Schedule) -> Wait | None:
             unread = seen.course.unread if wait.why is Why.BALANCE_UNKNOWN else ""
             return replace(wait, text=f"{wait.text}: {unread}") if unread else wait
     return None
+
+
+def _any_in_line(unit: Unit, batch: Batch, having: _HavingTurn) -> bool:
+    """Tell whether any row of a batch waits for its turn; those that are over before it are passed by only in the batch's hours."""
+    if having.back:
+        return True
+    since = having.course.next_row
+    while line := repository.in_line(unit, batch.id, since, LOOK_LEAST):
+        known = refunds.many(unit, [request for _, request in line])
+        if any(refunds.waits_in_line(request) for request in known.values()):
+            return True
+        since = line[-1][0] + 1
+    return False
 
 
 # Counting

@@ -183,6 +183,26 @@ def test_nothing_is_sent_after_a_window_has_closed_though_nobody_took_a_turn(cle
     assert pay(clerk) == [1000] * 3
 
 
+def test_a_batch_of_which_nothing_is_left_waits_for_no_hours(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 2), window=AFTERNOON)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000] * 2
+    # Whoever paid it has ended, and it is looked at in the evening.
+    clerk.clock.move(3600)
+    assert waits(clerk, batch) == ""
+
+
+def test_a_batch_whose_rows_are_all_taken_back_waits_for_no_hours(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 2), window=AFTERNOON)
+    clerk.clock.move(3600)
+    turn(clerk, batch)
+    for row in (1, 2):
+        assert waits(clerk, batch) == "next rows at 14:00 UTC"
+        taken_back = request(clerk, batch, row).id
+        clerk.unit(lambda unit, one=taken_back: refunds.withdraw(unit, one, ADA, "no"))  # type: ignore[misc]
+    assert waits(clerk, batch) == ""
+
+
 # The maximum of a day
 
 
