@@ -690,6 +690,12 @@ def set_schedule(unit: Unit, batch: Batch, schedule: Schedule, actor: Actor) -> 
     course = replace(current.course, anchor=None, rows=0, next_row=1, resting=False)
     for page in repository.requests(unit, batch.id):
         course = _turn_anew(unit, batch.id, course, refunds.make_wait(unit, page, actor))
+        if not schedule.canary:
+            # What is on its way had its turn, wherever it stands: it may be paid on any day that begins meanwhile. No stage is filled by it.
+            flying = [request.id for request in refunds.many(unit, page).values() if request.state in IN_FLIGHT]
+            sent = repository.of_turn(unit, batch.id, flying, Turn.WAITS)
+            repository.set_turn(unit, batch.id, sent, Turn.HAS_COME)
+            course = replace(course, released=course.released + len(sent))
     if schedule.canary and (current.schedule is None or schedule.canary != current.schedule.canary):
         # Stages begin with the first: whoever asks for one row wants to see one more, however many were sent before.
         begun = [number for number, _ in repository.having_turn(unit, batch.id)]

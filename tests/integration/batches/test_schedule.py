@@ -391,6 +391,29 @@ def test_what_is_on_its_way_since_yesterday_counts_on_the_day_on_which_a_maximum
     assert pay(clerk) == [1000] * 2
 
 
+def test_what_is_on_its_way_when_a_maximum_is_set_counts_on_the_next_day_too(clerk: Clerk) -> None:
+    batch = clerk.planned(rows(clerk, 2))
+    # The row before it waits, as after a refusal for a low balance.
+    _, second = clerk.claim(most=2)
+    intent = intend(clerk, second)
+    assert intent is not None
+    clerk.record(intent, unknown(), wait=2 * DAY)
+    clerk.unit(lambda unit: batches.set_schedule(unit, batch, Schedule(max_per_day="10.00"), ADA))
+    turn(clerk, batch)
+    assert pay(clerk) == []
+    clerk.clock.move(MIDNIGHT + 60 - clerk.clock.now())
+    turn(clerk, batch)
+    assert pay(clerk) == []
+    clerk.found(seen_refund(of=intent.claimed.request))
+    turn(clerk, batch)
+    assert pay(clerk) == []
+    clerk.clock.move(DAY)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
+    course = turn(clerk, batch).course
+    assert (course.released, course.resting) == (2, True)
+
+
 def test_an_amount_that_no_day_can_take_is_refused_and_the_others_go_on(clerk: Clerk) -> None:
     batch = scheduled(clerk, rows(clerk, 1, "60.00") + "ch_2,10.00,T2\nch_3,full,T3\n", max_per_day="50.00")
     turn(clerk, batch)
