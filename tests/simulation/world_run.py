@@ -118,8 +118,13 @@ class Sends:
             self.intents[name] = len(sends)
             who = f"{row.idempotency_key} is to be sent by {process.life.name}"
             given = unit.connection.exec_driver_sql(GIVEN.format(charge=row.charge)).all()
-            same = [doc.id for doc in given if doc.request is None and doc.amount_minor == row.asked_minor]
-            if same and not row.allow_repeat:
+            allowed = json.loads(row.allowed)
+            same = [
+                doc.id
+                for doc in given
+                if doc.request is None and doc.amount_minor == row.asked_minor and doc.id not in allowed
+            ]
+            if same:
                 self.broken.append(f"{who}: {row.amount_minor}, which {same} have given back already")
             if any(send["outcome"] != "not_taken" for send in sends[:-1]):
                 continue
@@ -760,7 +765,7 @@ class WorldRun:
 
 INTENT = "SELECT request, sends FROM refund_attempts WHERE idempotency_key = '{key}'"
 INTENDED = """
-SELECT a.idempotency_key, a.request, a.sends, r.charge, r.amount_minor, r.asked_minor, r.allow_repeat, c.captured_minor, c.looked_at
+SELECT a.idempotency_key, a.request, a.sends, r.charge, r.amount_minor, r.asked_minor, r.allowed, c.captured_minor, c.looked_at
 FROM refund_attempts a JOIN refund_requests r ON r.id = a.request AND r.attempt = a.number JOIN charges c ON c.id = r.charge
 WHERE r.state = 'submitting'
 """

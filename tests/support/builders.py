@@ -129,6 +129,6 @@ def facts(**changes: Any) -> Facts:
     """Make the facts of a request for 10.00 GBP of an untouched charge."""
     values: dict[str, Any] = {
         "charge": charge(), "request": "request-1", "asked_minor": 1000, "currency": "gbp", "ticket_id": None,
-        "reserved_minor": 0, "allow_repeat": False, "allow_inquiry": False, "now": START,
+        "reserved_minor": 0, "allow_inquiry": False, "now": START,
     }  # fmt: skip
     return Facts(**(values | changes))

@@ -147,7 +147,7 @@ class Scene:
         """Hand a request in; nothing is paid yet."""
         await self.move(0.01)
         key = more.pop("key", None) or f"key:{next(self.numbers)}"
-        flags = {name: more.pop(name) for name in ("allow_inquiry", "allow_repeat", "planned") if name in more}
+        flags = {name: more.pop(name) for name in ("allow_inquiry", "allowed", "planned") if name in more}
         content = Content(charge, amount, "usd", "requested_by_customer", **more)
         wanted = RefundRequest(ids.request_id("acct_1", "test", key), ACCOUNT, key, content, lane=Lane.DESK, **flags)
         with self.database.unit() as unit:

@@ -311,7 +311,7 @@ class Foreseen:
         text: For a support agent.
         request: The refund request that it would become.
         fingerprint: Of that request's content.
-        allow_repeat: A person said that it is no repeat.
+        allowed: The refunds and requests, by id, of which a person said that it is no repeat.
         planned: What its request carries along.
     """
 
@@ -319,7 +319,7 @@ class Foreseen:
     text: str
     request: str | None
     fingerprint: str
-    allow_repeat: bool
+    allowed: frozenset[str]
     planned: Planned | None
 
 

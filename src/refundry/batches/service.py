@@ -318,7 +318,7 @@ def _as_planned(judged: Verdict | RefundRequest, foreseen: Foreseen | None) -> V
     if judged.id != foreseen.request or judged.content.fingerprint != foreseen.fingerprint:
         text = f"in the plan it was request {foreseen.request}, and now it is {judged.id} on {judged.content.charge}: plan it again"
         return Verdict("changed_since_plan", text)
-    return replace(judged, allow_repeat=foreseen.allow_repeat, planned=foreseen.planned)
+    return replace(judged, allowed=foreseen.allowed, planned=foreseen.planned)
 
 
 def resolve(

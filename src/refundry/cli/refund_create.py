@@ -229,8 +229,8 @@ def found(unit: Unit, desk: Desk, seen: Seen, asked: Asked, wanted: Wanted) -> F
     charge = charges.find(unit, judged.content.charge)
     if charge is None:
         raise InvariantViolated(f"{judged.content.charge} was found and is not mirrored")
-    request = replace(judged, lane=Lane.DESK, allow_repeat=asked.allow_repeat, allow_inquiry=asked.allow_inquiry)
-    return Found(charge, request)
+    allowed = refunds.allowable(unit, judged) if asked.allow_repeat else judged.allowed
+    return Found(charge, replace(judged, lane=Lane.DESK, allowed=allowed, allow_inquiry=asked.allow_inquiry))
 
 
 def needs_of(seen: Seen) -> Needs:

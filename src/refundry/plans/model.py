@@ -54,6 +54,7 @@ class PlanRow:
         amount_minor: What would be paid, if it is payable.
         expected: What its charge is like.
         allow_repeat: A person said that it is no repeat.
+        allowed: Of which refunds and requests, by id, that were there then.
         fee_minor: The share of Stripe's fee that does not come back, in `fee_currency`; `None` where it is not known.
         ticket_id: Of that request.
     """
@@ -68,6 +69,7 @@ class PlanRow:
     currency: str | None = None
     expected: Expected | None = None
     allow_repeat: bool = False
+    allowed: frozenset[str] = frozenset()
     fee_minor: int | None = None
     fee_currency: str | None = None
     ticket_id: str | None = None
@@ -86,6 +88,8 @@ class PlanRow:
             self.number, self.code, self.text, self.request, self.fingerprint, self.charge, self.amount_minor,
             self.currency, told, self.allow_repeat,
         ]  # fmt: skip
+        # Left out where there is nothing, so that a plan of an older program has the hash that it was made with.
+        parts += [sorted(self.allowed)] if self.allowed else []
         return json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
 
 

@@ -53,6 +53,7 @@ def add_rows(unit: Unit, plan: str, rows: Sequence[PlanRow]) -> None:
             "plan": plan, "number": row.number, "code": row.code, "text": row.text, "request": row.request,
             "fingerprint": row.fingerprint, "charge": row.charge, "amount_minor": row.amount_minor,
             "currency": row.currency, "expected": _written(row.expected), "allow_repeat": row.allow_repeat,
+            "allowed": json.dumps(sorted(row.allowed)),
             "fee_minor": row.fee_minor, "fee_currency": row.fee_currency, "ticket_id": row.ticket_id,
         }
         for row in rows
@@ -77,16 +78,21 @@ def claimed(unit: Unit, plan: str, charges: Collection[str]) -> dict[str, int]:
     return {row[0]: int(row[1]) for row in unit.connection.execute(statement)}
 
 
-def ticketed(unit: Unit, plan: str, charges: Collection[str], tickets: Collection[str]) -> dict[tuple[str, str], int]:
-    """Tell the first rows that would be paid for some charges and tickets, by both."""
+def ticketed(
+    unit: Unit, plan: str, charges: Collection[str], tickets: Collection[str]
+) -> dict[tuple[str, str], dict[str, int]]:
+    """Tell the rows that would be paid for some charges and tickets, by both: their requests and numbers, in order."""
     if not tickets:
         return {}
     statement = (
-        sa.select(r.charge, r.ticket_id, sa.func.min(r.number))
+        sa.select(r.charge, r.ticket_id, r.request, r.number)
         .where(r.plan == plan, r.charge.in_(list(charges)), r.code == "", r.ticket_id.in_(list(tickets)))
-        .group_by(r.charge, r.ticket_id)
+        .order_by(r.number)
     )
-    return {(row[0], row[1]): int(row[2]) for row in unit.connection.execute(statement)}
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for row in unit.connection.execute(statement):
+        found.setdefault((row.charge, row.ticket_id), {})[row.request] = row.number
+    return found
 
 
 def first_rows(unit: Unit, plan: str, requests: Collection[str]) -> dict[str, tuple[int, str]]:
@@ -126,7 +132,7 @@ def _row(row: Any) -> PlanRow:  # noqa: ANN401  # a row
         expected = Expected(status, captured, given_back, tuple((one, other) for one, other in disputes))
     return PlanRow(
         row.number, row.code, row.text, row.request, row.fingerprint, row.charge, row.amount_minor, row.currency, expected,
-        bool(row.allow_repeat), row.fee_minor, row.fee_currency, row.ticket_id,
+        bool(row.allow_repeat), frozenset(json.loads(row.allowed)), row.fee_minor, row.fee_currency, row.ticket_id,
     )  # fmt: skip
 
 

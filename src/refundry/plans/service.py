@@ -89,8 +89,6 @@ def check(
         judged = (
             refused if row.wanted is None else batches.resolve(unit, plan.account, row.wanted, missing, mode, connect)
         )
-        if not isinstance(judged, Verdict):
-            judged = replace(judged, allow_repeat=row.number in allow_repeat)
         seen.append((row, judged))
     made = [judged for _, judged in seen if not isinstance(judged, Verdict)]
     requests, named = {one.id for one in made}, {one.content.charge for one in made}
@@ -101,7 +99,9 @@ def check(
         known=refunds.many(unit, requests),
     )
     refunds.fetch(unit, [Needs(judged.content.charge) for _, judged in seen if not isinstance(judged, Verdict)])
-    out = [checked.row(unit, row, judged, age_max_days) for row, judged in seen]
+    out = [
+        checked.row(unit, row, judged, age_max_days, allow_repeat=row.number in allow_repeat) for row, judged in seen
+    ]
     repository.add_rows(unit, plan.id, out)
 
 
@@ -112,19 +112,24 @@ class _Checked:
         self,
         first: dict[str, tuple[int, str]],
         claimed: dict[str, int],
-        tickets: dict[tuple[str, str], int],
+        tickets: dict[tuple[str, str], dict[str, int]],
         known: dict[str, RefundRequest],
     ) -> None:
         self._first, self._claimed, self._tickets, self._known = first, claimed, tickets, known
 
-    def row(self, unit: Unit, row: BatchRow, judged: RefundRequest | Verdict, age_max_days: int) -> PlanRow:
+    def row(
+        self, unit: Unit, row: BatchRow, judged: RefundRequest | Verdict, age_max_days: int, *, allow_repeat: bool
+    ) -> PlanRow:
         """Say what would become of one row, and remember it for the next."""
         if isinstance(judged, Verdict):
             return PlanRow(row.number, judged.code, judged.text, currency=judged.currency)
         charge = charges.find(unit, judged.content.charge)
+        if allow_repeat:
+            judged = replace(judged, allowed=refunds.allowable(unit, judged) | self._twins(judged).keys())
         told = PlanRow(
             row.number, request=judged.id, fingerprint=judged.content.fingerprint, charge=judged.content.charge,
-            currency=judged.content.currency, allow_repeat=judged.allow_repeat, ticket_id=judged.content.ticket_id,
+            currency=judged.content.currency, allow_repeat=allow_repeat, allowed=judged.allowed,
+            ticket_id=judged.content.ticket_id,
         )  # fmt: skip
         if (again := self._again(row, judged)) is not None:
             return replace(told, code=again[0], text=again[1])
@@ -139,19 +144,24 @@ class _Checked:
             return replace(told, code="possible_repeat", text=text)
         self._claimed[charge.id] = claimed + decision.amount_minor
         if told.ticket_id is not None:
-            self._tickets.setdefault((charge.id, told.ticket_id), row.number)
+            self._tickets.setdefault((charge.id, told.ticket_id), {})[judged.id] = row.number
         return _payable(told, charge, decision)
 
     def _twin(self, number: int, request: RefundRequest) -> str | None:
         """Tell whether an earlier row would pay the same ticket and charge by another name, which holds this one when both are paid."""
-        content = request.content
-        earlier = self._tickets.get((content.charge, content.ticket_id or ""))
-        if earlier is None or request.keyed or request.allow_repeat:
+        earlier = next((row for one, row in self._twins(request).items() if one not in request.allowed), None)
+        if earlier is None:
             return None
         return (
-            f"row {earlier} is for the same ticket and gives back some of {content.charge} too: if it is another refund, plan again with "
-            f"--allow-repeat {number}"
+            f"row {earlier} is for the same ticket and gives back some of {request.content.charge} too: if it is another refund, plan again "
+            f"with --allow-repeat {number}"
         )
+
+    def _twins(self, request: RefundRequest) -> dict[str, int]:
+        """Tell the earlier rows that would pay the same ticket and charge by other names: their requests and numbers."""
+        if request.keyed:
+            return {}
+        return self._tickets.get((request.content.charge, request.content.ticket_id or ""), {})
 
     def _again(self, row: BatchRow, request: RefundRequest) -> tuple[str, str] | None:
         """Tell whether a row asks for what is asked for already, by an earlier row or by a request that is there."""
@@ -293,7 +303,7 @@ def foreseen(unit: Unit, plan: str, numbers: Collection[int]) -> Mapping[int, Fo
         planned = (
             Planned(row.expected, held.look_max_age, row.amount_minor) if payable and row.expected is not None else None
         )
-        out[number] = Foreseen(row.code, row.text, row.request, row.fingerprint, row.allow_repeat, planned)
+        out[number] = Foreseen(row.code, row.text, row.request, row.fingerprint, row.allowed, planned)
     return out
 
 

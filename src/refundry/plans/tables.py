@@ -32,6 +32,7 @@ plan_rows = sa.Table(
     sa.Column("currency", sa.Text),
     sa.Column("expected", sa.Text),
     sa.Column("allow_repeat", sa.Boolean, nullable=False),
+    sa.Column("allowed", sa.Text, nullable=False, server_default="[]"),
     sa.Column("fee_minor", sa.BigInteger),
     sa.Column("fee_currency", sa.Text),
     sa.Column("ticket_id", sa.Text),

@@ -44,11 +44,11 @@ class Facts:
         currency: As asked.
         ticket_id: The ticket that it is for.
         reserved_minor: What other requests claim of the charge and Stripe does not know yet.
-        twin: Another living request of ours for the same ticket and charge, by another key; `None`, if there is none.
+        twins: Other living requests of ours for the same ticket and charge, by other keys, that this one would repeat.
         keyed: Whether the request has a key of its own, which tells it from another refund for the same ticket.
         expected: What the charge was like when this refund was planned; `None` without a plan.
         planned_full: Whether the amount is a plan's, which had the word `full` to read.
-        allow_repeat: A person, or a flag, said that it is no repeat.
+        allowed: The refunds and requests, by id, of which a person said that it is no repeat.
         allow_inquiry: A person, or a flag, said to refund while an inquiry is open.
         now: When it is decided.
         age_max_days: The oldest charge that is refunded; zero means any.
@@ -61,11 +61,11 @@ class Facts:
     currency: str
     ticket_id: str | None
     reserved_minor: int
-    allow_repeat: bool
     allow_inquiry: bool
     now: float
     age_max_days: int = 0
-    twin: str | None = None
+    allowed: frozenset[str] = frozenset()
+    twins: tuple[str, ...] = ()
     keyed: bool = False
     expected: Expected | None = None
     planned_full: bool = False

@@ -195,10 +195,10 @@ def _beyond(facts: Facts, charge: Charge) -> Decision | None:
 
 def seen_repeat(facts: Facts, charge: Charge) -> Decision | None:
     """A refund that somebody else made may be the one that is asked for here; this request's own never is."""
-    told = [] if facts.allow_repeat else [
+    told = [
         f"{refund.id} has already given back {Money(refund.amount_minor, charge.currency)} on {charge.id}, and {whose}"
         for refund, whose in _repeats(facts, charge)
-    ]  # fmt: skip
+    ]
     if not told:
         return None
     # All of them: what a person allows is what was named.
@@ -208,6 +208,9 @@ def seen_repeat(facts: Facts, charge: Charge) -> Decision | None:
 
 def _repeats(facts: Facts, charge: Charge) -> Iterator[tuple[SeenRefund, str]]:
     for refund in charge.refunds:
+        # What pays a request that a person has allowed is allowed with it.
+        if refund.id in facts.allowed or refund.metadata.get(REQUEST_ID) in facts.allowed:
+            continue
         if refund.over or refund.metadata.get(REQUEST_ID) == facts.request:
             continue
         if REQUEST_ID not in refund.metadata:
@@ -220,10 +223,16 @@ def _repeats(facts: Facts, charge: Charge) -> Iterator[tuple[SeenRefund, str]]:
 def unread(facts: Facts, charge: Charge, told: str) -> bool:
     """Tell whether a request seems to repeat something that a text does not name, by its refund or by its request."""
     names = [{refund.id, refund.metadata.get(REQUEST_ID, refund.id)} for refund, _ in _repeats(facts, charge)]
-    if facts.twin is not None:
-        paid = {refund.id for refund in charge.refunds if refund.metadata.get(REQUEST_ID) == facts.twin}
-        names.append({facts.twin} | paid)
+    names += [
+        {twin, *(refund.id for refund in charge.refunds if refund.metadata.get(REQUEST_ID) == twin)}
+        for twin in _twins(facts)
+    ]
     return any(not any(name in told for name in some) for some in names)
+
+
+def named(facts: Facts, charge: Charge) -> frozenset[str]:
+    """Tell the refunds and requests, by id, that a request seems to repeat at this moment: what a person allows is kept by these."""
+    return frozenset({*(refund.id for refund, _ in _repeats(facts, charge)), *_twins(facts)})
 
 
 def _same_ticket_by_another_key(facts: Facts, refund: SeenRefund) -> bool:
@@ -236,15 +245,15 @@ def _same_ticket_by_another_key(facts: Facts, refund: SeenRefund) -> bool:
 
 def _twin(facts: Facts, charge: Charge) -> Decision | None:
     """The same ticket may have come by two sources that name the charge differently; only its own key tells two refunds apart."""
-    if facts.twin is None or facts.allow_repeat:
+    told = [f"request {twin} is for the same ticket and gives back some of {charge.id} too" for twin in _twins(facts)]
+    if not told:
         return None
-    return Decision(
-        Verdict.HOLD,
-        "possible_repeat",
-        f"request {facts.twin} is for the same ticket and gives back some of {charge.id} too: allow it with --allow-repeat, or "
-        "withdraw it",
-        wait=Wait.POSSIBLE_REPEAT,
-    )
+    text = f"{'; '.join(told)}: allow it with --allow-repeat, or withdraw it"
+    return Decision(Verdict.HOLD, "possible_repeat", text, wait=Wait.POSSIBLE_REPEAT)
+
+
+def _twins(facts: Facts) -> list[str]:
+    return [twin for twin in facts.twins if twin not in facts.allowed]
 
 
 def _same(facts: Facts, charge: Charge, refund: SeenRefund) -> bool:

@@ -225,7 +225,7 @@ class RefundRequest:
         refund: The Stripe refund that paid it.
         version: Grows with every change; each write names the version that it changes.
         due_at: When a worker should look at it next.
-        allow_repeat: A person, or a flag, said that it is no repeat.
+        allowed: The refunds and requests, by id, that a person has seen and said it does not repeat; any other is one anew.
         allow_inquiry: A person, or a flag, said to refund during an inquiry.
         planned: What its plan says; `None`, if it was not planned, or if a person had it decided anew since.
     """
@@ -245,7 +245,7 @@ class RefundRequest:
     version: int = 1
     lane: Lane = Lane.BULK
     due_at: float = 0.0
-    allow_repeat: bool = False
+    allowed: frozenset[str] = frozenset()
     allow_inquiry: bool = False
     replaces: str | None = None
     planned: Planned | None = None
@@ -388,9 +388,9 @@ class Withdrawn:
 
 @dataclass(frozen=True, slots=True)
 class Reopened:
-    """A person wants it looked at again."""
+    """A person wants it looked at again, and says of what it is no repeat."""
 
-    allow_repeat: bool = False
+    allowed: frozenset[str] = frozenset()
     allow_inquiry: bool = False
 
 
@@ -502,7 +502,7 @@ def apply(request: RefundRequest, fact: Fact) -> Change | None:  # noqa: PLR0911
                 request,
                 amount_minor=0,
                 planned=None,
-                allow_repeat=request.allow_repeat or fact.allow_repeat,
+                allowed=request.allowed | fact.allowed,
                 allow_inquiry=request.allow_inquiry or fact.allow_inquiry,
             )
             return _moved(again, State.RECEIVED, "reopened", code="", text="", due_at=0.0)

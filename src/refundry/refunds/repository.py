@@ -94,7 +94,7 @@ def _changing(request: RefundRequest) -> dict[str, Any]:
         "refund": request.refund,
         "version": request.version,
         "due_at": request.due_at,
-        "allow_repeat": request.allow_repeat,
+        "allowed": json.dumps(sorted(request.allowed)),
         "allow_inquiry": request.allow_inquiry,
         "planned": orjson.dumps(request.planned).decode() if request.planned else None,
     }
@@ -102,7 +102,7 @@ def _changing(request: RefundRequest) -> dict[str, Any]:
 
 CHANGING = (
     "state", "amount_minor", "reserved_minor", "held_reason", "held_until", "reason_code", "reason_text", "attempt",
-    "refund", "version", "due_at", "allow_repeat", "allow_inquiry", "planned",
+    "refund", "version", "due_at", "allowed", "allow_inquiry", "planned",
 )  # fmt: skip
 _b = sa.bindparam
 
@@ -305,23 +305,29 @@ def reserved_of(unit: Unit, charges: Iterable[str]) -> dict[str, int]:
     return {row[0]: int(row[1]) for row in unit.connection.execute(statement.group_by(t.charge))}
 
 
-def twin(unit: Unit, request: RefundRequest) -> str | None:
-    """Find another request, not over unpaid, for the same ticket and charge; tells its id.
+def twins(unit: Unit, request: RefundRequest, *, waiting: bool = False) -> tuple[str, ...]:
+    """Find the other requests, not over unpaid, for the same ticket and charge, in the order in which they came; tells their ids.
 
-    Whatever its amount: it names the charge in another way, and else would have the same key, which a second amount is refused for.
+    Whatever their amount: they name the charge in another way, and else would have the same key, which a second amount is refused for.
+
+    Args:
+        unit: The open unit.
+        request: The request.
+        waiting: Also those that nobody has decided about yet, of which else the later one is the repeat.
     """
     content = request.content
     if content.ticket_id is None:
-        return None
+        return ()
     siblings = fetch_siblings(unit, [content.charge]).siblings[content.charge]
     mine = siblings.get(request.id)
-    for id_, one in sorted(siblings.items(), key=lambda pair: pair[1].sequence):
-        if id_ == request.id or one.ticket_id != content.ticket_id:
-            continue
+    return tuple(
+        id_
+        for id_, one in sorted(siblings.items(), key=lambda pair: pair[1].sequence)
+        if id_ != request.id
+        and one.ticket_id == content.ticket_id
         # Of two that wait, the later one is the repeat.
-        if one.state not in UNDECIDED or (mine is not None and one.sequence < mine.sequence):
-            return id_
-    return None
+        and (waiting or one.state not in UNDECIDED or (mine is not None and one.sequence < mine.sequence))
+    )
 
 
 # What a worker may take. The states stand as they do in the partial indexes, so that both databases can use those.
@@ -633,7 +639,7 @@ def _request(row: Any) -> RefundRequest:  # noqa: ANN401  # a row
         version=row.version,
         lane=Lane(row.lane),
         due_at=row.due_at,
-        allow_repeat=bool(row.allow_repeat),
+        allowed=frozenset(json.loads(row.allowed)),
         allow_inquiry=bool(row.allow_inquiry),
         replaces=row.replaces,
         planned=_planned(row.planned) if row.planned else None,

@@ -24,7 +24,7 @@ from refundry.outbox import service as outbox
 from refundry.outbox.model import Cause, Kind, Message, OrderTold, Wants
 from refundry.outbox.rules import ordering_key
 from refundry.policies.model import REPEAT_FAILED, Decision, Facts, Verdict, Wait
-from refundry.policies.rules import decide, repeated, seen_repeat, unread
+from refundry.policies.rules import decide, named, repeated, seen_repeat, unread
 from refundry.refunds import repository
 from refundry.refunds.model import (
     AT_STRIPE,
@@ -146,7 +146,8 @@ def receive(unit: Unit, wanted: Sequence[RefundRequest], actor: Actor) -> list[R
     for request_id in unique:
         if request_id in fresh:
             request = kept[request_id]
-            _record(unit, actor, "refund_request.received", request, {"key": request.request_key})
+            facts = {"allowed": sorted(request.allowed)} if request.allowed else {}
+            _record(unit, actor, "refund_request.received", request, {"key": request.request_key, **facts})
             _tell(unit, None, request)
     out, seen = [], set()
     for request in wanted:
@@ -300,11 +301,11 @@ def _facts(
         currency=content.currency,
         ticket_id=content.ticket_id,
         reserved_minor=0 if first else more_reserved + repository.reserved(unit, content.charge, but=request.id),
-        allow_repeat=request.allow_repeat,
+        allowed=request.allowed,
         allow_inquiry=request.allow_inquiry,
         now=unit.now,
         age_max_days=age_max_days,
-        twin=None if request.keyed else repository.twin(unit, request),
+        twins=() if request.keyed else repository.twins(unit, request),
         keyed=request.keyed,
         connect=Connect(content.reverse_transfer, content.refund_application_fee),
         expected=request.planned.expected if request.planned else None,
@@ -745,7 +746,7 @@ def suspect(unit: Unit, refund: SeenRefund) -> int:
         settled = request.hold is not None and request.hold.until is None and not waits_in_line(request)
         # What a person would let go, since the other refund has failed, is a repeat again.
         settled = settled and not _held_for_failed(request)
-        if request.state not in UNPAID or settled or request.allow_repeat:
+        if request.state not in UNPAID or settled or refund.id in request.allowed:
             continue
         if asks_for_same(request.content, refund, charge, unit.now):
             _by_itself(unit, request, fact, {"refund": refund.id})
@@ -1023,11 +1024,23 @@ def reopen(
             f"request {request_id} is {request.state}: only declined, rejected and withdrawn ones can be tried again",
             request=request_id,
         )
-    return _by_person(unit, request, Reopened(allow_repeat, allow_inquiry), actor, {})
+    allowed = allowable(unit, request) if allow_repeat else frozenset()
+    if request.reason_code == "possible_repeat":
+        # What has come since it was refused is not named by its text, so nobody has read of it: it is held for that.
+        allowed = frozenset(one for one in allowed if one in request.reason_text)
+    facts = {"allowed": sorted(allowed)} if allowed else {}
+    return _by_person(unit, request, Reopened(allowed, allow_inquiry), actor, facts)
+
+
+def allowable(unit: Unit, request: RefundRequest) -> frozenset[str]:
+    """Tell the refunds and requests, by id, that a person lets past who says beforehand that a request is no repeat: all that are there."""
+    charge = charges.find(unit, request.content.charge)
+    seen = [refund.id for refund in charge.refunds if not refund.over] if charge is not None else []
+    return frozenset({*seen, *repository.twins(unit, request, waiting=True)})
 
 
 def allow_repeat(unit: Unit, request_id: str, actor: Actor) -> RefundRequest:
-    """Say that a request held as a possible repeat is none.
+    """Say that a request held as a possible repeat is none: of what its text names. What comes after that holds it again.
 
     Where the other refund has failed, that is all that is said: the charge is looked at anew, and another repeat holds it again.
     """
@@ -1041,15 +1054,19 @@ def allow_repeat(unit: Unit, request_id: str, actor: Actor) -> RefundRequest:
         return request
     failed = _held_for_failed(request)
     seen = charges.find(unit, charge)
-    if not failed and seen is not None and unread(facts := _facts(unit, request, seen), seen, request.reason_text):
-        # Another has come since, of which nobody has read: it is named, and may be allowed then.
+    read: frozenset[str] = frozenset()
+    if not failed and seen is not None:
+        facts = _facts(unit, request, seen)
         now = repeated(facts, seen)
-        return request if now is None else _by_person(unit, request, _judged(now, unit.now), actor, {"why": now.text})
+        if now is not None and unread(facts, seen, request.reason_text):
+            # Another has come since, of which nobody has read: it is named, and may be allowed then.
+            return _by_person(unit, request, _judged(now, unit.now), actor, {"why": now.text})
+        read = named(facts, seen)
     if failed:
         charges.touch(unit, charge, unit.now)
-    freed = replace(request, hold=None, allow_repeat=not failed, version=request.version + 1, due_at=unit.now)
+    freed = replace(request, hold=None, allowed=request.allowed | read, version=request.version + 1, due_at=unit.now)
     repository.update(unit, request, freed, None, keep_lease=False)
-    _record(unit, actor, "refund_request.repeat_allowed", freed, {})
+    _record(unit, actor, "refund_request.repeat_allowed", freed, {"allowed": sorted(read)})
     return freed
 
 
@@ -1207,7 +1224,7 @@ replaced_by = repository.replaced_by
 of_charge = repository.of_charge
 __all__ = [
     "Claimed", "Intent", "Receipt", "Received", "RequestUnknown", "StateForbids", "Tally", "Told", "adopt", "allow_repeat",
-    "any_going_on", "attempts", "but_for_waiting", "claim", "come_back", "counts", "due_lanes", "end_leases", "failed", "fetch", "find", "flying", "followed", "foresee", "found", "go_on",
+    "allowable", "any_going_on", "attempts", "but_for_waiting", "claim", "come_back", "counts", "due_lanes", "end_leases", "failed", "fetch", "find", "flying", "followed", "foresee", "found", "go_on",
     "heard", "hold_disputed", "hold_undecided", "in_doubt", "judge", "judge_again", "last_attempt", "leased", "let_go", "lift_disputed",
     "look_age", "look_needed", "make_wait", "many", "messages", "need", "next_due", "notice", "of_charge",
     "open_breaks", "page", "postpone", "put_in_line", "receive", "record", "refuse", "refuse_disputed", "release",

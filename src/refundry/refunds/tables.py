@@ -33,7 +33,7 @@ refund_requests = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("lane", sa.Text, nullable=False),
     sa.Column("due_at", sa.Double, nullable=False),
-    sa.Column("allow_repeat", sa.Boolean, nullable=False),
+    sa.Column("allowed", sa.Text, nullable=False, server_default="[]"),
     sa.Column("allow_inquiry", sa.Boolean, nullable=False),
     sa.Column("replaces", sa.Text, unique=True),
     sa.Column("planned", sa.Text),

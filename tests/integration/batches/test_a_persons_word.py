@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from refundry.batches import service as batches
-from refundry.batches.model import BatchState, BatchWithdrawn
+from refundry.batches.model import Batch, BatchState, BatchWithdrawn
 from refundry.charges import service as charges
 from refundry.kernel.outcome import NotTakenWhy
 from refundry.refunds import service as refunds
 from tests.integration.batches.conftest import Clerk
 from tests.integration.batches.test_schedule import intend, pay, request, rows, scheduled, turn
-from tests.support.builders import not_taken, seen_refund
+from tests.support.builders import ACCOUNT, not_taken, seen_refund
 from tests.support.hand import ADA
 
 
@@ -84,6 +84,78 @@ def test_a_repeat_that_nobody_has_read_of_is_named_before_it_may_pass(clerk: Cle
     assert "re_y" in clerk.lines(batch)[0].text
     clerk.unit(lambda unit: batches.allow_repeat(unit, batch, 1, ADA))
     assert pay(clerk) == [1000]
+
+
+def held_again(clerk: Clerk, batch: Batch, row: int, before: str, by: str) -> None:
+    """See that an allowed row that goes on now is not paid, and names what has come since, and only that; allowed once more, it is paid."""
+    assert pay(clerk) == []
+    assert clerk.told(batch)[row - 1] == ("waiting", "possible_repeat"), clerk.told(batch)
+    text = clerk.lines(batch)[row - 1].text
+    assert (before in text, by in text) == (False, True), text
+    assert clerk.unit(lambda unit: batches.allow_repeat(unit, batch, row, ADA))
+    look_again(clerk)
+    assert pay(clerk) == [1000]
+
+
+def look_again(clerk: Clerk) -> None:
+    """See at Stripe what was told or paid since."""
+    clerk.looked("ch_1", refunds=clerk.charge("ch_1").refunds, payment_intent="pi_1")
+
+
+@pytest.mark.parametrize("meanwhile", ["a pause", "an event", "a retry"])
+def test_a_refund_that_came_after_a_row_was_allowed_holds_it_again(clerk: Clerk, meanwhile: str) -> None:
+    by_hand = seen_refund("re_x", amount_minor=1000), seen_refund("re_y", amount_minor=1000)
+    clerk.looked("ch_1", refunds=by_hand[:1])
+    batch = clerk.planned("charge_id,amount,ticket_id\nch_1,10.00,T1\n")
+    for claimed in clerk.claim():
+        clerk.judge(claimed)
+    clerk.unit(lambda unit: batches.allow_repeat(unit, batch, 1, ADA))
+    if meanwhile == "an event":
+        clerk.unit(lambda unit: refunds.heard(unit, ACCOUNT, by_hand[1], clerk.clock.now()))
+    elif meanwhile == "a pause":
+        clerk.unit(lambda unit: batches.pause(unit, batch, ADA))
+        clerk.looked("ch_1", refunds=by_hand)
+        clerk.unit(lambda unit: batches.resume(unit, batch, ADA))
+    else:
+        for claimed in clerk.claim():
+            clerk.judge(claimed, known=False)
+        assert clerk.told(batch) == [("refused", "charge_unknown")]
+        clerk.unit(lambda unit: batches.retry(unit, batch, ADA))
+        clerk.looked("ch_1", refunds=by_hand)
+    held_again(clerk, batch, 1, "re_x", "re_y")
+    assert clerk.audit_is_sound()
+
+
+def test_a_refund_that_was_allowed_holds_nothing_again_when_it_is_told_of_once_more(clerk: Clerk) -> None:
+    clerk.looked("ch_1", refunds=(seen_refund("re_x", amount_minor=1000, status="pending"),))
+    batch = clerk.planned("charge_id,amount,ticket_id\nch_1,10.00,T1\n")
+    for claimed in clerk.claim():
+        clerk.judge(claimed)
+    clerk.unit(lambda unit: batches.allow_repeat(unit, batch, 1, ADA))
+    clerk.unit(lambda unit: refunds.heard(unit, ACCOUNT, seen_refund("re_x", amount_minor=1000), clerk.clock.now()))
+    look_again(clerk)
+    assert pay(clerk) == [1000]
+
+
+def test_a_request_for_the_same_ticket_that_came_after_a_row_was_allowed_holds_it_again(clerk: Clerk) -> None:
+    clerk.looked("ch_1", metadata={"order_id": "o1"})
+    batch = clerk.planned("charge_id,order_id,amount,ticket_id\nch_1,,10.00,T1\n,o1,10.00,T1\n")
+    first, second = (request(clerk, batch, row).id for row in (1, 2))
+    assert pay(clerk) == [1000]
+    look_again(clerk)
+    assert pay(clerk) == []
+    assert first in clerk.lines(batch)[1].text
+    clerk.unit(lambda unit: batches.allow_repeat(unit, batch, 2, ADA))
+    clerk.unit(lambda unit: refunds.stop(unit, [second], ADA))
+    other = clerk.planned("payment_intent,amount,ticket_id\npi_1,10.00,T1\n", "other.csv")
+    assert pay(clerk) == []
+    text = clerk.lines(other)[0].text
+    assert first in text
+    assert second in text, "all of them: what a person allows is what was named"
+    clerk.unit(lambda unit: batches.allow_repeat(unit, other, 1, ADA))
+    assert pay(clerk) == [1000]
+    clerk.unit(lambda unit: refunds.go_on(unit, [second], ADA))
+    held_again(clerk, batch, 2, first, request(clerk, other, 1).id)
 
 
 def test_a_row_that_repeats_another_lets_no_other_row_go(clerk: Clerk) -> None:

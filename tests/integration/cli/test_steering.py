@@ -187,6 +187,23 @@ def test_a_refund_is_taken_back_with_its_reason_and_decided_anew_when_asked_for_
     assert refunds_of() == 2
 
 
+def test_what_was_allowed_and_could_not_be_paid_yet_is_held_by_a_refund_by_hand_that_came_since(
+    refundry: Run, stripe: Server, refunds_of: Callable[[], int], by_hand: Callable[[str, int], str]
+) -> None:
+    before = by_hand("o7", 500)
+    order = ("--order", "o7", "--amount", "5.00", "--reason", "duplicate", "--ticket", "T-1", "--json")
+    stripe.control("POST /_sim/keys", {"secret": READS, "permissions": RIGHTS})
+    reads_only: dict[str, Any] = {"STRIPE_SECRET_KEY": READS, "REFUNDRY_STRIPE__ACCOUNT": stripe.account}
+    waits = refundry("refund", "create", *order, "--allow-repeat", **reads_only)
+    assert (waits.json["outcome"], waits.json["held"]) == ("waiting", None), waits.err
+    after = by_hand("o7", 500)
+    held = refundry("refund", "create", *order)
+    assert (held.code, held.json["held"], refunds_of()) == (3, "possible_repeat", 2), held.err
+    assert (before in held.json["why"], after in held.json["why"]) == (False, True), held.json["why"]
+    allowed = refundry("refund", "create", *order, "--allow-repeat")
+    assert (allowed.code, allowed.json["outcome"], refunds_of()) == (0, "paid", 3), allowed.err
+
+
 @pytest.mark.parametrize("verb", ["show", "withdraw", "cancel"])
 def test_a_refund_that_is_not_there_is_named(refundry: Run, verb: str) -> None:
     told = refundry("refund", verb, "beef", "--json")

@@ -48,6 +48,27 @@ async def test_a_person_has_it_paid_all_the_same(scene: Scene) -> None:
     assert (scene.state(request), scene.charge(charge).given_back_minor) == (State.SETTLED, 2400)
 
 
+async def test_a_refund_by_hand_that_came_after_another_was_allowed_keeps_it_from_being_sent_again(
+    scene: Scene,
+) -> None:
+    charge = await scene.sim.charge(5000)
+    await scene.looked(charge)
+    before = await scene.by_hand(charge, 1200)
+    lost = {"kind": "drop_before", "operation": "POST /v1/refunds", "times": 1}
+    await scene.control("POST /_sim/faults", {"rules": [lost]})
+    request = await scene.paid(charge, 1200, allowed=frozenset({before}))
+    assert request.state is State.SUBMITTING
+    after = await scene.by_hand(charge, 1200)
+    await later(scene, 0.1, 1, 2, 12, 9, *[1] * 5)
+    kept = scene.now(request)
+    assert (kept.state, kept.reason_code, scene.charge(charge).given_back_minor) == (
+        State.DECLINED,
+        "possible_repeat",
+        2400,
+    )
+    assert (before in kept.reason_text, after in kept.reason_text) == (False, True), kept.reason_text
+
+
 @pytest.mark.parametrize("made", ["other", "failed"])
 async def test_it_is_sent_again_where_nobody_has_paid_the_same(scene: Scene, made: str) -> None:
     charge, request = await in_doubt(scene)

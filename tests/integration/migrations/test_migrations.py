@@ -24,8 +24,11 @@ from refundry.charges import service as charges
 from refundry.charges.model import Origin
 from refundry.infra.db import Database, DatabaseUnusable, metadata
 from refundry.kernel.actor import SYSTEM
+from refundry.kernel.lane import Lane
+from refundry.plans import service as plans
 from refundry.refunds import service as refunds
 from refundry.refunds.model import State
+from tests.support.builders import look, seen_refund
 from tests.support.clock import HandClock
 
 pytestmark = pytest.mark.integration
@@ -186,6 +189,41 @@ def test_what_the_first_version_wrote_is_kept_and_read(empty_url: str) -> None:
                 "re_ours": Origin.OURS, "re_lost": Origin.UNKNOWN_REFUNDRY, "re_hand": Origin.EXTERNAL,
             }  # fmt: skip
             assert (audit.first_fault(unit), batches.first_fault(unit)) == (None, None)
+        with database.engine.connect() as connection:
+            assert migrations.differences(connection) == []
+    finally:
+        database.close()
+
+
+def test_what_was_allowed_before_is_named_and_asked_for_anew(empty_url: str) -> None:
+    """A program before version 0013 kept that a person had allowed a repeat, and not which: nobody can tell what has come since."""
+    database = attached(Database(empty_url, HandClock()))
+    try:
+        with database.unit() as unit:
+            config = migrations._config()  # no program of today makes a database of another version
+            config.attributes["connection"] = unit.connection
+            command.upgrade(config, "0012")
+            flagged = dict(OF_THE_FIRST[2][1]) | {
+                "state": "received", "amount_minor": 0, "reserved_minor": 0, "attempt": 0, "allow_repeat": True,
+            }  # fmt: skip
+            plan_row = {
+                "plan": "p1", "number": 1, "code": "", "text": "", "fingerprint": "", "amount_minor": 0, "allow_repeat": True,
+            }  # fmt: skip
+            for table, row in (("refund_requests", flagged), ("plan_rows", plan_row)):
+                names, values = ", ".join(row), ", ".join(f":{name}" for name in row)
+                unit.connection.execute(sa.text(f"INSERT INTO {table} ({names}) VALUES ({values})"), row)  # noqa: S608  # our own
+        assert migrations.upgrade(database)
+        with database.unit() as unit:
+            seen = seen_refund("re_x", charge="ch_1", amount_minor=1000, created_at=unit.now)
+            charges.mirror(unit, ACCOUNT, [look("ch_1", refunds=(seen,), began_at=unit.now)], "order_id")
+            (claimed,) = refunds.claim(unit, ACCOUNT, Lane.BULK, "lease", seconds=9, most=9)
+            assert refunds.judge(unit, claimed, known=True, age_max_days=0) is None
+            kept = refunds.need(unit, "q1")
+            assert (kept.reason_code, "re_x" in kept.reason_text) == ("possible_repeat", True)
+            # Its plan's hash, which has the flag in it, is the one that it was made with.
+            (row,) = plans.rows(unit, "p1")
+            assert row.written == '[1,"","",null,"",null,0,null,null,true]'
+            assert refunds.allow_repeat(unit, "q1", SYSTEM).allowed == {"re_x"}
         with database.engine.connect() as connection:
             assert migrations.differences(connection) == []
     finally:

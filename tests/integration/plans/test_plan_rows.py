@@ -143,6 +143,26 @@ def test_rows_for_one_ticket_that_name_the_charge_in_two_ways_are_planned_as_a_r
     ]  # fmt: skip
 
 
+def test_a_plan_that_was_allowed_pays_no_row_past_a_refund_or_request_that_came_after_it(clerk: Clerk) -> None:
+    lost = {"refundry_request_id": "lost", "ticket_id": "a"}
+    before = seen_refund("re_x", charge="ch_1", amount_minor=100, created_at=START - 60)
+    clerk.looked("ch_1", refunds=(before,))
+    text = "charge_id,payment_intent,amount,ticket_id\nch_1,,1.00,a\nch_2,,2.00,b\n,pi_2,2.00,b\nch_3,,3.00,c\n"
+    batch = waiting(clerk, text)
+    plan = made(clerk, batch, allow=(1, 3, 4))
+    assert codes(clerk, plan) == ["", "", "", ""]
+    # Another installation pays the first row's ticket, which is no change of what others have given back, and another file asks for the last one's.
+    clerk.looked("ch_1", refunds=(before, seen_refund("re_y", charge="ch_1", amount_minor=5, metadata=lost)))
+    clerk.planned("payment_intent,amount,ticket_id\npi_3,3.00,c\n", "other.csv")
+    (other,) = clerk.pay_what_is_due()
+    applied(clerk, plan)
+    assert [request.amount_minor for request in clerk.pay_what_is_due()] == [200, 200]
+    assert [code for _, code in clerk.told(batch)] == ["possible_repeat", "settled", "settled", "possible_repeat"]
+    held, last = (clerk.lines(batch)[row].text for row in (0, 3))
+    assert ("re_x" in held, "re_y" in held) == (False, True), held
+    assert other.id in last
+
+
 def test_an_applied_plan_pays_its_payable_rows_and_no_other(clerk: Clerk) -> None:
     batch = waiting(clerk, HEAD + "ch_1,60.00,a,\nch_1,60.00,b,\nch_2,2.00,c,\n")
     plan = made(clerk, batch)

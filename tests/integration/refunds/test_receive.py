@@ -92,7 +92,9 @@ def test_every_word_of_a_request_is_kept(hand: Hand) -> None:
         asked_minor=None, ticket_id="T1", metadata={"ü": "ß", "a": "1"}, refund_application_fee=True, reverse_transfer=False,
         reason="duplicate",
     )  # fmt: skip
-    request = refund_request(asked=asked, allow_repeat=True, allow_inquiry=True, due_at=hand.clock.now())
+    request = refund_request(
+        asked=asked, allowed=frozenset({"re_x", "r-2"}), allow_inquiry=True, due_at=hand.clock.now()
+    )
     (told,) = hand.receive(request)
     assert told.request == request
     assert told.request.state is State.RECEIVED

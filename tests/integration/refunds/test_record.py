@@ -459,7 +459,9 @@ def test_a_possible_repeat_goes_on_once_a_person_allows_it(hand: Hand) -> None:
     hand.unit(lambda unit: refunds.allow_repeat(unit, refund_request().id, ADA))
     approved = hand.judge(hand.claimed_one())
     assert approved is not None
-    assert approved.request.allow_repeat
+    assert approved.request.allowed == {"re_x"}
+    (told,) = [entry for entry in hand.timeline(approved.request.id) if entry.event == "refund_request.repeat_allowed"]
+    assert told.facts["allowed"] == ["re_x"]
 
 
 @pytest.mark.parametrize("reason", [HeldReason.STOPPED, HeldReason.LOW_BALANCE])
@@ -473,10 +475,38 @@ def test_allowing_a_repeat_frees_from_no_other_wait(hand: Hand, reason: HeldReas
 
 
 def test_a_refused_repeat_is_reopened_when_it_is_allowed(hand: Hand) -> None:
+    hand.looked(refunds=(seen_refund("re_x", amount_minor=1000),))
     hand.receive(refund_request())
     hand.unit(lambda unit: refunds.withdraw(unit, refund_request().id, ADA, ""))
     reopened = hand.unit(lambda unit: refunds.allow_repeat(unit, refund_request().id, ADA))
-    assert (reopened.state, reopened.allow_repeat) == (State.RECEIVED, True)
+    assert (reopened.state, reopened.allowed) == (State.RECEIVED, {"re_x"})
+
+
+def test_what_has_come_since_it_was_refused_as_a_repeat_holds_it_though_it_is_allowed(hand: Hand) -> None:
+    held = proven(hand, doubtful(hand))
+    (attempt,) = hand.attempts(held.request)
+    hand.looked(refunds=(seen_refund("re_x", amount_minor=1000),))
+    hand.judge_again(held, attempt)
+    hand.looked(refunds=(seen_refund("re_x", amount_minor=1000), seen_refund("re_y", amount_minor=1000)))
+    reopened = hand.unit(lambda unit: refunds.reopen(unit, held.request.id, ADA, allow_repeat=True))
+    assert reopened.allowed == {"re_x"}
+    assert hand.judge(hand.claimed_one()) is None
+    text = hand.find(held).reason_text
+    assert ("re_x" in text, "re_y" in text) == (False, True), text
+
+
+def test_what_is_allowed_beforehand_is_what_is_there_then(hand: Hand) -> None:
+    hand.looked(refunds=(seen_refund("re_x", amount_minor=1000),))
+    asked = refund_request()
+    allowed = hand.unit(lambda unit: refunds.allowable(unit, asked))
+    hand.receive(replace(asked, allowed=allowed))
+    approved = hand.judge(hand.claimed_one())
+    assert approved is not None
+    hand.looked(refunds=(seen_refund("re_x", amount_minor=1000), seen_refund("re_y", amount_minor=1000)))
+    assert hand.submit(approved) is None
+    kept = hand.find(approved)
+    assert kept.hold == Hold(HeldReason.POSSIBLE_REPEAT)
+    assert ("re_x" in kept.reason_text, "re_y" in kept.reason_text) == (False, True), kept.reason_text
 
 
 def test_an_unknown_request_is_named(hand: Hand) -> None:

@@ -57,11 +57,14 @@ def test_more_that_was_given_back_never_leaves_more(seen: Charge, amount: int) -
     assert later.unrefunded_minor <= seen.unrefunded_minor
 
 
-@given(charges(), st.none() | st.integers(-5, 2 * CAPTURED), st.integers(0, 2 * CAPTURED), st.booleans())
+@given(
+    charges(), st.none() | st.integers(-5, 2 * CAPTURED), st.integers(0, 2 * CAPTURED), st.frozensets(st.integers(0, 5))
+)
 def test_never_more_is_approved_than_is_left_and_unreserved(
-    seen: Charge, asked: int | None, reserved: int, allow: bool  # noqa: FBT001  # drawn
+    seen: Charge, asked: int | None, reserved: int, allow: frozenset[int]
 ) -> None:  # fmt: skip
-    told = decide(facts(charge=seen, asked_minor=asked, reserved_minor=reserved, allow_repeat=allow))
+    allowed = frozenset(f"re_{number}" for number in allow)
+    told = decide(facts(charge=seen, asked_minor=asked, reserved_minor=reserved, allowed=allowed))
     if told.verdict is Verdict.APPROVE:
         assert 0 < told.amount_minor <= seen.unrefunded_minor - reserved
         assert told.amount_minor <= CAPTURED - seen.given_back_minor - reserved

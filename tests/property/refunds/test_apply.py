@@ -43,7 +43,7 @@ def requests(draw: st.DrawFn) -> RefundRequest:
         version=draw(st.integers(min_value=1, max_value=10**6)),
         reason_code=draw(st.sampled_from(["", "adopted", "timeout"])),
         due_at=draw(times),
-        allow_repeat=draw(st.booleans()),
+        allowed=draw(st.frozensets(st.sampled_from(["re_x", "request-2"]))),
     )
 
 
@@ -94,7 +94,7 @@ def cases(draw: st.DrawFn) -> tuple[RefundRequest, model.Fact]:
         | st.builds(model.GaveUp, texts)
         | st.builds(model.Postponed, times, st.none() | holds)
         | st.builds(model.Withdrawn, texts)
-        | st.builds(model.Reopened, st.booleans())
+        | st.builds(model.Reopened, st.frozensets(st.sampled_from(["re_x", "request-2"])))
     )
     return request, draw(facts)
 

@@ -31,6 +31,7 @@ ALTERED = {
     "amount": replace(ROW, amount_minor=1001),
     "currency": replace(ROW, currency="eur"),
     "allowed": replace(ROW, allow_repeat=True),
+    "what was allowed": replace(ROW, allowed=frozenset({"re_x"})),
     "status": replace(ROW, expected=replace(EXPECTED, status="failed")),
     "captured": replace(ROW, expected=replace(EXPECTED, captured_minor=1)),
     "given back": replace(ROW, expected=replace(EXPECTED, given_back_minor=1)),

@@ -70,7 +70,7 @@ REFUSED: dict[str, tuple[Facts, str, str]] = {
     "above what is left": (
         facts(asked_minor=10_001), "amount_exceeds_refundable", "asked for 100.01 GBP, 100.00 GBP is left on ch_1"),
     "above what others left": (
-        facts(charge=given_back(seen_refund(amount_minor=9500)), asked_minor=501, allow_repeat=True),
+        facts(charge=given_back(seen_refund(amount_minor=9500)), asked_minor=501, allowed=frozenset({"re_1"})),
         "amount_exceeds_refundable", "5.00 GBP is left"),
     "too old": (
         facts(charge=charge(created_at=START - 181 * DAY), age_max_days=180), "charge_too_old", "181 days old"),
@@ -184,7 +184,9 @@ def by_another_key(**changes: object) -> SeenRefund:
     [
         ("the same amount", facts(charge=given_back(BY_OTHERS))),
         ("the same amount, 30 days ago", facts(charge=given_back(seen_refund(created_at=START - 30 * DAY)))),
-        ("another request's twin", facts(twin="request-2")),
+        ("another request's twin", facts(twins=("request-2",))),
+        ("a twin of two, one allowed", facts(twins=("request-1", "request-2"), allowed=frozenset({"request-1"}))),
+        ("another was allowed", facts(charge=given_back(BY_OTHERS), allowed=frozenset({"re_y"}))),
         ("the same ticket", facts(charge=given_back(same_ticket(START - DAY)), ticket_id="T1")),
         ("the same ticket, years ago", facts(charge=given_back(same_ticket(START - 999 * DAY)), ticket_id="T1")),
         ("pending", facts(charge=given_back(seen_refund("re_x", amount_minor=1000, status="pending")))),
@@ -203,8 +205,10 @@ def test_a_possible_repeat_waits_for_a_person(case: str, given: Facts) -> None:
 @pytest.mark.parametrize(
     ("case", "given"),
     [
-        ("allowed", facts(charge=given_back(BY_OTHERS), allow_repeat=True)),
-        ("a twin, allowed", facts(twin="request-2", allow_repeat=True)),
+        ("allowed", facts(charge=given_back(BY_OTHERS), allowed=frozenset({"re_x"}))),
+        ("a twin, allowed", facts(twins=("request-2",), allowed=frozenset({"request-2"}))),
+        ("what has paid a twin that was allowed", facts(
+            charge=given_back(by_another_key()), ticket_id="T1", twins=("request-2",), allowed=frozenset({"request-2"}))),
         ("older than 30 days", facts(charge=given_back(seen_refund(created_at=START - 30 * DAY - 1)))),
         ("another amount", facts(charge=given_back(seen_refund(amount_minor=999)))),
         ("it came back", facts(charge=given_back(seen_refund(amount_minor=1000, status="failed")))),

@@ -238,11 +238,12 @@ def test_a_low_balance_holds_until_it_is_due_again() -> None:
 
 
 def test_reopening_forgets_the_amount_and_keeps_the_number_of_the_last_attempt() -> None:
-    request = replace(standing(State.DECLINED), attempt=3)
-    change = apply(request, model.Reopened(allow_repeat=True))
+    request = replace(standing(State.DECLINED), attempt=3, allowed=frozenset({"re_x"}))
+    change = apply(request, model.Reopened(frozenset({"re_y"})))
     assert change is not None
     after = change.after
-    assert (after.amount_minor, after.attempt, after.allow_repeat, after.due_at) == (0, 3, True, 0.0)
+    assert (after.amount_minor, after.attempt, after.due_at) == (0, 3, 0.0)
+    assert after.allowed == {"re_x", "re_y"}
     assert (after.reason_code, after.reason_text) == ("", "")
 
 
