@@ -83,6 +83,8 @@ DISPUTED = frozenset({"charge_disputed", "charge_under_inquiry", "changed_since_
 CONCERNING = frozenset({State.FAILED, State.CANCELED, State.REQUIRES_ACTION})
 # Stripe counts whole seconds: a dispute of the second in which a request came may be the later of the two.
 STRIPE_SECOND = 1.0
+# Why a request takes a step that no look has shown.
+RETURNED = "the bank had sent it back, and its customer had answered, when it was looked at again"
 # The event of a person's word that one which was over is wanted after all.
 REOPENED = "refund_request.reopened"
 # A look that was made for this very send is good enough, however short `look_max_age` is.
@@ -635,12 +637,33 @@ def found(unit: Unit, account: str, refund: SeenRefund) -> bool:
         return False
     if charges.set_origin(unit, refund.id, Origin.OURS):
         _concern(unit, Concern(account, refund.charge, request, refund=refund))
+    facts = {"refund": refund.id, "status": refund.status}
+    returned = _returned(request, refund)
+    if returned is not None:
+        _found_change(unit, request, returned, {**facts, "why": RETURNED})
+        request = returned.after
     change = _applied(request, Found(refund), unit.now)
     if change is not None:
-        if not repository.update(unit, request, change.after, None, keep_lease=False):
-            raise InvariantViolated(f"request {request.id} changed inside a unit that holds it", request=request.id)
-        _keep(unit, SYSTEM, request, change, {"refund": refund.id, "status": refund.status})
+        _found_change(unit, request, change, facts)
     return True
+
+
+def _returned(request: RefundRequest, refund: SeenRefund) -> Change | None:
+    """Tell the step that nobody has seen of a settled refund which is pending anew; `None`, if it is no such refund.
+
+    Nobody has to be asked for what its customer has done already, so the step has no refund that a task could be opened for.
+    """
+    here = (request.state, request.refund, request.content.charge)
+    if here != (State.SETTLED, refund.id, refund.charge) or OF_STRIPE.get(refund.status) is not State.PENDING:
+        return None
+    step = apply(request, Found(replace(refund, status="requires_action", pending_reason=None)))
+    return None if step is None else replace(step, refund=None)
+
+
+def _found_change(unit: Unit, request: RefundRequest, change: Change, facts: Mapping[str, object]) -> None:
+    if not repository.update(unit, request, change.after, None, keep_lease=False):
+        raise InvariantViolated(f"request {request.id} changed inside a unit that holds it", request=request.id)
+    _keep(unit, SYSTEM, request, change, facts)
 
 
 def _unknown(unit: Unit, account: str, refund: SeenRefund) -> None:
