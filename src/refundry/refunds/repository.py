@@ -31,6 +31,8 @@ CHARGES_MAX = 1000
 IDS_MAX = 30_000
 # And of those that are only read, each with as many statements as it takes: one with more is slow on Postgres.
 PAGE = 1_000
+# As most requests have it: neither read nor written as JSON each time.
+NOTHING_ALLOWED = "[]"
 OVER_UNPAID = (State.REJECTED, State.DECLINED, State.WITHDRAWN, State.FAILED, State.CANCELED)
 
 
@@ -94,7 +96,7 @@ def _changing(request: RefundRequest) -> dict[str, Any]:
         "refund": request.refund,
         "version": request.version,
         "due_at": request.due_at,
-        "allowed": json.dumps(sorted(request.allowed)),
+        "allowed": json.dumps(sorted(request.allowed)) if request.allowed else NOTHING_ALLOWED,
         "allow_inquiry": request.allow_inquiry,
         "planned": orjson.dumps(request.planned).decode() if request.planned else None,
     }
@@ -639,7 +641,7 @@ def _request(row: Any) -> RefundRequest:  # noqa: ANN401  # a row
         version=row.version,
         lane=Lane(row.lane),
         due_at=row.due_at,
-        allowed=frozenset(json.loads(row.allowed)),
+        allowed=frozenset(json.loads(row.allowed)) if row.allowed != NOTHING_ALLOWED else frozenset(),
         allow_inquiry=bool(row.allow_inquiry),
         replaces=row.replaces,
         planned=_planned(row.planned) if row.planned else None,
