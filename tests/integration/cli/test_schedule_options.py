@@ -28,6 +28,7 @@ def file(tmp_path: Path) -> str:
         ("--canary", "1,50", "canary_too_large"),
         ("--spread", "0h", "schedule_invalid"),
         ("--start-at", "2020-01-01 09:00 UTC", "start_in_the_past"),
+        ("--start-at", "0001-01-01T00:00+23:59", "start_in_the_past"),
         ("--start-at", "9999-12-31T23:59:59-05:00", "start_too_far"),
     ],
 )

@@ -156,6 +156,18 @@ def test_a_start_that_never_comes_is_refused(*, new: bool) -> None:
     assert "batch pause" in refused.value.message
 
 
+@pytest.mark.parametrize("new", [True, False])
+@pytest.mark.parametrize("text", ["0001-01-01T00:00+23:59", "1969-12-31T23:59Z"])
+def test_a_start_from_before_there_were_batches_is_refused_whether_the_calendar_has_it_or_not(
+    text: str, *, new: bool
+) -> None:
+    before = Asked(start_at=text).schedule()
+    assert before is not None
+    with pytest.raises(ScheduleInvalid, match="before the year 1970") as refused:
+        check(before, 50, NOON, new=new)
+    assert refused.value.code == "start_in_the_past"
+
+
 @pytest.mark.parametrize("text", ["0001-01-01 00:00 Europe/Berlin", "9999-12-31 23:59 America/New_York"])
 def test_a_moment_at_the_end_of_the_calendar_is_refused(text: str) -> None:
     with pytest.raises(ScheduleInvalid) as refused:

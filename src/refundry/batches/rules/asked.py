@@ -24,6 +24,8 @@ DECIMALS_MAX = 3
 PAST_SECONDS = 60.0
 # The year 2500. A start after it is a slip of the pen, or means never, and the calendar ends before some of them.
 START_MAX = 16_725_225_600.0
+# The year 1970. No batch can have begun before it, and the calendar begins only after some of such starts.
+START_MIN = 0.0
 
 
 class ScheduleInvalid(UsageError):  # noqa: N818
@@ -102,6 +104,12 @@ def check(schedule: Schedule, rows: int, now: float, *, new: bool) -> None:
         raise ScheduleInvalid(
             "--start-at is after the year 2500: correct it; a batch that is not to begin yet can be held with `refundry batch pause`",
             code="start_too_far",
+            option="--start-at",
+        )
+    if schedule.start_at is not None and schedule.start_at < START_MIN:
+        raise ScheduleInvalid(
+            "--start-at is before the year 1970: correct it, or leave it out to begin at once",
+            code="start_in_the_past",
             option="--start-at",
         )
     if new and schedule.start_at is not None and past(schedule, now):
