@@ -245,7 +245,12 @@ async def _foreseen(desk: Desk, asked: Asked, wanted: Wanted, *, as_json: bool) 
     def foreseen(unit: Unit) -> tuple[Found, Decision, RefundRequest | None]:
         it = found(unit, desk, seen, asked, wanted)
         before = None if asked.cancel_uncaptured and _releasable(it.charge) else _asked_before(unit, it.request, asked)
-        return it, refunds.foresee(unit, it.request, known=True, age_max_days=age), before
+        if before is None or not _decided_anew(before, asked):
+            return it, refunds.foresee(unit, it.request, known=True, age_max_days=age), before
+        decision = refunds.foresee_again(
+            unit, before, allow_repeat=asked.allow_repeat, allow_inquiry=asked.allow_inquiry, age_max_days=age
+        )
+        return it, decision, None
 
     it, decision, before = await desk.writer.put(foreseen, needs=needs_of(seen))
     charge, pays = it.charge, decision.verdict is Judgement.APPROVE
@@ -278,18 +283,20 @@ async def _foreseen(desk: Desk, asked: Asked, wanted: Wanted, *, as_json: bool) 
 
 
 def _asked_before(unit: Unit, wanted: RefundRequest, asked: Asked) -> RefundRequest | None:
-    """Tell the request that is the same and would not be decided anew; `None`, if there is none.
+    """Tell the request that is the same; `None`, if there is none.
 
     Raises:
         UsageError: See `take_in`.
     """
     kept = refunds.find(unit, wanted.id)
-    if kept is None:
-        return None
-    _see_that_it_is_the_same(kept, wanted, asked)
+    if kept is not None:
+        _see_that_it_is_the_same(kept, wanted, asked)
+    return kept
+
+
+def _decided_anew(kept: RefundRequest, asked: Asked) -> bool:
     held = kept.hold.reason if kept.hold is not None else None
-    anew = kept.state in REOPENABLE or (asked.allow_repeat and held is HeldReason.POSSIBLE_REPEAT)
-    return None if anew else kept
+    return kept.state in REOPENABLE or (asked.allow_repeat and held is HeldReason.POSSIBLE_REPEAT)
 
 
 def _seen(charge: Charge, settings: Settings) -> str:

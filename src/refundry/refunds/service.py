@@ -329,6 +329,30 @@ def foresee(unit: Unit, request: RefundRequest, *, known: bool, age_max_days: in
     return _decided(unit, request, charge, age_max_days=age_max_days, more_reserved=more_reserved)
 
 
+def foresee_again(
+    unit: Unit, request: RefundRequest, *, allow_repeat: bool, allow_inquiry: bool, age_max_days: int
+) -> Decision:
+    """Tell what would be decided about a request that is asked for again, by `reopen` or by `allow_repeat`; nothing is kept.
+
+    Args:
+        unit: The open unit.
+        request: As it is kept.
+        allow_repeat: Whether a person says that it is no repeat.
+        allow_inquiry: Whether a person says to refund during an inquiry.
+        age_max_days: See `PaySettings`.
+    """
+    charges.hold_still(unit, request.content.charge)
+    again = request
+    if change := apply(request, _reopened(unit, request, allow_repeat=allow_repeat, allow_inquiry=allow_inquiry)):
+        again = change.after
+    elif allow_repeat:
+        read = _let_past(unit, request)
+        if isinstance(read, Decision):
+            return read
+        again = replace(request, hold=None, allowed=request.allowed | read)
+    return foresee(unit, again, known=True, age_max_days=age_max_days)
+
+
 def _judged(decision: Decision, now: float) -> Judged:
     hold = None
     if decision.wait is Wait.SIBLING:
@@ -1047,12 +1071,17 @@ def reopen(
             f"request {request_id} is {request.state}: only declined, rejected and withdrawn ones can be tried again",
             request=request_id,
         )
+    fact = _reopened(unit, request, allow_repeat=allow_repeat, allow_inquiry=allow_inquiry)
+    facts = {"allowed": sorted(fact.allowed)} if fact.allowed else {}
+    return _by_person(unit, request, fact, actor, facts)
+
+
+def _reopened(unit: Unit, request: RefundRequest, *, allow_repeat: bool, allow_inquiry: bool) -> Reopened:
     allowed = allowable(unit, request) if allow_repeat else frozenset()
     if request.reason_code == "possible_repeat":
         # What has come since it was refused is not named by its text, so nobody has read of it: it is held for that.
         allowed = frozenset(one for one in allowed if one in request.reason_text)
-    facts = {"allowed": sorted(allowed)} if allowed else {}
-    return _by_person(unit, request, Reopened(allowed, allow_inquiry), actor, facts)
+    return Reopened(allowed, allow_inquiry)
 
 
 def allowable(unit: Unit, request: RefundRequest) -> frozenset[str]:
@@ -1075,22 +1104,28 @@ def allow_repeat(unit: Unit, request_id: str, actor: Actor) -> RefundRequest:
         return reopen(unit, request_id, actor, allow_repeat=True)
     if request.hold is None or request.hold.reason is not HeldReason.POSSIBLE_REPEAT:
         return request
-    failed = _held_for_failed(request)
-    seen = charges.find(unit, charge)
-    read: frozenset[str] = frozenset()
-    if not failed and seen is not None:
-        facts = _facts(unit, request, seen)
-        now = repeated(facts, seen)
-        if now is not None and unread(facts, seen, request.reason_text):
-            # Another has come since, of which nobody has read: it is named, and may be allowed then.
-            return _by_person(unit, request, _judged(now, unit.now), actor, {"why": now.text})
-        read = named(facts, seen)
-    if failed:
+    read = _let_past(unit, request)
+    if isinstance(read, Decision):
+        return _by_person(unit, request, _judged(read, unit.now), actor, {"why": read.text})
+    if _held_for_failed(request):
         charges.touch(unit, charge, unit.now)
     freed = replace(request, hold=None, allowed=request.allowed | read, version=request.version + 1, due_at=unit.now)
     repository.update(unit, request, freed, None, keep_lease=False)
     _record(unit, actor, "refund_request.repeat_allowed", freed, {"allowed": sorted(read)})
     return freed
+
+
+def _let_past(unit: Unit, request: RefundRequest) -> frozenset[str] | Decision:
+    """Tell what a person lets past who has read why a request is held, or for what it is held instead."""
+    seen = charges.find(unit, request.content.charge)
+    if _held_for_failed(request) or seen is None:
+        return frozenset()
+    facts = _facts(unit, request, seen)
+    now = repeated(facts, seen)
+    if now is not None and unread(facts, seen, request.reason_text):
+        # Another has come since, of which nobody has read: it is named, and may be allowed then.
+        return now
+    return named(facts, seen)
 
 
 def _by_person(
@@ -1247,7 +1282,7 @@ replaced_by = repository.replaced_by
 of_charge = repository.of_charge
 __all__ = [
     "Claimed", "Intent", "Receipt", "Received", "RequestUnknown", "StateForbids", "Tally", "Told", "adopt", "allow_repeat",
-    "allowable", "any_going_on", "attempts", "but_for_waiting", "claim", "come_back", "counts", "due_lanes", "end_leases", "failed", "fetch", "find", "flying", "followed", "foresee", "found", "go_on",
+    "allowable", "any_going_on", "attempts", "but_for_waiting", "claim", "come_back", "counts", "due_lanes", "end_leases", "failed", "fetch", "find", "flying", "followed", "foresee", "foresee_again", "found", "go_on",
     "heard", "hold_disputed", "hold_undecided", "in_doubt", "judge", "judge_again", "last_attempt", "leased", "let_go", "lift_disputed",
     "look_age", "look_needed", "make_wait", "many", "messages", "need", "next_due", "notice", "of_charge",
     "open_breaks", "page", "postpone", "put_in_line", "receive", "record", "refuse", "refuse_disputed", "release",

@@ -145,6 +145,31 @@ def test_a_refund_by_hand_holds_the_same_amount_until_it_is_allowed(
     assert refunds_of() == 2
 
 
+def test_a_dry_run_names_a_refund_by_hand_that_nobody_has_read_of_and_pays_past_those_that_were_read(
+    refundry: Run, refunds_of: Callable[[], int], stripe: Server
+) -> None:
+    refund = (*CREATE, "--order", "o3", "--amount", "5.00", "--reason", "duplicate", "--ticket", "T-3")
+    charge = refundry(*refund, "--dry-run").json["charge"]
+    stripe.control("POST /_sim/refunds", {"charge": charge, "amount": 500})
+    held = refundry(*refund)
+    assert held.json["held"] == "possible_repeat", held.err
+    allowed = refundry(*refund, "--allow-repeat", "--dry-run")
+    assert (allowed.code, allowed.json["decision"], allowed.json["amount"]) == (0, "approve", 500), allowed.err
+    second = stripe.control("POST /_sim/refunds", {"charge": charge, "amount": 500})["id"]
+    assert second not in held.json["why"]
+    foreseen = refundry(*refund, "--allow-repeat", "--dry-run")
+    assert (foreseen.code, foreseen.json["decision"], foreseen.json["code"]) == (3, "hold", "possible_repeat")
+    assert second in foreseen.json["why"]
+    kept = refundry(*refund, "--allow-repeat")
+    assert (kept.code, kept.json["held"], kept.json["why"]) == (3, "possible_repeat", foreseen.json["why"]), kept.err
+    assert refunds_of() == 2
+    foreseen = refundry(*refund, "--allow-repeat", "--dry-run")
+    assert (foreseen.code, foreseen.json["decision"]) == (0, "approve"), foreseen.err
+    paid = refundry(*refund, "--allow-repeat")
+    assert (paid.code, paid.json["outcome"]) == (0, "paid"), paid.err
+    assert refunds_of() == 3
+
+
 def test_a_payment_intent_whose_first_try_failed_is_paid_from_the_charge_that_paid_it(
     refundry: Run, refunds_of: Callable[[], int], stripe: Server
 ) -> None:

@@ -488,6 +488,13 @@ def test_what_has_come_since_it_was_refused_as_a_repeat_holds_it_though_it_is_al
     hand.looked(refunds=(seen_refund("re_x", amount_minor=1000),))
     hand.judge_again(held, attempt)
     hand.looked(refunds=(seen_refund("re_x", amount_minor=1000), seen_refund("re_y", amount_minor=1000)))
+    foreseen = hand.unit(
+        lambda unit: refunds.foresee_again(
+            unit, hand.find(held), allow_repeat=True, allow_inquiry=False, age_max_days=0
+        )
+    )
+    assert foreseen.code == "possible_repeat"
+    assert ("re_x" in foreseen.text, "re_y" in foreseen.text) == (False, True), foreseen.text
     reopened = hand.unit(lambda unit: refunds.reopen(unit, held.request.id, ADA, allow_repeat=True))
     assert reopened.allowed == {"re_x"}
     assert hand.judge(hand.claimed_one()) is None
