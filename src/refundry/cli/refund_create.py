@@ -371,12 +371,11 @@ def take_in(unit: Unit, wanted: RefundRequest, asked: Asked) -> tuple[RefundRequ
     _see_that_it_is_the_same(kept, wanted, asked)
     if kept.state in REOPENABLE:
         # Asked for again by a person, after it was refused or withdrawn: it is decided anew.
-        return refunds.reopen(
-            unit, kept.id, actor, allow_repeat=asked.allow_repeat, allow_inquiry=asked.allow_inquiry
-        ), False
-    if asked.allow_repeat:
-        return refunds.allow_repeat(unit, kept.id, actor), False
-    return kept, False
+        refunds.reopen(unit, kept.id, actor, allow_repeat=asked.allow_repeat, allow_inquiry=asked.allow_inquiry)
+    elif asked.allow_repeat:
+        refunds.allow_repeat(unit, kept.id, actor)
+    # Whoever has typed it waits for it, also where a file had asked for it first, whose turn may be days away.
+    return refunds.expedite(unit, kept.id, actor), False
 
 
 def _see_that_it_is_the_same(kept: RefundRequest, wanted: RefundRequest, asked: Asked) -> None:

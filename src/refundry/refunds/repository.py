@@ -77,7 +77,6 @@ def _values(request: RefundRequest) -> dict[str, Any]:
         "reverse_transfer": content.reverse_transfer,
         "fingerprint": content.fingerprint,
         "replaces": request.replaces,
-        "lane": request.lane.value,
     }
 
 
@@ -95,6 +94,7 @@ def _changing(request: RefundRequest) -> dict[str, Any]:
         "attempt": request.attempt,
         "refund": request.refund,
         "version": request.version,
+        "lane": request.lane.value,
         "due_at": request.due_at,
         "allowed": json.dumps(sorted(request.allowed)) if request.allowed else NOTHING_ALLOWED,
         "allow_inquiry": request.allow_inquiry,
@@ -104,7 +104,7 @@ def _changing(request: RefundRequest) -> dict[str, Any]:
 
 CHANGING = (
     "state", "amount_minor", "reserved_minor", "held_reason", "held_until", "reason_code", "reason_text", "attempt",
-    "refund", "version", "due_at", "allowed", "allow_inquiry", "planned",
+    "refund", "version", "lane", "due_at", "allowed", "allow_inquiry", "planned",
 )  # fmt: skip
 _b = sa.bindparam
 

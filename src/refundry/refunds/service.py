@@ -1115,6 +1115,22 @@ def allow_repeat(unit: Unit, request_id: str, actor: Actor) -> RefundRequest:
     return freed
 
 
+def expedite(unit: Unit, request_id: str, actor: Actor) -> RefundRequest:
+    """Have a person wait for no rows of files before a request that a file had asked for first.
+
+    What is held until it is let go, as by a pause or for its turn, stays as it is, and what was sent is awaited where it is. A worker that was
+    about to send it finds that it has lost it, as with a stop.
+    """
+    request = _held(unit, request_id)
+    goes_on = request.hold is None or request.hold.until is not None
+    if request.lane is Lane.DESK or request.state not in {State.RECEIVED, State.APPROVED} or not goes_on:
+        return request
+    moved = replace(request, lane=Lane.DESK, version=request.version + 1)
+    repository.update(unit, request, moved, None, keep_lease=False)
+    _record(unit, actor, "refund_request.expedited", moved, {})
+    return moved
+
+
 def _let_past(unit: Unit, request: RefundRequest) -> frozenset[str] | Decision:
     """Tell what a person lets past who has read why a request is held, or for what it is held instead."""
     seen = charges.find(unit, request.content.charge)
@@ -1282,7 +1298,7 @@ replaced_by = repository.replaced_by
 of_charge = repository.of_charge
 __all__ = [
     "Claimed", "Intent", "Receipt", "Received", "RequestUnknown", "StateForbids", "Tally", "Told", "adopt", "allow_repeat",
-    "allowable", "any_going_on", "attempts", "but_for_waiting", "claim", "come_back", "counts", "due_lanes", "end_leases", "failed", "fetch", "find", "flying", "followed", "foresee", "foresee_again", "found", "go_on",
+    "allowable", "any_going_on", "attempts", "but_for_waiting", "claim", "come_back", "counts", "due_lanes", "end_leases", "expedite", "failed", "fetch", "find", "flying", "followed", "foresee", "foresee_again", "found", "go_on",
     "heard", "hold_disputed", "hold_undecided", "in_doubt", "judge", "judge_again", "last_attempt", "leased", "let_go", "lift_disputed",
     "look_age", "look_needed", "make_wait", "many", "messages", "need", "next_due", "notice", "of_charge",
     "open_breaks", "page", "postpone", "put_in_line", "receive", "record", "refuse", "refuse_disputed", "release",

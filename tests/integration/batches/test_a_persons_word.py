@@ -7,12 +7,83 @@ import pytest
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState, BatchWithdrawn
 from refundry.charges import service as charges
+from refundry.cli.refund_create import Asked, take_in
+from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import NotTakenWhy
 from refundry.refunds import service as refunds
+from refundry.refunds.model import HeldReason, Hold, RefundRequest, State
 from tests.integration.batches.conftest import Clerk
 from tests.integration.batches.test_schedule import intend, pay, request, rows, scheduled, turn
 from tests.support.builders import ACCOUNT, not_taken, seen_refund
 from tests.support.hand import ADA
+
+
+def at_the_desk(clerk: Clerk, row: RefundRequest) -> RefundRequest:
+    """Have a person type what a row of a file asks for; tells the request as it is kept."""
+    asked = Asked(
+        references={"charge_id": row.content.charge}, amounts={"amount": "10.00"}, currency=None, ticket=row.content.ticket_id,
+        key=None, reason=row.content.reason, allow_repeat=False, allow_inquiry=False, allow_fraudulent=False,
+        cancel_uncaptured=False,
+    )  # fmt: skip
+    wanted = RefundRequest(row.id, row.account, row.request_key, row.content, lane=Lane.DESK)
+    kept, new = clerk.unit(lambda unit: take_in(unit, wanted, asked))
+    assert not new
+    return kept
+
+
+def test_a_row_that_a_person_asks_for_does_not_wait_for_those_before_it(clerk: Clerk) -> None:
+    batch = clerk.planned(rows(clerk, 3))
+    kept = at_the_desk(clerk, request(clerk, batch, 3))
+    assert (kept.lane, kept.state) == (Lane.DESK, State.RECEIVED)
+    assert pay(clerk, lane=Lane.DESK) == [1000]
+    assert [line.standing.value for line in clerk.lines(batch)] == ["waiting", "waiting", "paid"]
+    assert at_the_desk(clerk, request(clerk, batch, 3)).state is State.SETTLED
+    assert pay(clerk) == [1000, 1000]
+    assert clerk.audit_is_sound()
+
+
+def test_a_row_of_a_paused_batch_stays_paused_whoever_asks_for_it(clerk: Clerk) -> None:
+    batch = clerk.planned(rows(clerk, 2))
+    at_the_desk(clerk, request(clerk, batch, 1))
+    clerk.unit(lambda unit: batches.pause(unit, batch, ADA))
+    for row in (1, 2):
+        assert at_the_desk(clerk, request(clerk, batch, row)).hold == Hold(HeldReason.STOPPED)
+    assert [pay(clerk, lane=lane) for lane in Lane] == [[], []]
+    clerk.unit(lambda unit: batches.resume(unit, clerk.batch(batch), ADA))
+    assert [pay(clerk, lane=lane) for lane in Lane] == [[1000], [1000]]
+
+
+def test_a_row_takes_no_place_in_a_stage_by_a_persons_word(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 4), canary=(1, 2))
+    turn(clerk, batch)
+    third = at_the_desk(clerk, request(clerk, batch, 3))
+    assert (third.hold, third.lane) == (Hold(HeldReason.SCHEDULE), Lane.BULK)
+    assert at_the_desk(clerk, request(clerk, batch, 1)).lane is Lane.DESK
+    turn(clerk, batch)
+    assert [pay(clerk, lane=lane) for lane in Lane] == [[1000], []]
+    turn(clerk, batch)
+    assert [pay(clerk, lane=lane) for lane in Lane] == [[], [1000, 1000]]
+
+
+def test_a_row_that_a_person_asks_for_counts_for_its_day_and_can_be_called_back(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 2), max_per_day="10.00")
+    turn(clerk, batch)
+    at_the_desk(clerk, request(clerk, batch, 1))
+    clerk.unit(lambda unit: batches.pause(unit, batch, ADA))
+    assert [pay(clerk, lane=lane) for lane in Lane] == [[], []]
+    clerk.unit(lambda unit: batches.resume(unit, clerk.batch(batch), ADA))
+    turn(clerk, batch)
+    assert [pay(clerk, lane=lane) for lane in Lane] == [[1000], []]
+    turn(clerk, batch)
+    assert at_the_desk(clerk, request(clerk, batch, 2)).hold == Hold(HeldReason.SCHEDULE)
+    assert [pay(clerk, lane=lane) for lane in Lane] == [[], []]
+
+
+def test_a_withdrawn_row_that_a_person_asks_for_anew_waits_for_no_file(clerk: Clerk) -> None:
+    batch = clerk.planned(rows(clerk, 1))
+    clerk.unit(lambda unit: batches.withdraw(unit, batch, ADA, "wrong file"))
+    assert at_the_desk(clerk, request(clerk, batch, 1)).state is State.RECEIVED
+    assert pay(clerk, lane=Lane.DESK) == [1000]
 
 
 def test_a_charge_found_by_a_retry_gets_its_turn_though_the_batch_had_come_to_rest(clerk: Clerk) -> None:

@@ -12,6 +12,7 @@ from refundry.batches import repository
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState, Schedule, Window
 from refundry.charges import service as charges
+from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import NotTakenWhy
 from refundry.refunds import service as refunds
 from refundry.refunds.model import HeldReason, RefundRequest, State
@@ -63,10 +64,10 @@ def intend(hand: Hand, claimed: Claimed) -> Intent | None:
     return hand.submit(approved, look_max_age=10 * DAY)
 
 
-def pay(clerk: Clerk, most: int = 50) -> list[int]:
+def pay(clerk: Clerk, most: int = 50, lane: Lane = Lane.BULK) -> list[int]:
     """Pay what has its turn and may be sent; tells the amounts."""
     amounts = []
-    for claimed in clerk.claim(most=most):
+    for claimed in clerk.claim(most=most, lane=lane):
         intent = intend(clerk, claimed)
         if intent is not None:
             clerk.record(intent, accepted(intent.claimed.request, refund_id=f"re_{intent.attempt.request[:8]}"))

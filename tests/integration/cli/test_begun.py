@@ -10,6 +10,7 @@ import pytest
 from refundry.kernel.lane import Lane
 from refundry.worker import main
 from tests.integration.cli.conftest import Run
+from tests.support.server import Server
 
 pytestmark = pytest.mark.integration
 # They come once a second.
@@ -38,6 +39,24 @@ def test_a_refund_is_begun_at_once(refundry: Run, refunds_of: Callable[[], int])
         told = refundry("refund", "create", "--order", f"o{number}", "--full", "--reason", "duplicate", "--json")
         assert (told.code, told.json["outcome"]) == (0, "paid")
     assert refunds_of() == 2
+
+
+def test_a_row_of_a_file_is_begun_at_once_as_a_persons_own_when_it_is_allowed_at_the_desk(
+    refundry: Run, refunds_of: Callable[[], int], stripe: Server, tmp_path: Path
+) -> None:
+    create = ("refund", "create", "--order", "o2", "--amount", "1.00", "--reason", "duplicate", "--ticket", "T-2")
+    charge = refundry(*create, "--dry-run", "--json").json["charge"]
+    stripe.control("POST /_sim/refunds", {"charge": charge, "amount": 100})
+    path = tmp_path / "refunds.csv"
+    path.write_text(ROWS)
+    told = refundry("batch", "run", str(path), "--yes", "--json")
+    assert (told.code, told.json["paid"], told.json["waiting"]) == (3, 2, 1), told.err
+    told = refundry(*create, "--allow-repeat", "--json")
+    assert (told.code, told.json["outcome"]) == (0, "paid"), told.err
+    assert "was asked for before" in told.err
+    events = [one["event"] for one in refundry("refund", "show", told.json["request_id"], "--json").json["timeline"]]
+    assert events.count("refund_request.expedited") == 1
+    assert refunds_of() == 4
 
 
 def test_a_file_is_begun_at_once(refundry: Run, refunds_of: Callable[[], int], tmp_path: Path) -> None:

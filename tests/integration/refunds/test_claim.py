@@ -34,6 +34,10 @@ def put(hand: Hand, request: RefundRequest, **changes: object) -> RefundRequest:
     return after
 
 
+def expedited(hand: Hand, request: RefundRequest) -> RefundRequest:
+    return hand.unit(lambda unit: refunds.expedite(unit, request.id, ADA))
+
+
 def test_what_is_due_is_taken_in_the_order_it_came(hand: Hand) -> None:
     hand.receive(*(of(f"ch_{n}", f"key:{n}") for n in range(5)))
     assert ids(hand.claim(most=3)) == ["key:0", "key:1", "key:2"]
@@ -139,6 +143,53 @@ def test_a_row_of_a_file_waits_for_what_a_person_asked_for_before_it(hand: Hand)
     hand.receive(of("ch_1", "key:person", lane=Lane.DESK), of("ch_1", "key:row"), of("ch_1", "key:2", lane=Lane.DESK))
     assert hand.claim(lane=Lane.BULK) == []
     assert ids(hand.claim(lane=Lane.DESK)) == ["key:person"]
+
+
+def test_a_row_of_a_file_that_a_person_asks_for_waits_for_no_other_row(hand: Hand) -> None:
+    hand.receive(*(of(f"ch_{n}", f"key:{n}") for n in range(3)))
+    (same,) = hand.receive(of("ch_2", "key:2", lane=Lane.DESK))
+    asked = expedited(hand, same.request)
+    assert (asked.lane, asked.version) == (Lane.DESK, same.request.version + 1)
+    assert hand.timeline(asked.id)[-1].event == "refund_request.expedited"
+    assert expedited(hand, asked) == asked, "once is enough"
+    assert hand.find(asked) == asked
+    assert ids(hand.claim(lane=Lane.DESK)) == ["key:2"]
+    assert ids(hand.claim(lane=Lane.BULK)) == ["key:0", "key:1"]
+    assert hand.audit_is_sound()
+
+
+def test_a_row_that_a_person_asks_for_is_taken_out_of_the_hands_of_a_worker_that_has_not_sent_it(hand: Hand) -> None:
+    approved = hand.approved(of("ch_1", "key:1"))
+    hand.looked("ch_1")
+    expedited(hand, approved.request)
+    assert hand.submit(approved) is None
+    (claimed,) = hand.claim(lane=Lane.DESK)
+    assert claimed.request.state is State.APPROVED
+    assert hand.submit(claimed) is not None
+
+
+def test_a_row_that_waits_a_while_keeps_its_wait_when_a_person_asks_for_it(hand: Hand) -> None:
+    hand.receive(of("ch_1", "key:1"))
+    waits = Hold(HeldReason.SIBLING, hand.clock.now() + 60)
+    asked = expedited(hand, put(hand, of("ch_1", "key:1"), hold=waits))
+    assert (asked.lane, asked.hold) == (Lane.DESK, waits)
+    assert hand.claim(lane=Lane.DESK) == []
+    hand.clock.move(61)
+    assert ids(hand.claim(lane=Lane.DESK)) == ["key:1"]
+
+
+@pytest.mark.parametrize("reason", list(HeldReason))
+def test_a_row_that_is_held_stays_as_it_is_whoever_asks_for_it(hand: Hand, reason: HeldReason) -> None:
+    hand.receive(of("ch_1", "key:1"))
+    held = put(hand, of("ch_1", "key:1"), hold=Hold(reason))
+    assert expedited(hand, held) == hand.find(held) == held
+
+
+@pytest.mark.parametrize("state", [s for s in State if s not in {State.RECEIVED, State.APPROVED}])
+def test_what_was_sent_or_waits_for_nobody_stays_as_it_is_whoever_asks_for_it(hand: Hand, state: State) -> None:
+    hand.receive(of("ch_1", "key:1"))
+    kept = put(hand, of("ch_1", "key:1"), state=state)
+    assert expedited(hand, kept) == hand.find(kept) == kept
 
 
 @pytest.mark.parametrize("state", [State.SUBMITTING, State.OUTCOME_UNKNOWN])

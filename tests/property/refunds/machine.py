@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from refundry.charges.model import REQUEST_ID
 from refundry.infra.db import Database, sqlite_url
+from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Accepted, Answer, NotTakenWhy, Outcome, SeenRefund
 from refundry.refunds import rules
 from refundry.refunds import service as refunds
@@ -128,7 +129,7 @@ class OneCharge(RuleBasedStateMachine):
             self.workers[0].found(failed)
 
     @precondition(lambda self: self.asked)
-    @rule(at=picks, verb=st.sampled_from(["withdraw", "reopen", "stop", "go_on", "allow_repeat"]))
+    @rule(at=picks, verb=st.sampled_from(["withdraw", "reopen", "stop", "go_on", "expedite", "allow_repeat"]))
     def person(self, at: int, verb: str) -> None:
         request = self.asked[at % len(self.asked)]
         hand = self.workers[0]
@@ -142,6 +143,8 @@ class OneCharge(RuleBasedStateMachine):
                     hand.unit(lambda unit: refunds.stop(unit, [request.id], ADA))
                 case "go_on":
                     hand.unit(lambda unit: refunds.go_on(unit, [request.id], ADA))
+                case "expedite":
+                    hand.unit(lambda unit: refunds.expedite(unit, request.id, ADA))
                 case _:
                     hand.unit(lambda unit: refunds.allow_repeat(unit, request.id, ADA))
 
@@ -159,7 +162,7 @@ class OneCharge(RuleBasedStateMachine):
     @rule(who=st.integers(0, 1))
     def take_up(self, who: int) -> None:
         hand = self.workers[who]
-        for claimed in hand.claim():
+        for claimed in (one for lane in Lane for one in hand.claim(lane=lane)):
             seen = self.look(hand)
             if hand.unit(lambda unit, c=claimed, s=seen: refunds.adopt(unit, c, s)):  # type: ignore[misc]
                 continue
