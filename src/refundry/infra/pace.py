@@ -33,8 +33,9 @@ HORIZON = {Lane.BULK: 0.10, Lane.DESK: 2.0}
 # is sent when its intent is committed.
 EARLY = {Lane.BULK: 0.06, Lane.DESK: 0.03}
 EARLY_SLOTS = 1.5
-# A slot that was asked for ahead and has passed by more than this, in seconds, is lost: sent together with others it would be too many at once.
-ASKED_SECONDS = 0.25
+# A slot that was asked for ahead and has passed by more than this, in seconds, is lost: used later than a head-room of a tenth makes up for,
+# those of many persons would be too many in a second.
+ASKED_SECONDS = 0.1
 # A wait that ended so many seconds too soon is over: no clock is finer.
 MOMENT = 1e-6
 # Slots that are reserved in one step: more would come in bursts when another process shares the budget.

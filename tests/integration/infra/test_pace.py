@@ -336,6 +336,33 @@ async def test_a_slot_that_was_asked_for_and_has_passed_is_not_taken(callers: Ca
     assert min(later - earlier for earlier, later in itertools.pairwise(desk)) >= 1 / RATE - 1e-5
 
 
+async def test_many_persons_whose_claims_take_longer_than_their_slots_are_away_stay_below_the_limit(
+    callers: Callers, clock: HandClock
+) -> None:
+    pacer, sent = callers.pacer(Limits(25, 25), headroom=0.1), list[float]()
+
+    async def sends(lane: Lane, claim: float) -> None:
+        early = pacer.early(REFUND, lane)
+        if lane is Lane.DESK:
+            pacer.ask(REFUND, lane, early=early)
+            await clock.sleep(claim)
+        slot = await pacer.take(REFUND, lane, early=early)
+        await pacer.moment(REFUND, lane, slot)
+        sent.append(clock.boot_seconds())
+
+    def begun(lane: Lane, claim: float = 0.0) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(sends(lane, claim))
+
+    tasks = [begun(Lane.BULK) for _ in range(100)]
+    await clock.run(1.0)
+    for claim in [0.5, 0.35, 0.24, 0.5, 0.1] * 10:
+        tasks.append(begun(Lane.DESK, claim))
+        await clock.run(0.05)
+    await clock.run(8.0)
+    await asyncio.gather(*tasks)
+    assert most_in([round(moment, 4) for moment in sent], 1.0) <= 25
+
+
 async def test_a_reservation_that_failed_before_anybody_took_its_slot_fails_nobody(
     callers: Callers, clock: HandClock
 ) -> None:
