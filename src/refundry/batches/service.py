@@ -633,9 +633,10 @@ def allow_repeat(unit: Unit, batch: Batch, number: int, actor: Actor) -> bool:
     request = repository.request_of_row(unit, batch.id, number)
     if request is None:
         return False
-    refunds.allow_repeat(unit, request, actor)
-    _stopped_if_paused(unit, batch, request, actor)
-    _in_line_again(unit, request, actor)
+    if refunds.allow_repeat(unit, request, actor).state in UNPAID:
+        # One that somebody else has let go before, and that is paid, has been counted.
+        _stopped_if_paused(unit, batch, request, actor)
+        _in_line_again(unit, request, actor)
     return True
 
 

@@ -759,6 +759,19 @@ def test_a_row_that_was_declined_and_is_asked_for_anew_counts_once_in_its_stage(
     assert (course.over, course.failed, course.resting) == (6, 0, True)
 
 
+def test_a_row_that_two_persons_allow_counts_once_in_its_stage(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 6), canary=(1, 2))
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
+    assert turn(clerk, batch).course.over == 1
+    # Who is second has read of it while it was held, and hears only now that it is paid.
+    clerk.unit(lambda unit: batches.allow_repeat(unit, clerk.batch(batch), 1, ADA))
+    assert turn(clerk, batch).course.over == 1
+    assert pay(clerk, most=1) == [1000]
+    turn(clerk, batch)
+    assert waits(clerk, batch) == "stage 3 of 3: 3 rows, begins when stage 2 is over (1 row not over yet)"
+
+
 def test_a_row_that_was_declined_after_the_stages_and_is_asked_for_anew_counts_once(clerk: Clerk) -> None:
     batch = scheduled(clerk, rows(clerk, 3), canary=(1,), halt_hundredths=6000)
     turn(clerk, batch)
