@@ -18,7 +18,7 @@ from refundry import migrations
 from refundry.audit import service as audit
 from refundry.batches import repository
 from refundry.batches import service as batches
-from refundry.batches.model import BatchState
+from refundry.batches.model import BatchState, Course, Schedule, Turn
 from refundry.bootstrap import attached
 from refundry.charges import service as charges
 from refundry.charges.model import Origin
@@ -226,6 +226,36 @@ def test_what_was_allowed_before_is_named_and_asked_for_anew(empty_url: str) -> 
             assert refunds.allow_repeat(unit, "q1", SYSTEM).allowed == {"re_x"}
         with database.engine.connect() as connection:
             assert migrations.differences(connection) == []
+    finally:
+        database.close()
+
+
+def test_a_row_that_was_declined_before_the_upgrade_counts_once_when_it_is_tried_again(empty_url: str) -> None:
+    """A program before version 0013 told those that are over and counted as failed from others by their requests."""
+    database = attached(Database(empty_url, HandClock()))
+    try:
+        with database.unit() as unit:
+            config = migrations._config()  # no program of today makes a database of another version
+            config.attributes["connection"] = unit.connection
+            command.upgrade(config, "0012")
+            batch, row, request = (dict(of) for _, of in OF_THE_FIRST[:3])
+            made = [("batches", batch | {"state": "running", "row_count": 2})]
+            for number, state in ((1, "declined"), (2, "settled")):
+                name = f"q{number}"
+                made += [
+                    ("batch_rows", row | {"number": number, "request": name, "released": int(Turn.OVER)}),
+                    ("refund_requests", request | {"id": name, "request_key": name, "state": state}),
+                ]
+            for table, values in made:
+                names, marks = ", ".join(f'"{name}"' for name in values), ", ".join(f":{name}" for name in values)
+                unit.connection.execute(sa.text(f"INSERT INTO {table} ({names}) VALUES ({marks})"), values)  # noqa: S608  # our own
+            repository.set_schedule(unit, "b1", Schedule(canary=(2,)))
+            repository.set_course(unit, "b1", Course(rows=2, next_row=3, released=2, over=2, failed=1))
+        assert migrations.upgrade(database)
+        with database.unit() as unit:
+            assert batches.retry(unit, batches.need(unit, "b1"), SYSTEM) == 1
+            course = batches.need(unit, "b1").course
+            assert (course.over, course.failed) == (1, 0)
     finally:
         database.close()
 
