@@ -85,12 +85,21 @@ class HeldReason(StrEnum):
     SIBLING = "sibling"
 
 
+# Why a request is held that a schedule will let go.
+IN_LINE = frozenset({HeldReason.SCHEDULE, HeldReason.LOW_BALANCE})
+
+
 @dataclass(frozen=True, slots=True)
 class Hold:
     """A wait, with its reason; `until` is when it ends by itself, `None` for never."""
 
     reason: HeldReason
     until: float | None = None
+
+    @property
+    def in_line(self) -> bool:
+        """Tell whether a schedule ends it, be it for a turn or for the balance."""
+        return self.until is None and self.reason in IN_LINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -524,6 +533,9 @@ def _moved(  # the parts of a change
 ) -> Change:
     if state is not request.state and state not in TRANSITIONS[request.state]:
         raise InvariantViolated(f"request {request.id} cannot go from {request.state} to {state}", request=request.id)
+    if hold is not None and hold.in_line:
+        # Whoever was let go and waits for what this one has claimed would keep its turn from coming: it claims again once it has come.
+        reserved_minor = 0
     after = replace(
         request,
         state=state,

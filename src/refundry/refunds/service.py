@@ -29,6 +29,7 @@ from refundry.refunds import repository
 from refundry.refunds.model import (
     AT_STRIPE,
     IN_FLIGHT,
+    IN_LINE,
     OF_STRIPE,
     REOPENABLE,
     UNPAID,
@@ -69,8 +70,6 @@ BREAK_WAIT = 3600.0
 DUE_WITHIN = 7200.0
 # The year 3000: what waits for its turn is not due, and not come across by who looks for what is.
 NEVER = 32_503_680_000.0
-# Why a request is held that a schedule will let go.
-IN_LINE = frozenset({HeldReason.SCHEDULE, HeldReason.LOW_BALANCE})
 # What a person may have to know of is collected under this name, for whoever has attached to it.
 CONCERNS = "concerns"
 # And under this one what has ended unpaid: another may be held as its repeat.
@@ -1214,14 +1213,13 @@ def waits_for_money(request: RefundRequest) -> bool:
 
 
 def put_in_line(request: RefundRequest, reason: HeldReason = HeldReason.SCHEDULE) -> RefundRequest:
-    """Tell what a request is like that waits for its turn: held without end, and due never, so that no search comes across it."""
-    return replace(request, hold=Hold(reason), due_at=NEVER)
+    """Tell what a request is like that waits for its turn: held without end, claiming nothing, and due never, so that no search comes across it."""
+    return replace(request, hold=Hold(reason), reserved_minor=0, due_at=NEVER)
 
 
 def waits_in_line(request: RefundRequest) -> bool:
     """Tell whether a request waits until a schedule lets it go, be it for its turn or for the balance."""
-    hold = request.hold
-    return hold is not None and hold.until is None and hold.reason in IN_LINE
+    return request.hold is not None and request.hold.in_line
 
 
 def make_wait(unit: Unit, ids: Iterable[str], actor: Actor, reason: HeldReason = HeldReason.SCHEDULE) -> list[str]:
@@ -1297,7 +1295,7 @@ any_going_on = repository.any_going_on
 replaced_by = repository.replaced_by
 of_charge = repository.of_charge
 __all__ = [
-    "Claimed", "Intent", "Receipt", "Received", "RequestUnknown", "StateForbids", "Tally", "Told", "adopt", "allow_repeat",
+    "IN_LINE", "Claimed", "Intent", "Receipt", "Received", "RequestUnknown", "StateForbids", "Tally", "Told", "adopt", "allow_repeat",
     "allowable", "any_going_on", "attempts", "but_for_waiting", "claim", "come_back", "counts", "due_lanes", "end_leases", "expedite", "failed", "fetch", "find", "flying", "followed", "foresee", "foresee_again", "found", "go_on",
     "heard", "hold_disputed", "hold_undecided", "in_doubt", "judge", "judge_again", "last_attempt", "leased", "let_go", "lift_disputed",
     "look_age", "look_needed", "make_wait", "many", "messages", "need", "next_due", "notice", "of_charge",

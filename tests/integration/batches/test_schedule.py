@@ -438,6 +438,18 @@ def test_a_full_refund_that_turns_out_too_large_for_today_waits_for_tomorrow(cle
     assert pay(clerk) == [10_000]
 
 
+def test_a_row_that_waits_for_another_day_keeps_none_of_its_charge_waiting(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 1) + "ch_2,full,T2\nch_2,10.00,T3\n", max_per_day="105.00")
+    turn(clerk, batch)
+    # All of the second charge does not fit today any more.
+    assert pay(clerk) == [1000]
+    assert pay(clerk) == [1000]
+    clerk.looked("ch_2", refunds=clerk.charge("ch_2").refunds)
+    clerk.clock.move(DAY)
+    turn(clerk, batch)
+    assert pay(clerk) == [9000]
+
+
 # Spread
 
 
@@ -719,6 +731,25 @@ def test_a_row_that_is_passed_by_while_it_is_disputed_makes_no_stage_longer(cler
         turn(clerk, batch)
         assert pay(clerk) == stage
     assert turn(clerk, batch).course.over == 5
+
+
+def test_a_row_of_a_stage_waits_for_none_of_its_charge_that_has_lost_its_place(clerk: Clerk) -> None:
+    rows(clerk, 1)
+    file = "charge_id,amount,ticket_id\nch_1,60.00,T1\nch_1,full,T2\n"
+    batch = scheduled(clerk, file, canary=(1,), window=AFTERNOON)
+    turn(clerk, batch)
+    clerk.unit(lambda unit: refunds.suspect(unit, seen_refund("re_x", charge="ch_1", amount_minor=6000)))
+    turn(clerk, batch)
+    assert clerk.judge(clerk.claimed_one()) is not None
+    clerk.clock.move(CLOSING + 10)
+    turn(clerk, batch)
+    clerk.unit(lambda unit: batches.allow_repeat(unit, batch, 1, ADA))
+    clerk.clock.move(DAY - 600)
+    turn(clerk, batch)
+    assert pay(clerk) == [6000]
+    clerk.looked("ch_1", refunds=clerk.charge("ch_1").refunds)
+    turn(clerk, batch)
+    assert pay(clerk) == [4000]
 
 
 def test_a_row_that_was_refused_and_is_asked_for_anew_makes_no_stage_longer(clerk: Clerk) -> None:
