@@ -336,6 +336,17 @@ def of_turn(unit: Unit, batch: str, requests: Sequence[str], turn: Turn) -> list
     return found
 
 
+def of_requests(unit: Unit, batch: str, requests: Sequence[str]) -> list[tuple[int, str]]:
+    """Tell those rows that became one of some requests: their numbers and requests."""
+    found: list[tuple[int, str]] = []
+    for start in range(0, len(requests), PAGE):
+        mine = r.request.in_(requests[start : start + PAGE]), r.batch == batch, r.code == ""
+        found += [
+            (row.number, row.request) for row in unit.connection.execute(sa.select(r.number, r.request).where(*mine))
+        ]
+    return found
+
+
 def set_turn(unit: Unit, batch: str, numbers: Sequence[int], turn: Turn) -> None:
     """Write where rows stand in line."""
     if numbers:

@@ -6,7 +6,7 @@ import hashlib
 import marshal
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 
@@ -691,12 +691,6 @@ def set_schedule(unit: Unit, batch: Batch, schedule: Schedule, actor: Actor) -> 
     course = replace(current.course, anchor=None, rows=0, next_row=1, resting=False)
     for page in repository.requests(unit, batch.id):
         course = _turn_anew(unit, batch.id, course, refunds.make_wait(unit, page, actor))
-        if not schedule.canary:
-            # What is on its way had its turn, wherever it stands: it may be paid on any day that begins meanwhile. No stage is filled by it.
-            flying = [request.id for request in refunds.many(unit, page).values() if request.state in IN_FLIGHT]
-            sent = repository.of_turn(unit, batch.id, flying, Turn.WAITS)
-            repository.set_turn(unit, batch.id, sent, Turn.HAS_COME)
-            course = replace(course, released=course.released + len(sent))
     if schedule.canary and (current.schedule is None or schedule.canary != current.schedule.canary):
         # Stages begin with the first: whoever asks for one row wants to see one more, however many were sent before.
         begun = [number for number, _ in repository.having_turn(unit, batch.id)]
@@ -747,9 +741,10 @@ def _count_today(unit: Unit, batch: str, schedule: Schedule) -> None:
 
 @dataclass(slots=True)
 class _HavingTurn:
-    """What has become of the rows whose turn had come; by row number, and amounts in minor units by currency."""
+    """What has become of the rows whose turn had come, or that were sent before there were turns; by row number, and amounts in minor units by currency."""
 
     course: Course
+    before: int = 0
     back: list[int] = field(default_factory=list)
     left: list[int] = field(default_factory=list)
     over: list[int] = field(default_factory=list)
@@ -762,7 +757,7 @@ class _HavingTurn:
 
 
 def _having_turn(unit: Unit, batch: Batch, *, hold: bool = False) -> _HavingTurn:
-    """Look at the rows whose turn had come; nothing is written. With `hold`, those that wait for a person or a dispute go on waiting until the unit is over."""
+    """Look at the rows whose turn had come, or that are on their way without one; nothing is written. With `hold`, those that wait for a person or a dispute go on waiting until the unit is over."""
     course = batch.course
     if batch.state is BatchState.ACCEPTED:
         course = replace(course, rows=0)
@@ -777,6 +772,7 @@ def _having_turn(unit: Unit, batch: Batch, *, hold: bool = False) -> _HavingTurn
     for number, request_id in rows:
         if request_id in known:
             _look_at(seen, number, known[request_id])
+    _look_before(unit, batch, seen, {request for _, request in rows})
     if batch.schedule is not None and batch.schedule.canary:
         # Stripe had taken them, and told only later that their money did not arrive.
         late = repository.of_turn(unit, batch.id, refunds.failed(unit, batch.account), Turn.OVER)
@@ -786,6 +782,18 @@ def _having_turn(unit: Unit, batch: Batch, *, hold: bool = False) -> _HavingTurn
     forgiven = min(seen.course.forgiven, seen.course.failed + seen.unknown)
     seen.course = replace(seen.course, forgiven=forgiven)
     return seen
+
+
+def _look_before(unit: Unit, batch: Batch, seen: _HavingTurn, turned: Container[str]) -> None:
+    """Look at what is on its way though no turn of this schedule let it go: it may be paid on any day that begins meanwhile."""
+    others = [request for request in refunds.all_on_the_way(unit, batch.account) if request not in turned]
+    sent = repository.of_requests(unit, batch.id, others)
+    known = refunds.many(unit, [request for _, request in sent])
+    for number, request_id in sent:
+        request = known[request_id]
+        seen.flying[request.content.currency] += request.amount_minor if request.state in IN_FLIGHT else 0
+        if request.state is State.SUBMITTING:
+            seen.before = min(seen.before or number, number)
 
 
 def _look_at(seen: _HavingTurn, number: int, request: RefundRequest) -> None:
@@ -817,7 +825,7 @@ def _look_at(seen: _HavingTurn, number: int, request: RefundRequest) -> None:
 
 def _seen(batch: Batch, schedule: Schedule, having: _HavingTurn, now: float) -> Seen:
     rows = having.course.rows or batch.row_count
-    seen = Seen(having.course, having.moving, having.unknown, rows)
+    seen = Seen(having.course, having.moving, having.unknown, rows, having.before)
     return replace(seen, course=rules.anchored(schedule, seen, now))
 
 
@@ -887,12 +895,9 @@ def _let_go(unit: Unit, batch: Batch, schedule: Schedule, having: _HavingTurn, s
             request = known[request_id]
             if refunds.waits_in_line(request):
                 stuck = _stuck(unit, batch, schedule, having, budgets, request)
-                if stuck is None:
-                    free.append(request)
-            else:
-                stuck = _before_stages(schedule, number, request)
-            if stuck is not None:
-                break
+                if stuck is not None:
+                    break
+                free.append(request)
             passed[number] = _turn_passed(schedule, request)
             course = replace(course, next_row=number + 1, released=course.released + 1)
         refunds.let_go(unit, free, SYSTEM)
@@ -906,13 +911,6 @@ def _let_go(unit: Unit, batch: Batch, schedule: Schedule, having: _HavingTurn, s
                 refunds.make_wait(unit, short, SYSTEM, HeldReason.LOW_BALANCE)
             break
     return course
-
-
-def _before_stages(schedule: Schedule, number: int, request: RefundRequest) -> Wait | None:
-    """Tell what the stages of a batch wait for, if a row was sent before they let it go, and has no outcome yet."""
-    if not schedule.canary or request.state is not State.SUBMITTING:
-        return None
-    return Wait(Why.STAGE, None, f"the stages begin when what was sent before them is over (row {number:,} is not)")
 
 
 def _turn_passed(schedule: Schedule, request: RefundRequest) -> Turn:
@@ -1201,10 +1199,8 @@ def _waits(unit: Unit, batch: Batch, schedule: Schedule) -> Wait | None:
         return verdict
     line = repository.in_line(unit, batch.id, seen.course.next_row, 1)
     known = refunds.many(unit, [request for _, request in line])
-    for number, request_id in line:
+    for _, request_id in line:
         request = known[request_id]
-        if (before := _before_stages(schedule, number, request)) is not None:
-            return before
         currency, amount = request.content.currency, request.amount_minor or request.content.asked_minor or 0
         kept = repository.budgets(unit, batch.id).get(currency, Budget(currency))
         budget = rules.of_day(kept, calendar.day_of(schedule.zone, unit.now), having.flying[currency])

@@ -528,6 +528,12 @@ def failed(unit: Unit, account: str) -> list[str]:
     return list(unit.connection.execute(sa.select(t.id).where(t.account == account, t.state.in_(states))).scalars())
 
 
+def all_on_the_way(unit: Unit, account: str) -> list[str]:
+    """Tell the requests of an account that are on their way, or of which nobody knows whether they were paid."""
+    statement = sa.select(t.id).where(t.account == account, t.state.in_(ON_THE_WAY))
+    return list(unit.connection.execute(statement).scalars())
+
+
 def counts(unit: Unit, account: str) -> dict[State, int]:
     """Count the requests of an account by state."""
     statement = sa.select(t.state, sa.func.count()).where(t.account == account).group_by(t.state)

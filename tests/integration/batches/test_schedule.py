@@ -537,6 +537,50 @@ def test_the_first_stage_begins_once_what_was_on_its_way_before_has_an_outcome(
     assert pay(clerk) == [1000]
 
 
+def sent_before(clerk: Clerk) -> Intent:
+    """Send the second row of a file, while the first is not."""
+    _, second = clerk.claim(most=2)
+    intent = intend(clerk, second)
+    assert intent is not None
+    return intent
+
+
+def test_the_first_stage_begins_no_sooner_where_a_row_before_what_was_on_its_way_was_not_sent(clerk: Clerk) -> None:
+    batch = clerk.planned(rows(clerk, 4))
+    intent = sent_before(clerk)
+    clerk.unit(lambda unit: batches.set_schedule(unit, batch, Schedule(canary=(1, 2)), ADA))
+    turn(clerk, batch)
+    assert pay(clerk) == []
+    assert waits(clerk, batch) == "the stages begin when what was sent before them is over (row 2 is not)"
+    clerk.record(intent, accepted(intent.claimed.request))
+    for stage in ([1000], [1000] * 2):
+        turn(clerk, batch)
+        turn(clerk, batch)
+        assert pay(clerk) == stage
+    course = turn(clerk, batch).course
+    assert (course.released, course.over, course.resting) == (4, 3, True)
+
+
+def test_what_is_on_its_way_when_stages_and_a_maximum_are_set_counts_on_the_next_day_too(clerk: Clerk) -> None:
+    batch = clerk.planned(rows(clerk, 2))
+    intent = sent_before(clerk)
+    clerk.record(intent, unknown(), wait=DAY)
+    both = Schedule(canary=(1,), max_per_day="10.00")
+    clerk.unit(lambda unit: batches.set_schedule(unit, batch, both, ADA))
+    clerk.clock.move(MIDNIGHT + 60 - clerk.clock.now())
+    clerk.clock.move(DAY)
+    turn(clerk, batch)
+    # It is sent again on this day, and paid.
+    (again,) = clerk.claim()
+    assert clerk.unit(lambda unit: batches.may_send(unit, again))
+    clerk.found(seen_refund(of=again.request))
+    turn(clerk, batch)
+    assert pay(clerk) == []
+    clerk.clock.move(DAY)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
+
+
 def test_rows_that_were_declined_before_the_stages_make_none_longer_when_they_are_tried_again(clerk: Clerk) -> None:
     batch = clerk.planned(rows(clerk, 6))
     fail_one(clerk, most=1)

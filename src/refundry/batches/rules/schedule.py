@@ -41,12 +41,14 @@ class Seen:
         moving: Rows that had their turn, and with which something is still to happen by itself.
         unknown: Rows of which nobody knows whether they were paid.
         rows: How many rows there are to be paid at most.
+        before: The first row that was sent before there were stages, and has no outcome yet; zero, if there is none.
     """
 
     course: Course
     moving: int
     unknown: int
     rows: int
+    before: int = 0
 
     @property
     def done(self) -> int:
@@ -142,6 +144,8 @@ def _ends(schedule: Schedule) -> list[int]:
 
 def _stage(schedule: Schedule, seen: Seen) -> int | None:
     """Tell how many more rows belong to the stage that is on; `None`, if no stage limits them."""
+    if schedule.canary and seen.before:
+        return 0
     end = next((end for end in _ends(schedule) if end > seen.done), None)
     return None if end is None else end - seen.done - seen.moving
 
@@ -160,6 +164,8 @@ def stage_now(schedule: Schedule, seen: Seen) -> str:
 
 
 def _stage_text(schedule: Schedule, seen: Seen) -> str:
+    if seen.before:
+        return f"the stages begin when what was sent before them is over (row {seen.before:,} is not)"
     ends = _ends(schedule)
     number = sum(end <= seen.done for end in ends) + 1
     rest = seen.rows - ends[-1]
