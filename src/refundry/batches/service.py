@@ -914,11 +914,11 @@ def _let_go(unit: Unit, batch: Batch, schedule: Schedule, having: _HavingTurn, s
 
 
 def _turn_passed(schedule: Schedule, request: RefundRequest) -> Turn:
-    """Tell where a row stands from now on. One that is over, or waits for something else, without a stage having let it go fills none.
+    """Tell where a row stands from now on. One that is over or unknown, or waits for something else, without a stage having let it go fills none.
 
     Whatever else does not wait any more is looked at in the next turn.
     """
-    if not schedule.canary or request.state in IN_FLIGHT or refunds.waits_in_line(request):
+    if not schedule.canary or request.state is State.SUBMITTING or refunds.waits_in_line(request):
         return Turn.HAS_COME
     return Turn.FAILED if request.state in {State.FAILED, State.CANCELED} else Turn.OVER
 

@@ -581,6 +581,24 @@ def test_what_is_on_its_way_when_stages_and_a_maximum_are_set_counts_on_the_next
     assert pay(clerk) == [1000]
 
 
+def test_what_is_unknown_from_before_the_stages_fills_none_and_halts_none(clerk: Clerk) -> None:
+    batch = clerk.planned(rows(clerk, 4))
+    intent = sent_before(clerk)
+    left = clerk.record(intent, declined("charge_already_refunded"))
+    assert left is not None
+    clerk.resolve(left, Plan(Step.GIVE_UP, clerk.attempts(left.request)[-1]))
+    clerk.unit(lambda unit: batches.set_schedule(unit, batch, Schedule(canary=(1, 2)), ADA))
+    for stage in ([1000], [1000] * 2):
+        turn(clerk, batch)
+        assert turn(clerk, batch).course.halted == ""
+        assert pay(clerk) == stage
+    course = turn(clerk, batch).course
+    assert (course.released, course.over, course.failed, course.resting) == (4, 3, 0, True)
+    # Nor is it one of them once it is known to be paid.
+    clerk.found(seen_refund(of=intent.claimed.request))
+    assert turn(clerk, batch).course == course
+
+
 def test_rows_that_were_declined_before_the_stages_make_none_longer_when_they_are_tried_again(clerk: Clerk) -> None:
     batch = clerk.planned(rows(clerk, 6))
     fail_one(clerk, most=1)
