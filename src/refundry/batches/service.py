@@ -1057,8 +1057,9 @@ def _without_place(unit: Unit, batch: Batch, schedule: Schedule, turn: Turn) -> 
 
 
 def _back(unit: Unit, claimed: Claimed, batch: Batch, turn: Turn, reason: HeldReason) -> None:
-    refunds.send_back(unit, claimed, reason)
-    if turn in {Turn.OVER, Turn.FAILED} or batch.course.resting:
+    back = refunds.send_back(unit, claimed, reason)
+    # Whoever has lost it, as to a dispute that is over by now, says nothing about its place.
+    if back and (turn in {Turn.OVER, Turn.FAILED} or batch.course.resting):
         _decided_anew(unit, batch, claimed.request)
 
 

@@ -1245,9 +1245,10 @@ def let_go(unit: Unit, requests: Iterable[RefundRequest], actor: Actor) -> None:
         _record(unit, actor, "refund_request.let_go", freed, {})
 
 
-def send_back(unit: Unit, claimed: Claimed, reason: HeldReason) -> None:
-    """Put a request in line again that a worker is about to send."""
-    _end(unit, claimed, Postponed(NEVER, Hold(reason)), facts={"held": reason.value})
+def send_back(unit: Unit, claimed: Claimed, reason: HeldReason) -> bool:
+    """Put a request in line again that a worker is about to send; false, if it is somebody else's by now."""
+    facts = {"held": reason.value}
+    return _step(unit, claimed, Postponed(NEVER, Hold(reason)), keep_lease=False, facts=facts) is not None
 
 
 def refuse(unit: Unit, claimed: Claimed, code: str, text: str) -> None:

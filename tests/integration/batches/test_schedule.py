@@ -754,6 +754,23 @@ def test_a_row_whose_place_was_taken_while_it_was_disputed_makes_no_stage_longer
     assert turn(clerk, batch).course.over == 6
 
 
+def test_a_worker_that_has_lost_a_row_gives_it_no_place_in_a_stage(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 6), canary=(1, 3))
+    turn(clerk, batch)
+    # It waits for its slot while the dispute opens and ends.
+    lost = clerk.judge(clerk.claimed_one())
+    assert lost is not None
+    disputed(clerk, "ch_1")
+    turn(clerk, batch)
+    undisputed(clerk, "ch_1")
+    assert intend(clerk, lost) is None
+    assert pay(clerk) == [1000]
+    for stage in ([1000] * 3, [1000] * 2):
+        turn(clerk, batch)
+        turn(clerk, batch)
+        assert pay(clerk) == stage
+
+
 def test_a_dispute_that_ends_in_the_moment_in_which_a_place_is_taken_makes_no_stage_longer(clerk: Clerk) -> None:
     batch = scheduled(clerk, rows(clerk, 6), canary=(1, 3))
     turn(clerk, batch)
