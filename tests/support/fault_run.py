@@ -373,7 +373,8 @@ def _judge_counts(report: list[dict[str, Any]], counts: dict[str, Any]) -> None:
     assert told == {name: outcomes[name] for name in told}, f"counted as {told}, and the rows are {outcomes}"
     assert counts["rows"] == len(report) == sum(told.values())
     assert counts["pending"] == sum(row["state"] == "pending" for row in report)
-    assert counts["reasons"] == Counter(row["code"] for row in report if row["outcome"] != "paid")
+    reasons = Counter(row["code"] for row in report if row["outcome"] != "paid")
+    assert counts["reasons"] == reasons, f"counted as {counts['reasons']}, and the rows say {reasons}"
     paid = sum(row["amount_minor"] for row in report if row["outcome"] == "paid")
     asked = sum(row["amount_minor"] or 0 for row in report if row["state"] is not None)
     assert counts["amounts"] == {"gbp": {"requested": asked, "paid": paid}}
