@@ -379,6 +379,7 @@ class Schedules:
     def __init__(self) -> None:
         """Begin with nothing."""
         self.known: dict[str, InLine | None] = {}
+        self.changed = False
 
     def write(self, connection: sa.Connection) -> None:
         """Write nothing."""

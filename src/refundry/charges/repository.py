@@ -236,7 +236,9 @@ _LOOKED_AT = sa.select(charges.c.id, charges.c.looked_at, charges.c.touched_at).
 
 def looked_at(unit: Unit, ids: Iterable[str]) -> dict[str, float]:
     """Tell when charges were looked at; those that are not mirrored, or changed since, are left out."""
-    found = unit.connection.execute(_LOOKED_AT, {"ids": list(ids)})
+    if unit.shelf(Mirror).changed:
+        unit.settle()
+    found = unit.direct.execute(_LOOKED_AT, {"ids": list(ids)})
     return {row.id: row.looked_at for row in found if row.looked_at is not None and row.touched_at < row.looked_at}
 
 

@@ -74,6 +74,11 @@ class DatabaseUnusable(RefundryError):  # noqa: N818  # read in a sentence
 class Shelf(Protocol):
     """Rows that one repository has read and holds in a unit, and what it has changed of them and not written yet."""
 
+    @property
+    def changed(self) -> bool:
+        """Tell whether something is not written yet."""
+        ...
+
     def write(self, connection: sa.Connection) -> None:
         """Write what was changed, in a few statements for all of it."""
         ...
@@ -216,6 +221,9 @@ class Database:
     def fetch(self, unit: Unit, needs: Sequence[Needs]) -> None:
         """Read and hold what pieces of work need, before they run in this unit."""
         if needs:
+            if any(shelf.changed for shelf in unit.shelves.values()):
+                # Else the first to read would write it and empty the shelves of the others, and each piece would read its own rows again.
+                unit.settle()
             for fetcher in self._fetchers:
                 fetcher(unit, needs)
 

@@ -151,7 +151,7 @@ class Desk:
     Args:
         requests: By id.
         siblings: By charge, its requests by id, but for those that are over without a refund.
-        changed: When each was changed that is not written yet, the latest last.
+        unsaved: When each was changed that is not written yet, the latest last.
         attempts: By request and number, those that are not written yet.
     """
 
@@ -159,8 +159,13 @@ class Desk:
         """Begin with nothing."""
         self.requests: dict[str, OnShelf] = {}
         self.siblings: dict[str, dict[str, Sibling]] = {}
-        self.changed: dict[str, float] = {}
+        self.unsaved: dict[str, float] = {}
         self.attempts: dict[tuple[str, int], Attempt] = {}
+
+    @property
+    def changed(self) -> bool:
+        """Tell whether something is not written yet."""
+        return bool(self.unsaved or self.attempts)
 
     def write(self, connection: sa.Connection) -> None:
         """Write what was changed.
@@ -168,9 +173,9 @@ class Desk:
         Raises:
             InvariantViolated: A request was changed by somebody else while it was held.
         """
-        if self.changed:
+        if self.unsaved:
             # In the order in which they were changed: one of a charge that is on its way makes room before the next begins.
-            values = [self._values(id_, at) for id_, at in self.changed.items()]
+            values = [self._values(id_, at) for id_, at in self.unsaved.items()]
             if _WRITE.many(connection, values) != len(values):
                 raise InvariantViolated(f"of {len(values)} requests some changed inside a unit that holds them")
         if self.attempts:
@@ -192,8 +197,8 @@ class Desk:
     def change(self, kept: OnShelf, after: RefundRequest, at: float) -> None:
         """Put a changed request in the place of the one that it was made from."""
         kept.request = after
-        self.changed.pop(after.id, None)
-        self.changed[after.id] = at
+        self.unsaved.pop(after.id, None)
+        self.unsaved[after.id] = at
         siblings = self.siblings.get(after.content.charge)
         if siblings is not None:
             siblings.pop(after.id, None)

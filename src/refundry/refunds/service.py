@@ -143,10 +143,9 @@ def receive(unit: Unit, wanted: Sequence[RefundRequest], actor: Actor) -> list[R
     for request in wanted:
         unique.setdefault(request.id, request)
     fresh = repository.insert(unit, list(unique.values()))
-    kept = repository.many(unit, unique)
-    for request_id in unique:
+    kept = unique | repository.many(unit, unique.keys() - fresh)
+    for request_id, request in kept.items():
         if request_id in fresh:
-            request = kept[request_id]
             facts = {"allowed": sorted(request.allowed)} if request.allowed else {}
             _record(unit, actor, "refund_request.received", request, {"key": request.request_key, **facts})
             _tell(unit, None, request)

@@ -357,7 +357,7 @@ class Planner:
             if not self._listed and any(reference.kind is ReferenceKind.ORDER_ID for reference in wanted):
                 self._listed = True
                 await self._list_charges(max(PAGES_MIN, rows))
-        unknown = await self._read(lambda unit: self._not_mirrored(unit, wanted))
+        unknown, old = await self._read(lambda unit: self._not_mirrored_and_old(unit, wanted, age_max, anew))
         missing: dict[Reference, Missing] = {}
 
         async def one(reference: Reference) -> None:
@@ -367,20 +367,23 @@ class Planner:
                     missing[reference] = gone
 
         await asyncio.gather(*(one(reference) for reference in unknown))
-        old = [
-            one
-            for one in wanted
-            if one not in missing and (self._rests_on_looks or one.kind is ReferenceKind.ORDER_ID or one in anew)
-        ]
-        if not old:
-            # A person waits, and each read of the database waits for its turn.
+        resting = [reference for reference in wanted if self._rests_on(reference, anew) and reference not in missing]
+        if unknown and resting:
+            old = await self._read(lambda unit: self._old(unit, resting, age_max))
+        if not resting or not (unknown or old):
+            # Nothing has changed since: a person waits, and each read of the database waits for its turn.
             return missing
-        missing |= await self._freshen(old, age_max)
+        missing |= await self._freshen(old)
         # Those whose charges turned out to be of another order by now.
-        astray = await self._read(lambda unit: self._orders_without(unit, [one for one in old if one not in missing]))
+        left = [reference for reference in resting if reference not in missing]
+        astray = await self._read(lambda unit: self._orders_without(unit, left))
         missing |= {reference: _missing(reference, "") for reference in astray if reference in unknown}
         await asyncio.gather(*(one(reference) for reference in astray if reference not in unknown))
         return missing
+
+    def _rests_on(self, reference: Reference, anew: Container[Reference]) -> bool:
+        """Tell whether something is planned by the last look at a charge itself, and not only by its id."""
+        return self._rests_on_looks or reference.kind is ReferenceKind.ORDER_ID or reference in anew
 
     def _orders_without(self, unit: Unit, references: Sequence[Reference]) -> list[Reference]:
         """Tell the orders that no charge names which we know of."""
@@ -388,18 +391,18 @@ class Planner:
         batches.fetch_references(unit, self._account, orders)
         return [one for one in orders if not charges.by_order(unit, self._account, one.value)]
 
-    async def _freshen(self, references: Sequence[Reference], age_max: float) -> dict[Reference, Missing]:
-        """Look again at the charges whose last look is too old to plan by; tells what Stripe does not have any more."""
+    def _old(self, unit: Unit, references: Sequence[Reference], age_max: float) -> dict[str, list[Reference]]:
+        """Tell the charges whose last look is too old to plan by, and what names each of them."""
+        batches.fetch_references(unit, self._account, references)
+        named: dict[str, list[Reference]] = {}
+        for reference in references:
+            for charge in self._charges_here(unit, reference):
+                if self._too_old(unit, charge, age_max):
+                    named.setdefault(charge.id, []).append(reference)
+        return named
 
-        def old(unit: Unit) -> dict[str, list[Reference]]:
-            batches.fetch_references(unit, self._account, references)
-            named: dict[str, list[Reference]] = {}
-            for reference in references:
-                for charge in self._charges_here(unit, reference):
-                    if self._too_old(unit, charge, age_max):
-                        named.setdefault(charge.id, []).append(reference)
-            return named
-
+    async def _freshen(self, old: Mapping[str, list[Reference]]) -> dict[Reference, Missing]:
+        """Look again at charges, each with what names it; tells what Stripe does not have any more."""
         gone: dict[Reference, Missing] = {}
 
         async def one(charge: str, named: list[Reference]) -> None:
@@ -412,7 +415,7 @@ class Planner:
                     # Its rows are refused, and the others are planned.
                     gone.update({reference: _missing(reference, error.message) for reference in named})
 
-        await asyncio.gather(*(one(charge, named) for charge, named in (await self._read(old)).items()))
+        await asyncio.gather(*(one(charge, named) for charge, named in old.items()))
         return gone
 
     async def _looked(self, charge: str) -> Look:
@@ -428,9 +431,14 @@ class Planner:
         await self._writer.put(lambda unit: self._mirror(unit, [look]), needs=Needs(charge))
         return look
 
-    def _not_mirrored(self, unit: Unit, references: Sequence[Reference]) -> list[Reference]:
+    def _not_mirrored_and_old(
+        self, unit: Unit, references: Sequence[Reference], age_max: float, anew: Container[Reference]
+    ) -> tuple[list[Reference], dict[str, list[Reference]]]:
+        """Tell what is not mirrored; and where all is, the charges whose last look is too old to plan by."""
         batches.fetch_references(unit, self._account, references)
-        return [reference for reference in references if not self._mirrored(unit, reference)]
+        unknown = [reference for reference in references if not self._mirrored(unit, reference)]
+        resting = [] if unknown else [reference for reference in references if self._rests_on(reference, anew)]
+        return unknown, self._old(unit, resting, age_max)
 
     def _mirrored(self, unit: Unit, reference: Reference) -> bool:
         match reference.kind:

@@ -79,6 +79,23 @@ def test_many_refunds_cost_no_more_statements_than_one(hand: Hand, database: Han
     assert {hand.find(one).state for one in (*requests(1, "few"), *requests(MANY, "many"))} == {State.SETTLED}
 
 
+def after_another(hand: Hand, database: HandDatabase, count: int, of: str) -> int:
+    """Tell how many statements it takes to write that many intents in a unit in which another one was written before they were read."""
+    first, *taken = approved(hand, count + 1, of)
+    with counted(database) as said, database.unit() as unit:
+        assert submitted(unit, first) is not None
+        database.fetch(unit, [Needs(one.request.content.charge, one.request.id) for one in taken])
+        assert all(submitted(unit, one) is not None for one in taken)
+    return len(said)
+
+
+def test_what_a_piece_before_them_has_changed_has_no_piece_read_its_own_rows(
+    hand: Hand, database: HandDatabase
+) -> None:
+    one = after_another(hand, database, 1, "few")
+    assert after_another(hand, database, MANY, "many") == one
+
+
 def test_a_piece_sees_what_the_one_before_it_has_claimed(hand: Hand, database: HandDatabase) -> None:
     hand.looked(captured_minor=1000)
     wanted = [refund_request(f"key:{n}", asked=content(asked_minor=600)) for n in range(2)]

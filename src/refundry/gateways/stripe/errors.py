@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -312,7 +313,12 @@ def _code(error: Json) -> str | None:
 
 def date_of(headers: Mapping[str, str]) -> float | None:
     """Tell the time that an answer's `Date` says, in epoch seconds; `None`, if it says none."""
-    given = {name.lower(): value for name, value in headers.items()}.get("date", "")
+    return _moment(next((value for name, value in headers.items() if name.lower() == "date"), ""))
+
+
+# All answers of a second carry the same text.
+@lru_cache(maxsize=16)
+def _moment(given: str) -> float | None:
     try:
         moment = parsedate_to_datetime(given)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
