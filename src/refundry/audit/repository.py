@@ -11,12 +11,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from refundry.audit.model import ROOT, Entry, canonical, chained
 from refundry.audit.tables import audit_entries, audit_head
-from refundry.infra.db import Hot, Unit
+from refundry.infra.db import Hot, Unit, insert_of_rows
 
 PAGE = 1000
 _HEAD = sa.select(audit_head).where(audit_head.c.id == 1)
 _HEAD_LOCKED = _HEAD.with_for_update()
-_INSERT = Hot(sa.insert(audit_entries))
+_INSERT = {
+    postgres: Hot(insert_of_rows(audit_entries, [column.name for column in audit_entries.c], postgres=postgres))
+    for postgres in (False, True)
+}
 _MOVE_HEAD = (
     sa.update(audit_head)
     .where(audit_head.c.id == 1)
@@ -31,7 +34,7 @@ def append(unit: Unit, entries: Sequence[Entry]) -> None:
     for entry in entries:
         if len(values) == PAGE:
             # A session that only computes is ended by Postgres: a million entries take longer than that to hash.
-            _INSERT.many(unit.direct, values)
+            _INSERT[unit.postgres].many(unit.direct, values)
             values = []
         number += 1
         own = chained(entry.line(number, before))
@@ -43,7 +46,7 @@ def append(unit: Unit, entries: Sequence[Entry]) -> None:
             }
         )  # fmt: skip
         before = own
-    _INSERT.many(unit.direct, values)
+    _INSERT[unit.postgres].many(unit.direct, values)
     unit.connection.execute(_MOVE_HEAD, {"new_number": number, "new_hash": before})
 
 

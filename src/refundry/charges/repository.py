@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from refundry.charges.model import REQUEST_ID, Charge, KnownRefund, Origin
 from refundry.charges.tables import charge_windows, charges, stripe_refunds
 from refundry.gateways.base import SeenDispute
-from refundry.infra.db import Hot, Unit
+from refundry.infra.db import Hot, Unit, insert_of_rows
 from refundry.kernel.outcome import SeenRefund
 
 _b = sa.bindparam
@@ -25,7 +25,7 @@ KEPT = {"fee_minor", "fee_currency", "request"}
 
 @cache
 def _upsert(table: sa.Table, *, postgres: bool) -> Hot:
-    insert: Any = postgresql.insert(table) if postgres else sqlite.insert(table)
+    insert = insert_of_rows(table, [column.name for column in table.c], postgres=postgres)
     kept = {"id", "touched_at", "origin"}
     change = {column.name: insert.excluded[column.name] for column in table.c if column.name not in kept}
     for name in KEPT & change.keys():

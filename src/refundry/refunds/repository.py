@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from refundry.charges.model import Expected
 from refundry.gateways.base import RefundBody
-from refundry.infra.db import Hot, Unit
+from refundry.infra.db import Hot, Unit, insert_of_rows, rows_as_text
 from refundry.kernel.errors import InvariantViolated
 from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Answer
@@ -56,9 +56,15 @@ def insert(unit: Unit, requests: Sequence[RefundRequest]) -> set[str]:
     values = [
         _values(request) | {"created_at": unit.now, "changed_at": unit.now, "leased_until": 0.0} for request in requests
     ]
-    make: Any = postgresql.insert(refund_requests) if unit.postgres else sqlite.insert(refund_requests)
-    statement = make.on_conflict_do_nothing(index_elements=["id"]).returning(t.id)
-    return {row.id for row in unit.connection.execute(statement, values)}
+    given = rows_as_text(values) if unit.postgres else values
+    return set(unit.connection.execute(_insert(tuple(values[0]), postgres=unit.postgres), given).scalars())
+
+
+@cache
+def _insert(names: tuple[str, ...], *, postgres: bool) -> sa.Executable:
+    insert = insert_of_rows(refund_requests, names, postgres=postgres)
+    statement: sa.Executable = insert.on_conflict_do_nothing(index_elements=["id"]).returning(t.id)
+    return statement
 
 
 def _values(request: RefundRequest) -> dict[str, Any]:
@@ -671,7 +677,7 @@ def _planned(text: str) -> Planned:
 
 @cache
 def _save_attempt(*, postgres: bool) -> Hot:
-    insert: Any = postgresql.insert(refund_attempts) if postgres else sqlite.insert(refund_attempts)
+    insert = insert_of_rows(refund_attempts, [column.name for column in refund_attempts.c], postgres=postgres)
     change = {name: insert.excluded[name] for name in ("sends", "absent", "looks")}
     return Hot(insert.on_conflict_do_update(index_elements=["request", "number"], set_=change))
 
