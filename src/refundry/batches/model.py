@@ -334,6 +334,7 @@ class BatchRow:
         wanted: What it asks for; `None` if it cannot be read.
         verdict: `None` until its charge was looked up.
         anew: A person had it looked up anew: what its plan said does not count any more.
+        became: While it is looked up anew, the request that it became before; `None`, if it became none.
     """
 
     number: int
@@ -342,6 +343,7 @@ class BatchRow:
     wanted: Wanted | None
     verdict: Verdict | None = None
     anew: bool = False
+    became: str | None = None
 
 
 @dataclass(slots=True)

@@ -207,6 +207,14 @@ def unplan(unit: Unit, batch: str) -> int:
     return unit.connection.execute(statement.values(planned=False, code=ANEW, text="")).rowcount
 
 
+def unplan_rows(unit: Unit, batch: str, numbers: Sequence[int]) -> int:
+    """Put rows back that became a request of their own, to be looked up without a plan; each keeps that request until it is. Tells how many."""
+    if not numbers:
+        return 0
+    statement = sa.update(batch_rows).where(r.batch == batch, r.number.in_(numbers), r.code == "")
+    return unit.connection.execute(statement.values(planned=False, code=ANEW, text="")).rowcount
+
+
 def first_row_of(unit: Unit, request: str) -> tuple[str, str, int] | None:
     """Tell which row a request came from first: the batch's id, its file's name, the row's number."""
     statement = (
@@ -461,4 +469,4 @@ def _row(row: Any) -> BatchRow:  # noqa: ANN401  # a row
     wanted = unpacked(json.loads(row.wanted)) if row.wanted else None
     verdict = Verdict(row.code, row.text, row.request, row.currency, row.asked_minor) if row.planned else None
     anew = not row.planned and row.code == ANEW
-    return BatchRow(row.number, row.line, json.loads(row.raw), wanted, verdict, anew)
+    return BatchRow(row.number, row.line, json.loads(row.raw), wanted, verdict, anew, row.request if anew else None)

@@ -278,10 +278,16 @@ def plan_slice(
             wanted.append((row, judged))
     first: dict[str, int] = {}
     for (row, request), got in zip(wanted, refunds.receive(unit, [q for _, q in wanted], actor), strict=True):
-        verdicts[row.number] = _received(unit, row, request, got, first)
+        own = row.became == request.id
+        verdicts[row.number] = _goes_on(unit, request, actor) if own else _received(unit, row, request, got, first)
         first.setdefault(request.id, row.number)
     if verdicts:
         repository.plan(unit, batch.id, verdicts)
+    for row, request in wanted:
+        if row.became is not None and not verdicts[row.number].code and refunds.need(unit, request.id).state in UNPAID:
+            # It had its turn before.
+            _stopped_if_paused(unit, batch, request.id, actor)
+            _in_line_again(unit, request.id, actor)
     current = repository.find(unit, batch.id)
     if current is not None and current.state is not BatchState.RUNNING and current.state is not BatchState.ACCEPTED:
         refunds.stop(unit, [v.request for v in verdicts.values() if v.request and not v.code], actor)
@@ -420,12 +426,23 @@ def _received(unit: Unit, row: BatchRow, request: RefundRequest, got: Received, 
     where = _where(unit, request.id, first)
     if got.receipt is Receipt.CONFLICT:
         text = f"{where} already asks with the same key for something else ({_said(got.request)}): nothing was changed"
+        if refunds.asks_as_before(got.request, request):
+            text = (
+                f"{where} asks for the same of {got.request.content.charge}, whose payment has failed, and which gives nothing back: "
+                f"`refundry refund create` asks for it anew, of {request.content.charge}"
+            )
         return Verdict("same_key_other_content", text, request.id, currency, asked)
     keyless = row.wanted is not None and row.wanted.request_key is None and row.wanted.ticket_id is None
     if keyless:
         text = f"{where} already asks for the same amount of this charge: give the row a ticket_id or a request_key, if it is another refund"
         return Verdict("possible_repeat", text, request.id, currency, asked)
     return Verdict("repeated_row", f"the same refund as {where}{_unpaid(got.request)}", request.id, currency, asked)
+
+
+def _goes_on(unit: Unit, request: RefundRequest, actor: Actor) -> Verdict:
+    """Let a row keep the request that it became before, on the charge that it leads to now."""
+    refunds.follow_payment(unit, request, actor)
+    return Verdict(request=request.id, currency=request.content.currency, asked_minor=request.content.asked_minor)
 
 
 def _unpaid(request: RefundRequest) -> str:
@@ -587,15 +604,20 @@ def taken_back(unit: Unit, request: str) -> bool:
 def retry(unit: Unit, batch: Batch, actor: Actor) -> int:
     """Have those rows looked at again that were declined or rejected, whose charge was not found, or that wait for the balance; tells how many.
 
+    Where a payment had failed, what the row names is looked up again: the customer may have paid by another charge since.
+
     Raises:
         BatchWithdrawn: It was withdrawn.
     """
     _not_withdrawn(unit, batch)
-    count, over = 0, {State.DECLINED, State.REJECTED}
+    count, again, over = 0, 0, {State.DECLINED, State.REJECTED}
     _distrust_what_was_unclear(unit, batch)
     for page in repository.requests(unit, batch.id):
         count += refunds.try_now(unit, page, actor)
         refused = [request for request in refunds.many(unit, page).values() if request.state in over]
+        paid_since = _perhaps_paid_since(unit, batch, [one.id for one in refused if refunds.payment_failed(one)])
+        again += repository.unplan_rows(unit, batch.id, list(paid_since.values()))
+        refused = [request for request in refused if request.id not in paid_since]
         # By a new look: whoever asks again has changed something. Charges before requests, as everywhere.
         for charge in sorted({request.content.charge for request in refused}):
             charges.touch(unit, charge, unit.now)
@@ -605,7 +627,7 @@ def retry(unit: Unit, batch: Batch, actor: Actor) -> int:
                 _stopped_if_paused(unit, batch, request.id, actor)
                 _in_line_again(unit, request.id, actor)
                 count += 1
-    again = repository.unplan(unit, batch.id)
+    again += repository.unplan(unit, batch.id)
     repository.lock(unit, batch.id)
     current = repository.find(unit, batch.id)
     if again and current is not None and current.schedule is not None:
@@ -615,6 +637,17 @@ def retry(unit: Unit, batch: Batch, actor: Actor) -> int:
         repository.set_state(unit, batch.id, BatchState.ACCEPTED)
     audit.record(unit, actor, "batch.retried", batch.id, {"reopened": count, "looked_up_again": again})
     return count + again
+
+
+def _perhaps_paid_since(unit: Unit, batch: Batch, failed: Sequence[str]) -> dict[str, int]:
+    """Tell those of requests whose payment had failed whose rows do not name its charge itself, and the numbers of these."""
+    of = dict(repository.of_requests(unit, batch.id, failed))
+    by_id = ReferenceKind.CHARGE_ID
+    return {
+        of[row.number]: row.number
+        for row in repository.some_rows(unit, batch.id, of)
+        if row.wanted and all(one.kind is not by_id for one in row.wanted.references)
+    }
 
 
 def _distrust_what_was_unclear(unit: Unit, batch: Batch) -> None:

@@ -283,12 +283,14 @@ async def _foreseen(desk: Desk, asked: Asked, wanted: Wanted, *, as_json: bool) 
 
 
 def _asked_before(unit: Unit, wanted: RefundRequest, asked: Asked) -> RefundRequest | None:
-    """Tell the request that is the same; `None`, if there is none.
+    """Tell the request that is the same; `None`, if there is none, or if it would ask for another charge than before.
 
     Raises:
         UsageError: See `take_in`.
     """
     kept = refunds.find(unit, wanted.id)
+    if kept is not None and _paid_by_another(unit, kept, wanted):
+        return None
     if kept is not None:
         _see_that_it_is_the_same(kept, wanted, asked)
     return kept
@@ -368,6 +370,8 @@ def take_in(unit: Unit, wanted: RefundRequest, asked: Asked) -> tuple[RefundRequ
     kept = got.request
     if got.receipt is Receipt.NEW:
         return kept, True
+    if _paid_by_another(unit, kept, wanted) and refunds.follow_payment(unit, wanted, actor):
+        kept = refunds.need(unit, kept.id)
     _see_that_it_is_the_same(kept, wanted, asked)
     if kept.state in REOPENABLE:
         # Asked for again by a person, after it was refused or withdrawn: it is decided anew.
@@ -376,6 +380,19 @@ def take_in(unit: Unit, wanted: RefundRequest, asked: Asked) -> tuple[RefundRequ
         refunds.allow_repeat(unit, kept.id, actor)
     # Whoever has typed it waits for it, also where a file had asked for it first, whose turn may be days away.
     return refunds.expedite(unit, kept.id, actor), False
+
+
+def _paid_by_another(unit: Unit, kept: RefundRequest, wanted: RefundRequest) -> bool:
+    """Tell whether the payment of a request has failed, and the same order or payment intent leads to another charge by now.
+
+    A ticket's key names what was typed. One of the caller's own may have been given to another payment by mistake, so that both have to be
+    charges of one payment intent.
+    """
+    if not refunds.asks_as_before(kept, wanted) or kept.content.charge == wanted.content.charge:
+        return False
+    before, now = (charges.find(unit, one.content.charge) for one in (kept, wanted))
+    same = before is not None and now is not None and before.payment_intent == now.payment_intent is not None
+    return same or not kept.keyed
 
 
 def _see_that_it_is_the_same(kept: RefundRequest, wanted: RefundRequest, asked: Asked) -> None:

@@ -265,6 +265,11 @@ class RefundRequest:
         return self.request_key.startswith("key:")
 
     @property
+    def unsent(self) -> bool:
+        """Tell whether it never had an attempt, and no refund of it was ever seen: only then may it ask for another charge."""
+        return not self.attempt and self.refund is None
+
+    @property
     def asks_minor(self) -> int | None:
         """Tell what is asked for: for the word `full` what its plan says, and `None` without one."""
         if self.content.asked_minor is None and self.planned is not None:
@@ -397,10 +402,15 @@ class Withdrawn:
 
 @dataclass(frozen=True, slots=True)
 class Reopened:
-    """A person wants it looked at again, and says of what it is no repeat."""
+    """A person wants it looked at again, and says of what it is no repeat.
+
+    Args:
+        charge: What it asks for from now on, where that is another one; `None`, if it is not.
+    """
 
     allowed: frozenset[str] = frozenset()
     allow_inquiry: bool = False
+    charge: str | None = None
 
 
 Fact = Judged | Submitted | Sent | Found | Looked | Closed | CameBack | GaveUp | Postponed | Withdrawn | Reopened
@@ -509,6 +519,7 @@ def apply(request: RefundRequest, fact: Fact) -> Change | None:  # noqa: PLR0911
                 return None
             again = replace(
                 request,
+                content=_led_to(request, fact.charge),
                 amount_minor=0,
                 planned=None,
                 allowed=request.allowed | fact.allowed,
@@ -517,6 +528,18 @@ def apply(request: RefundRequest, fact: Fact) -> Change | None:  # noqa: PLR0911
             return _moved(again, State.RECEIVED, "reopened", code="", text="", due_at=0.0)
         case _:
             assert_never(fact)
+
+
+def _led_to(request: RefundRequest, charge: str | None) -> Content:
+    """Tell what a request asks for that leads to another charge by now; one that was ever sent stays with its own, whatever has become of it."""
+    if charge is None or charge == request.content.charge:
+        return request.content
+    if not request.unsent:
+        raise InvariantViolated(
+            f"request {request.id} was sent for {request.content.charge}, and never asks for {charge}",
+            request=request.id,
+        )
+    return replace(request.content, charge=charge)
 
 
 def _moved(  # the parts of a change

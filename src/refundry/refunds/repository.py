@@ -263,8 +263,24 @@ def update(unit: Unit, before: RefundRequest, after: RefundRequest, lease: str |
         return False
     if not keep_lease:
         kept.lease, kept.leased_until = None, 0.0
+    if after.content.charge != before.content.charge:
+        _lead_to(unit, kept, after.content)
     shelf.change(kept, after, unit.now)
     return True
+
+
+def _lead_to(unit: Unit, kept: OnShelf, content: Content) -> None:
+    """Have a request ask for another charge, which is the one thing of what it asks for that may change.
+
+    Raises:
+        InvariantViolated: It had an attempt.
+    """
+    sent = sa.exists().where(refund_attempts.c.request == t.id)
+    unsent = t.id == kept.request.id, t.version == kept.version, t.attempt == 0, t.refund.is_(None), ~sent
+    values = {"charge": content.charge, "fingerprint": content.fingerprint}
+    # At once, and with a look at the attempts themselves: that none was ever made is what keeps it from being paid twice.
+    if unit.direct.execute(sa.update(refund_requests).where(*unsent).values(values)).rowcount != 1:
+        raise InvariantViolated(f"request {kept.request.id} was sent, and never asks for another charge")
 
 
 def _ours(kept: OnShelf, before: RefundRequest, lease: str | None, now: float) -> bool:

@@ -86,6 +86,8 @@ STRIPE_SECOND = 1.0
 RETURNED = "the bank had sent it back, and its customer had answered, when it was looked at again"
 # The event of a person's word that one which was over is wanted after all.
 REOPENED = "refund_request.reopened"
+# Why a request is refused whose payment has failed: its customer may have paid by another charge since.
+PAYMENT_FAILED = "charge_failed"
 # A look that was made for this very send is good enough, however short `look_max_age` is.
 LOOK_GRACE = 30.0
 
@@ -1074,6 +1076,39 @@ def reopen(
     return _by_person(unit, request, fact, actor, facts)
 
 
+def payment_failed(request: RefundRequest) -> bool:
+    """Tell whether a request was refused since its payment had failed, and was never sent."""
+    return request.state is State.REJECTED and request.reason_code == PAYMENT_FAILED and request.unsent
+
+
+def asks_as_before(kept: RefundRequest, wanted: RefundRequest) -> bool:
+    """Tell whether one asks for the same as a request whose payment had failed, be it of another charge."""
+    same = replace(kept.content, charge=wanted.content.charge).fingerprint == wanted.content.fingerprint
+    return payment_failed(kept) and same
+
+
+def follow_payment(unit: Unit, wanted: RefundRequest, actor: Actor) -> bool:
+    """Have the request that is kept under this id looked at again, on the charge that it leads to now, if it was refused since its payment had failed.
+
+    Nothing was ever sent for it, so that nothing can be given back under its id on the charge that it leaves. All else that it asks for is as
+    it was. The caller knows that both ask for the same.
+
+    Args:
+        unit: The open unit.
+        wanted: As it would be handed in now.
+        actor: Who says so.
+
+    Returns:
+        False, if it is something else that it waits for, or if it is over; nothing was changed.
+    """
+    kept, charge = _held(unit, wanted.id), wanted.content.charge
+    if not asks_as_before(kept, wanted):
+        return False
+    facts = {"charge_before": kept.content.charge, "charge": charge} if charge != kept.content.charge else {}
+    _by_person(unit, kept, Reopened(charge=charge), actor, facts)
+    return True
+
+
 def _reopened(unit: Unit, request: RefundRequest, *, allow_repeat: bool, allow_inquiry: bool) -> Reopened:
     allowed = allowable(unit, request) if allow_repeat else frozenset()
     if request.reason_code == "possible_repeat":
@@ -1310,6 +1345,7 @@ __all__ = [
     "allow_repeat",
     "allowable",
     "any_going_on",
+    "asks_as_before",
     "attempts",
     "but_for_waiting",
     "claim",
@@ -1322,6 +1358,7 @@ __all__ = [
     "fetch",
     "find",
     "flying",
+    "follow_payment",
     "followed",
     "foresee",
     "foresee_again",
@@ -1348,6 +1385,7 @@ __all__ = [
     "of_charge",
     "open_breaks",
     "page",
+    "payment_failed",
     "postpone",
     "put_in_line",
     "receive",

@@ -611,6 +611,29 @@ def test_rows_that_were_declined_before_the_stages_make_none_longer_when_they_ar
     assert [claimed.request.content.charge for claimed in clerk.claim()] == ["ch_3"]
 
 
+@pytest.mark.parametrize("key", ["T1", ""], ids=["with a ticket", "without"])
+def test_a_row_whose_payment_was_made_by_another_charge_since_takes_its_turn_anew(clerk: Clerk, key: str) -> None:
+    clerk.looked("ch_1", status="failed", captured=False, payment_intent="pi_1")
+    file = f"payment_intent,amount,ticket_id\npi_1,10.00,{key}\npi_2,10.00,T2\npi_3,10.00,T3\n"
+    batch = scheduled(clerk, file, canary=(1, 1))
+    for _ in range(3):
+        turn(clerk, batch)
+        turn(clerk, batch)
+        pay(clerk)
+    assert clerk.told(turn(clerk, batch)) == [("refused", "charge_failed")] + [("paid", "settled")] * 2
+    assert clerk.batch(batch).course.resting
+    clerk.looked("ch_9", payment_intent="pi_1")
+    assert clerk.unit(lambda unit: batches.retry(unit, clerk.batch(batch), ADA)) == 1
+    clerk.plan(batch)
+    assert pay(clerk) == []
+    turn(clerk, batch)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
+    assert request(clerk, batch, 1).content.charge == "ch_9"
+    course = turn(clerk, batch).course
+    assert (course.released, course.over, course.resting) == (3, 3, True)
+
+
 def test_too_many_failures_halt_the_batch_with_a_reason_and_a_person_lets_it_go_on(clerk: Clerk) -> None:
     batch = scheduled(clerk, rows(clerk, 6), canary=(1, 2))
     turn(clerk, batch)

@@ -14,7 +14,7 @@ from refundry.refunds import service as refunds
 from refundry.refunds.model import HeldReason, Hold, State
 from tests.integration.batches.conftest import Clerk
 from tests.support.builders import accepted, not_taken, seen_refund
-from tests.support.hand import ADA
+from tests.support.hand import ADA, ORDER_KEY
 
 pytestmark = pytest.mark.integration
 
@@ -135,6 +135,139 @@ def test_retrying_reopens_what_was_declined_or_rejected_and_nothing_else(clerk: 
     assert clerk.unit(lambda unit: batches.retry(unit, batch, ADA)) == 1
     assert clerk.told(batch)[0] == ("waiting", "received")
     assert clerk.unit(lambda unit: batches.retry(unit, batch, ADA)) == 0
+
+
+NAMED = [
+    "payment_intent,amount,ticket_id\npi_1,10.00,T1\n",
+    "payment_intent,amount,request_key\npi_1,10.00,K1\n",
+    "payment_intent,amount\npi_1,10.00\n",
+    "order_id,amount,ticket_id\nA1,10.00,T1\n",
+]
+
+
+def payment_fails(clerk: Clerk) -> None:
+    clerk.looked("ch_1", status="failed", captured=False, payment_intent="pi_1", metadata={ORDER_KEY: "A1"})
+
+
+def paid_by_another(clerk: Clerk) -> None:
+    clerk.looked("ch_9", payment_intent="pi_1", metadata={ORDER_KEY: "A1"})
+
+
+def refused(clerk: Clerk, text: str) -> Batch:
+    """Have a row refused whose payment has failed, and the customer pay by another charge then."""
+    payment_fails(clerk)
+    batch = clerk.planned(text)
+    assert clerk.pay_what_is_due() == []
+    assert clerk.told(batch)[0] == ("refused", "charge_failed")
+    paid_by_another(clerk)
+    return clerk.batch(batch)
+
+
+@pytest.mark.parametrize("text", NAMED, ids=["ticket", "key", "neither", "order"])
+def test_a_retry_pays_what_was_paid_by_another_charge_since(clerk: Clerk, text: str) -> None:
+    batch = refused(clerk, text)
+    assert clerk.unit(lambda unit: batches.retry(unit, batch, ADA)) == 1
+    assert clerk.told(batch) == [("waiting", "not_looked_up")]
+    assert clerk.plan(batch) == 1
+    (paid,) = clerk.pay_what_is_due()
+    assert (paid.content.charge, clerk.attempts(paid)[0].body.charge) == ("ch_9", "ch_9")
+    assert clerk.told(batch) == [("paid", "settled")]
+    assert clerk.totals(batch).told()["amounts"] == {"gbp": {"requested": 1000, "paid": 1000}}
+    assert clerk.unit(lambda unit: batches.retry(unit, batch, ADA)) == 0
+    assert clerk.audit_is_sound()
+
+
+def test_a_request_that_leads_to_another_charge_is_the_same_request_and_says_so(clerk: Clerk) -> None:
+    batch = refused(clerk, NAMED[0])
+    before = clerk.lines(batch)[0].request
+    clerk.unit(lambda unit: batches.retry(unit, batch, ADA))
+    clerk.plan(batch)
+    (paid,) = clerk.pay_what_is_due()
+    assert before is not None
+    assert paid.id == before.id
+    (reopened,) = [entry for entry in clerk.timeline(paid.id) if entry.event == refunds.REOPENED]
+    assert (reopened.facts["charge_before"], reopened.facts["charge"]) == ("ch_1", "ch_9")
+    # The row again, in another file, is that request too.
+    clerk.looked("ch_9", payment_intent="pi_1", refunds=clerk.charge("ch_9").refunds)
+    assert clerk.told(clerk.planned(NAMED[0] + "\n", "again.csv")) == [("refused", "repeated_row")]
+
+
+def test_a_row_whose_payment_failed_in_another_file_says_how_it_is_asked_for_anew(clerk: Clerk) -> None:
+    batch = refused(clerk, NAMED[0])
+    again = clerk.planned(NAMED[0] + "\n", "again.csv")
+    assert clerk.told(again) == [("refused", "same_key_other_content")]
+    assert clerk.lines(again)[0].text == (
+        "row 1 of refunds.csv asks for the same of ch_1, whose payment has failed, and which gives nothing back: `refundry refund create` "
+        "asks for it anew, of ch_9"
+    )
+    assert clerk.told(batch) == [("refused", "charge_failed")]
+
+
+@pytest.mark.parametrize("text", NAMED, ids=["ticket", "key", "neither", "order"])
+def test_a_retry_before_the_customer_has_paid_again_is_refused_again_and_the_next_one_pays(
+    clerk: Clerk, text: str
+) -> None:
+    payment_fails(clerk)
+    batch = clerk.planned(text)
+    for _ in range(2):
+        assert clerk.pay_what_is_due() == []
+        assert clerk.told(batch) == [("refused", "charge_failed")]
+        assert clerk.unit(lambda unit: batches.retry(unit, batch, ADA)) == 1
+        clerk.plan(batch)
+    assert clerk.pay_what_is_due() == []
+    paid_by_another(clerk)
+    clerk.unit(lambda unit: batches.retry(unit, batch, ADA))
+    clerk.plan(batch)
+    assert [paid.content.charge for paid in clerk.pay_what_is_due()] == ["ch_9"]
+
+
+def test_a_row_that_names_the_charge_itself_stays_with_it(clerk: Clerk) -> None:
+    batch = refused(clerk, "charge_id,payment_intent,amount,ticket_id\nch_1,pi_1,10.00,T1\n")
+    assert clerk.unit(lambda unit: batches.retry(unit, batch, ADA)) == 1
+    assert clerk.pay_what_is_due() == []
+    assert clerk.told(batch) == [("refused", "charge_failed")]
+
+
+def test_a_request_that_was_ever_sent_stays_with_its_charge(clerk: Clerk) -> None:
+    batch = clerk.planned(NAMED[0])
+    approved = clerk.judge(clerk.claimed_one())
+    assert approved is not None
+    intent = clerk.submit(approved)
+    assert intent is not None
+    clerk.record(intent, not_taken(NotTakenWhy.LOW_BALANCE))
+    payment_fails(clerk)
+    assert clerk.judge(clerk.claimed_one()) is None
+    assert clerk.told(batch) == [("refused", "charge_failed")]
+    paid_by_another(clerk)
+    assert clerk.unit(lambda unit: batches.retry(unit, batch, ADA)) == 1
+    assert clerk.plan(batch) == 0
+    assert clerk.pay_what_is_due() == []
+    assert clerk.find(intent).content.charge == "ch_1"
+    wanted = replace(clerk.find(intent).content, charge="ch_9")
+    other = replace(clerk.find(intent), content=wanted)
+    assert not clerk.unit(lambda unit: refunds.follow_payment(unit, other, ADA))
+
+
+def test_a_key_that_another_row_has_too_takes_no_request_to_the_charge_of_that_row(clerk: Clerk) -> None:
+    batch = refused(clerk, "payment_intent,order_id,amount,request_key\npi_1,,10.00,K1\n,A8,10.00,K1\n")
+    assert clerk.told(batch)[1] == ("refused", "charge_unknown")
+    clerk.looked("ch_8", metadata={ORDER_KEY: "A8"})
+    clerk.unit(lambda unit: batches.retry(unit, batch, ADA))
+    clerk.plan(batch)
+    assert [paid.content.charge for paid in clerk.pay_what_is_due()] == ["ch_9"]
+    assert clerk.told(batch) == [("paid", "settled"), ("refused", "same_key_other_content")]
+
+
+def test_a_row_that_is_looked_up_anew_keeps_to_a_pause_and_to_a_withdrawal(clerk: Clerk) -> None:
+    batch = refused(clerk, NAMED[0])
+    clerk.unit(lambda unit: batches.retry(unit, batch, ADA))
+    clerk.unit(lambda unit: batches.pause(unit, batch, ADA))
+    clerk.plan(batch)
+    assert clerk.told(batch)[0] == ("waiting", "stopped")
+    assert clerk.pay_what_is_due() == []
+    clerk.unit(lambda unit: batches.withdraw(unit, batch, ADA, "wrong file"))
+    assert clerk.told(batch)[0] == ("refused", "withdrawn")
+    assert clerk.pay_what_is_due() == []
 
 
 def test_a_row_is_allowed_by_its_number(clerk: Clerk) -> None:

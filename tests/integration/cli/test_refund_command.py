@@ -1,6 +1,7 @@
 """One refund at the desk: what was typed is checked, what will be paid is shown, and the outcome is told as it is."""
 
 from collections.abc import Callable
+from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
@@ -170,21 +171,70 @@ def test_a_dry_run_names_a_refund_by_hand_that_nobody_has_read_of_and_pays_past_
     assert refunds_of() == 3
 
 
-def test_a_payment_intent_whose_first_try_failed_is_paid_from_the_charge_that_paid_it(
-    refundry: Run, refunds_of: Callable[[], int], stripe: Server
-) -> None:
+def first_try_failed(stripe: Server) -> tuple[str, Callable[[], object]]:
+    """Have a customer's first try to pay fail; tells the payment intent, and what pays it in the end."""
     intent = called(stripe, "POST /v1/payment_intents", amount="5000", currency="gbp")["id"]
     confirm = f"POST /v1/payment_intents/{intent}/confirm"
     with pytest.raises(HTTPError) as refused:
         called(stripe, confirm, payment_method="pm_card_chargeDeclined")
     refused.value.close()
+    return intent, lambda: called(stripe, confirm, payment_method="pm_card_visa")
+
+
+def test_a_payment_intent_whose_first_try_failed_is_paid_from_the_charge_that_paid_it(
+    refundry: Run, refunds_of: Callable[[], int], stripe: Server
+) -> None:
+    intent, pay = first_try_failed(stripe)
     create = (*CREATE, "--payment-intent", intent, "--full", "--reason", "duplicate", "--ticket", "T-1")
     early = refundry(*create, "--dry-run")
     assert (early.code, early.json["code"]) == (3, "charge_failed"), early.err
-    called(stripe, confirm, payment_method="pm_card_visa")
+    pay()
     paid = refundry(*create)
     assert (paid.code, paid.json["amount"]) == (0, 5000), paid.err
     assert refunds_of() == 1
+
+
+@pytest.mark.parametrize("name", ["--ticket", "--key"])
+def test_a_refund_that_was_refused_since_the_payment_had_failed_is_paid_once_it_was_paid(
+    refundry: Run, refunds_of: Callable[[], int], stripe: Server, name: str
+) -> None:
+    intent, pay = first_try_failed(stripe)
+    create = (*CREATE, "--payment-intent", intent, "--full", "--reason", "duplicate", name, "T-1")
+    early = refundry(*create)
+    assert (early.code, early.json["code"]) == (3, "charge_failed"), early.err
+    pay()
+    foreseen = refundry(*create, "--dry-run")
+    assert (foreseen.code, foreseen.json["decision"], foreseen.json["amount"]) == (0, "approve", 5000), foreseen.err
+    paid = refundry(*create)
+    assert (paid.code, paid.json["amount"], paid.json["request_id"]) == (0, 5000, early.json["request_id"]), paid.err
+    assert paid.json["charge"] != early.json["charge"]
+    assert refunds_of() == 1
+
+
+def test_a_key_whose_payment_failed_is_not_taken_to_another_payment(
+    refundry: Run, refunds_of: Callable[[], int], stripe: Server
+) -> None:
+    intent, _ = first_try_failed(stripe)
+    more = ("--amount", "50.00", "--reason", "duplicate", "--key", "K-1")
+    assert refundry(*CREATE, "--payment-intent", intent, *more).json["code"] == "charge_failed"
+    other = refundry(*CREATE, "--order", "o1", *more)
+    assert (other.code, other.error["code"]) == (2, "same_key_other_content"), other.err
+    assert refunds_of() == 0
+
+
+def test_a_retry_of_a_file_pays_what_was_paid_at_the_second_try(
+    refundry: Run, refunds_of: Callable[[], int], stripe: Server, tmp_path: Path
+) -> None:
+    intent, pay = first_try_failed(stripe)
+    file = tmp_path / "refunds.csv"
+    file.write_text(f"payment_intent,amount,ticket_id\n{intent},50.00,T-1\n")
+    first = refundry("batch", "run", str(file), "--yes", "--json")
+    assert (first.code, first.json["reasons"]) == (3, {"charge_failed": 1}), first.err
+    retry = ("batch", "retry", first.json["batch_id"][:8], "--json")
+    assert refundry(*retry).json["reasons"] == {"charge_failed": 1}
+    pay()
+    paid = refundry(*retry)
+    assert (paid.code, paid.json["paid"], refunds_of()) == (0, 1, 1), paid.err
 
 
 def test_what_stripe_still_has_is_called_pending(refundry: Run, stripe: Server) -> None:

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from refundry.charges import service as charges
+from refundry.kernel.errors import InvariantViolated
 from refundry.kernel.lane import Lane
 from refundry.refunds import repository
 from refundry.refunds import service as refunds
@@ -287,3 +288,11 @@ def test_a_paid_request_is_never_sent_again(hand: Hand) -> None:
     assert hand.claim() == []
     stale = replace(intent.claimed, request=hand.find(intent))
     assert hand.submit(stale) is None
+
+
+def test_the_database_itself_keeps_a_request_that_was_ever_sent_on_its_charge(hand: Hand) -> None:
+    kept = hand.find(hand.intended(refund_request()))
+    elsewhere = replace(kept, content=replace(kept.content, charge="ch_9"), version=kept.version + 1)
+    with pytest.raises(InvariantViolated, match="never asks for another charge"):
+        hand.unit(lambda unit: repository.update(unit, kept, elsewhere, None, keep_lease=False))
+    assert hand.find(kept) == kept

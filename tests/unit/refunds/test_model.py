@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -245,6 +246,24 @@ def test_reopening_forgets_the_amount_and_keeps_the_number_of_the_last_attempt()
     assert (after.amount_minor, after.attempt, after.due_at) == (0, 3, 0.0)
     assert after.allowed == {"re_x", "re_y"}
     assert (after.reason_code, after.reason_text) == ("", "")
+
+
+def test_a_request_that_was_never_sent_may_lead_to_another_charge_and_asks_for_the_same() -> None:
+    request = replace(standing(State.REJECTED), attempt=0, refund=None)
+    change = apply(request, model.Reopened(charge="ch_9"))
+    assert change is not None
+    assert change.after.content == replace(request.content, charge="ch_9")
+    assert (change.after.id, change.after.state) == (request.id, State.RECEIVED)
+
+
+@pytest.mark.parametrize("left", [{"attempt": 1, "refund": None}, {"attempt": 0, "refund": "re_x"}])
+def test_a_request_that_was_ever_sent_or_paid_never_leads_to_another_charge(left: dict[str, Any]) -> None:
+    request = replace(standing(State.REJECTED), **left)
+    with pytest.raises(InvariantViolated, match="never asks for ch_9"):
+        apply(request, model.Reopened(charge="ch_9"))
+    again = apply(request, model.Reopened(charge=request.content.charge))
+    assert again is not None
+    assert again.after.content == request.content
 
 
 def test_an_intent_moves_the_request_to_its_attempts_number() -> None:
