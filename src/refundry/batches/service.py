@@ -1230,7 +1230,8 @@ def _waits(unit: Unit, batch: Batch, schedule: Schedule) -> Wait | None:
     seen = _seen(batch, schedule, having, unit.now)
     verdict = rules.decide(schedule, seen, unit.now, seen.rows)
     if isinstance(verdict, Wait):
-        return verdict
+        stuck = _kept_open(unit, batch, having) if verdict.why is Why.STAGE else ""
+        return replace(verdict, text=verdict.text + stuck)
     line = repository.in_line(unit, batch.id, seen.course.next_row, 1)
     known = refunds.many(unit, [request for _, request in line])
     for _, request_id in line:
@@ -1245,6 +1246,21 @@ def _waits(unit: Unit, batch: Batch, schedule: Schedule) -> Wait | None:
             unread = seen.course.unread if wait.why is Why.BALANCE_UNKNOWN else ""
             return replace(wait, text=f"{wait.text}: {unread}") if unread else wait
     return None
+
+
+def _kept_open(unit: Unit, batch: Batch, having: _HavingTurn) -> str:
+    """Tell of a stage which of its rows goes on only after a person has acted, since nobody knows whether its charge's other request was paid."""
+    unknown = refunds.unknown(unit, batch.account)
+    known = refunds.many(unit, having.unsent) if unknown else {}
+    stuck = sorted((having.unsent[id_], one) for id_, one in known.items() if one.content.charge in unknown)
+    if not stuck:
+        return ""
+    number, request = stuck[0]
+    other, more = unknown[request.content.charge], f" (and {len(stuck) - 1:,} more)" if len(stuck) > 1 else ""
+    return (
+        f"; row {number:,}{more} waits for request {other} of {request.content.charge}, of which nobody knows whether it was paid: look at it "
+        f"by `refundry refund show {other}`, or give the row's place to another by `refundry refund withdraw {request.id}`"
+    )
 
 
 def _any_in_line(unit: Unit, batch: Batch, having: _HavingTurn) -> bool:

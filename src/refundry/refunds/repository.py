@@ -561,6 +561,12 @@ def all_on_the_way(unit: Unit, account: str) -> list[str]:
     return list(unit.connection.execute(statement).scalars())
 
 
+def unknown(unit: Unit, account: str) -> dict[str, str]:
+    """Tell the requests of an account of which nobody knows whether they were paid, by their charge, which has one of them at most."""
+    statement = sa.select(t.charge, t.id).where(t.account == account, t.state == State.OUTCOME_UNKNOWN.value)
+    return {row.charge: row.id for row in unit.connection.execute(statement)}
+
+
 def counts(unit: Unit, account: str) -> dict[State, int]:
     """Count the requests of an account by state."""
     statement = sa.select(t.state, sa.func.count()).where(t.account == account).group_by(t.state)

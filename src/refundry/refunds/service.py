@@ -1321,6 +1321,7 @@ tally = repository.tally
 due_lanes = repository.due_lanes
 next_due = repository.next_due
 counts = repository.counts
+unknown = repository.unknown
 failed = repository.failed
 flying = repository.flying
 all_on_the_way = repository.all_on_the_way
@@ -1404,6 +1405,7 @@ __all__ = [
     "submit",
     "suspect",
     "tally",
+    "unknown",
     "waits_in_line",
     "withdraw",
 ]  # fmt: skip

@@ -19,7 +19,16 @@ from refundry.refunds.model import HeldReason, RefundRequest, State
 from refundry.refunds.rules import Plan, Step
 from refundry.refunds.service import Claimed, Intent
 from tests.integration.batches.conftest import Clerk
-from tests.support.builders import ACCOUNT, accepted, declined, not_taken, seen_refund, unknown
+from tests.support.builders import (
+    ACCOUNT,
+    accepted,
+    content,
+    declined,
+    not_taken,
+    refund_request,
+    seen_refund,
+    unknown,
+)
 from tests.support.clock import START
 from tests.support.hand import ADA, Hand
 
@@ -634,6 +643,28 @@ def test_a_row_whose_payment_was_made_by_another_charge_since_takes_its_turn_ane
     assert (course.released, course.over, course.resting) == (3, 3, True)
 
 
+def test_a_stage_that_a_row_keeps_open_says_which_and_what_a_person_can_do(clerk: Clerk) -> None:
+    text = rows(clerk, 5)
+    # Of a refund that no file asks for.
+    intent = clerk.intended(refund_request(asked=content(charge="ch_1")))
+    given_up(clerk, intent)
+    batch = scheduled(clerk, text, canary=(2, 2))
+    turn(clerk, batch)
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
+    turn(clerk, batch)
+    row, other = request(clerk, batch, 1).id, intent.claimed.request.id
+    assert clerk.totals(batch).moving == 4
+    assert waits(clerk, batch) == (
+        f"stage 2 of 3: 2 rows, begins when stage 1 is over (1 row not over yet); row 1 waits for request {other} of ch_1, of which nobody "
+        f"knows whether it was paid: look at it by `refundry refund show {other}`, or give the row's place to another by `refundry refund "
+        f"withdraw {row}`"
+    )
+    clerk.unit(lambda unit: refunds.withdraw(unit, row, ADA, "looked at by hand"))
+    turn(clerk, batch)
+    assert pay(clerk) == [1000]
+
+
 def test_too_many_failures_halt_the_batch_with_a_reason_and_a_person_lets_it_go_on(clerk: Clerk) -> None:
     batch = scheduled(clerk, rows(clerk, 6), canary=(1, 2))
     turn(clerk, batch)
@@ -665,14 +696,19 @@ def fail_one(clerk: Clerk, most: int = 50) -> None:
     clerk.resolve(left, Plan(Step.CLOSE, replace(attempt, absent=True)))
 
 
+def given_up(clerk: Clerk, intent: Intent) -> None:
+    """Have what was sent be one of which nobody knows whether it was paid."""
+    clerk.record(intent, unknown())
+    clerk.resolve(clerk.claimed_one(), Plan(Step.GIVE_UP, clerk.attempts(intent.claimed.request)[-1]))
+
+
 def gone_on_with_one_unknown(clerk: Clerk) -> tuple[Batch, RefundRequest]:
     """Have the first row become unknown, which halts the batch, and a person let it go on."""
     batch = scheduled(clerk, rows(clerk, 6), canary=(1, 2))
     turn(clerk, batch)
     intent = intend(clerk, clerk.claimed_one())
     assert intent is not None
-    clerk.record(intent, unknown())
-    clerk.resolve(clerk.claimed_one(), Plan(Step.GIVE_UP, clerk.attempts(intent.claimed.request)[-1]))
+    given_up(clerk, intent)
     halted = turn(clerk, batch)
     assert halted.state is BatchState.PAUSED
     clerk.unit(lambda unit: batches.resume(unit, halted, ADA))
