@@ -212,6 +212,10 @@ class Executor:
         """Have whoever drains a lane claim again: something has fallen due, and an answer that does not come is nobody else's concern."""
         self._stirred[lane].set()
 
+    def stirred(self, lane: Lane) -> bool:
+        """Tell whether somebody has stirred since the last claim."""
+        return self._stirred[lane].is_set()
+
     async def _claim(self, lane: Lane, lease: str, most: int) -> tuple[int, list[Taken]]:
         """Claim what is due, and decide at once what needs no look; tells how many were claimed, and those that go on."""
         try:

@@ -239,7 +239,14 @@ class Worker:
         self._runs[key] = asyncio.create_task(
             self._kept(account, lane, self._drain(station, lane)), name=f"{account}/{lane}"
         )
-        self._runs[key].add_done_callback(lambda _: self._runs.pop(key))
+        self._runs[key].add_done_callback(lambda _: self._ended(station, lane))
+
+    def _ended(self, station: Station, lane: Lane) -> None:
+        account = station.seat.account.name
+        del self._runs[account, lane]
+        if station.executor.stirred(lane):
+            # After its last claim, and before its end: nobody else would look before the next sweep.
+            self._begin(account, lane)
 
     async def _kept(self, account: str, lane: Lane, work: Coroutine[Any, Any, None]) -> None:
         """Do some work; what goes wrong there ends it, and the sweeper begins another."""

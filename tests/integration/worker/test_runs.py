@@ -15,21 +15,26 @@ from refundry.batches import service as batches
 from refundry.batches.model import Batch, Standing
 from refundry.connectors.base import ReadOptions
 from refundry.infra.db import Database, DatabaseUnusable
+from refundry.infra.engine import Engine
 from refundry.kernel.actor import SYSTEM
 from refundry.kernel.lane import Lane
 from refundry.refunds.model import State
 from refundry.refunds.tables import refund_requests
+from refundry.worker.executor import Executor
 from refundry.worker.main import Worker
 from refundry.worker.planner import SLICE, Planner, planner_of
 from tests.integration.worker.test_accounts import (
     DEADLINE_SECONDS,
     ROWS,
     World,
+    asked,
     first_unanswered,
     four,
     handed_in,
     on_one,
+    state,
     totals,
+    two_charges,
     working,
     world,
 )
@@ -200,3 +205,30 @@ async def test_a_worker_ends_after_what_it_has_sent_though_planning_has_failed(
             answered.set()
         assert totals(desk.database, batch).standings.get(Standing.PAID, 0) == 1
     assert (len(tries), drains) == (1, [1])
+
+
+@on_one
+async def test_what_is_begun_in_the_moment_in_which_a_run_ends_is_worked_on(
+    world: World, database: HandDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, at_end, go_on = world.settings(database.url, tmp_path), asyncio.Event(), asyncio.Event()
+    account, drain = f"{world.server.account}|test", Executor.drain
+
+    async def held(self: Executor, lane: Lane, *, until: Callable[[], bool]) -> int:
+        total = await drain(self, lane, until=until)
+        at_end.set()
+        await go_on.wait()
+        return total
+
+    async def nobody_sweeps(self: Worker, engine: Engine) -> None:
+        """Else it is found a second later."""
+
+    monkeypatch.setattr(Executor, "drain", held)
+    monkeypatch.setattr(Worker, "_swept", nobody_sweeps)
+    async with bootstrap.desk(settings) as desk, working(desk, settings) as worker:
+        worker.begin(account, Lane.DESK)
+        await asyncio.wait_for(at_end.wait(), DEADLINE_SECONDS)
+        request = await asked(desk, account, two_charges(world)[0])
+        worker.begin(account, Lane.DESK)
+        go_on.set()
+        await until_true(lambda: state(desk, request) is State.SETTLED)
