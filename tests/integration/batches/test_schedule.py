@@ -84,6 +84,22 @@ def pay(clerk: Clerk, most: int = 50, lane: Lane = Lane.BULK) -> list[int]:
     return amounts
 
 
+def sent_before(clerk: Clerk) -> Intent:
+    """Send the second row of a file, while the first is not."""
+    _, second = clerk.claim(most=2)
+    intent = intend(clerk, second)
+    assert intent is not None
+    return intent
+
+
+def all_refused(clerk: Clerk, batch: Batch) -> None:
+    """Have what has its turn refused, after which nothing is left to wait for."""
+    turn(clerk, batch)
+    for claimed in clerk.claim():
+        clerk.judge(claimed, known=False)
+    assert turn(clerk, batch).course.resting
+
+
 def request(clerk: Clerk, batch: Batch, row: int) -> RefundRequest:
     found = clerk.lines(batch)[row - 1].request
     assert found is not None
@@ -404,9 +420,7 @@ def test_what_is_on_its_way_since_yesterday_counts_on_the_day_on_which_a_maximum
 def test_what_is_on_its_way_when_a_maximum_is_set_counts_on_the_next_day_too(clerk: Clerk) -> None:
     batch = clerk.planned(rows(clerk, 2))
     # The row before it waits, as after a refusal for a low balance.
-    _, second = clerk.claim(most=2)
-    intent = intend(clerk, second)
-    assert intent is not None
+    intent = sent_before(clerk)
     clerk.record(intent, unknown(), wait=2 * DAY)
     clerk.unit(lambda unit: batches.set_schedule(unit, batch, Schedule(max_per_day="10.00"), ADA))
     turn(clerk, batch)
@@ -498,9 +512,7 @@ def test_a_stage_begins_when_the_one_before_is_over(clerk: Clerk) -> None:
 
 @pytest.mark.parametrize("before", [None, {"spread_seconds": 0.001}])
 def test_what_was_paid_before_there_were_stages_fills_none(clerk: Clerk, before: dict[str, object] | None) -> None:
-    batch = scheduled(clerk, rows(clerk, 9), **before) if before else clerk.accept(rows(clerk, 9))
-    while clerk.plan(batch):
-        pass
+    batch = scheduled(clerk, rows(clerk, 9), **before) if before else clerk.planned(rows(clerk, 9))
     if before:
         turn(clerk, batch, ahead=4)
         clerk.clock.move(1)
@@ -529,9 +541,7 @@ def test_what_was_paid_before_there_were_stages_fills_none(clerk: Clerk, before:
 def test_the_first_stage_begins_once_what_was_on_its_way_before_has_an_outcome(
     clerk: Clerk, before: dict[str, object] | None
 ) -> None:
-    batch = scheduled(clerk, rows(clerk, 5), **before) if before else clerk.accept(rows(clerk, 5))
-    while clerk.plan(batch):
-        pass
+    batch = scheduled(clerk, rows(clerk, 5), **before) if before else clerk.planned(rows(clerk, 5))
     turn(clerk, batch)
     (claimed,) = clerk.claim(most=1)
     intent = intend(clerk, claimed)
@@ -544,14 +554,6 @@ def test_the_first_stage_begins_once_what_was_on_its_way_before_has_an_outcome(
     turn(clerk, batch)
     turn(clerk, batch)
     assert pay(clerk) == [1000]
-
-
-def sent_before(clerk: Clerk) -> Intent:
-    """Send the second row of a file, while the first is not."""
-    _, second = clerk.claim(most=2)
-    intent = intend(clerk, second)
-    assert intent is not None
-    return intent
 
 
 def test_the_first_stage_begins_no_sooner_where_a_row_before_what_was_on_its_way_was_not_sent(clerk: Clerk) -> None:
@@ -977,10 +979,7 @@ def test_a_row_that_failed_in_other_stages_takes_no_failure_off_when_it_is_asked
 @pytest.mark.parametrize("steered", ["paused", "scheduled anew"])
 def test_what_is_asked_for_anew_goes_on_after_its_batch_was_steered(clerk: Clerk, steered: str) -> None:
     batch = scheduled(clerk, rows(clerk, 1), max_per_day="1000")
-    turn(clerk, batch)
-    for claimed in clerk.claim():
-        clerk.judge(claimed, known=False)
-    assert turn(clerk, batch).course.resting
+    all_refused(clerk, batch)
     clerk.unit(lambda unit: refunds.reopen(unit, request(clerk, batch, 1).id, ADA))
     if steered == "paused":
         clerk.unit(lambda unit: batches.pause(unit, batch, ADA))
@@ -1051,10 +1050,7 @@ def test_a_row_that_is_let_go_keeps_what_another_process_counts_in_that_moment(c
 
 def test_what_a_person_at_the_desk_has_decided_anew_keeps_to_the_schedule(clerk: Clerk) -> None:
     batch = scheduled(clerk, rows(clerk, 1), window=AFTERNOON)
-    turn(clerk, batch)
-    for claimed in clerk.claim():
-        clerk.judge(claimed, known=False)
-    assert turn(clerk, batch).course.resting
+    all_refused(clerk, batch)
     clerk.clock.move(3600)
     clerk.unit(lambda unit: refunds.reopen(unit, request(clerk, batch, 1).id, ADA))
     assert pay(clerk) == []

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from refundry.batches.model import BatchState, Course, Schedule, Turn
 from refundry.bootstrap import attached
 from refundry.charges import service as charges
 from refundry.charges.model import Origin
-from refundry.infra.db import Database, DatabaseUnusable, metadata
+from refundry.infra.db import Database, DatabaseUnusable, Unit, metadata
 from refundry.kernel.actor import SYSTEM
 from refundry.kernel.lane import Lane
 from refundry.plans import service as plans
@@ -157,17 +158,21 @@ OF_THE_FIRST: list[tuple[str, dict[str, object]]] = [
 ]  # fmt: skip
 
 
+def written(unit: Unit, version: str, made: Iterable[tuple[str, Mapping[str, object]]]) -> None:
+    """Make the tables as they were in a version, and write rows into them as its program did; no program of today does either."""
+    config = migrations._config()
+    config.attributes["connection"] = unit.connection
+    command.upgrade(config, version)
+    for table, row in made:
+        names, values = ", ".join(f'"{name}"' for name in row), ", ".join(f":{name}" for name in row)
+        unit.connection.execute(sa.text(f"INSERT INTO {table} ({names}) VALUES ({values})"), row)  # noqa: S608  # our own
+
+
 def test_what_the_first_version_wrote_is_kept_and_read(empty_url: str) -> None:
     database = attached(Database(empty_url, HandClock()))
     try:
         with database.unit() as unit:
-            config = migrations._config()  # no program of today makes a database of another version
-            config.attributes["connection"] = unit.connection
-            command.upgrade(config, "0001")
-            for table, row in OF_THE_FIRST:
-                names = ", ".join(f'"{name}"' for name in row)
-                values = ", ".join(f":{name}" for name in row)
-                unit.connection.execute(sa.text(f"INSERT INTO {table} ({names}) VALUES ({values})"), row)  # noqa: S608  # our own
+            written(unit, "0001", OF_THE_FIRST)
             audit.record(unit, SYSTEM, "refund_request.submitting", "q1", {"attempt": 1})
         assert migrations.upgrade(database)
         with database.reading() as unit:
@@ -200,18 +205,13 @@ def test_what_was_allowed_before_is_named_and_asked_for_anew(empty_url: str) -> 
     database = attached(Database(empty_url, HandClock()))
     try:
         with database.unit() as unit:
-            config = migrations._config()  # no program of today makes a database of another version
-            config.attributes["connection"] = unit.connection
-            command.upgrade(config, "0012")
             flagged = dict(OF_THE_FIRST[2][1]) | {
                 "state": "received", "amount_minor": 0, "reserved_minor": 0, "attempt": 0, "allow_repeat": True,
             }  # fmt: skip
             plan_row = {
                 "plan": "p1", "number": 1, "code": "", "text": "", "fingerprint": "", "amount_minor": 0, "allow_repeat": True,
             }  # fmt: skip
-            for table, row in (("refund_requests", flagged), ("plan_rows", plan_row)):
-                names, values = ", ".join(row), ", ".join(f":{name}" for name in row)
-                unit.connection.execute(sa.text(f"INSERT INTO {table} ({names}) VALUES ({values})"), row)  # noqa: S608  # our own
+            written(unit, "0012", [("refund_requests", flagged), ("plan_rows", plan_row)])
         assert migrations.upgrade(database)
         with database.unit() as unit:
             seen = seen_refund("re_x", charge="ch_1", amount_minor=1000, created_at=unit.now)
@@ -235,9 +235,6 @@ def test_a_row_that_was_declined_before_the_upgrade_counts_once_when_it_is_tried
     database = attached(Database(empty_url, HandClock()))
     try:
         with database.unit() as unit:
-            config = migrations._config()  # no program of today makes a database of another version
-            config.attributes["connection"] = unit.connection
-            command.upgrade(config, "0012")
             batch, row, request = (dict(of) for _, of in OF_THE_FIRST[:3])
             made = [("batches", batch | {"state": "running", "row_count": 2})]
             for number, state in ((1, "declined"), (2, "settled")):
@@ -246,9 +243,7 @@ def test_a_row_that_was_declined_before_the_upgrade_counts_once_when_it_is_tried
                     ("batch_rows", row | {"number": number, "request": name, "released": int(Turn.OVER)}),
                     ("refund_requests", request | {"id": name, "request_key": name, "state": state}),
                 ]
-            for table, values in made:
-                names, marks = ", ".join(f'"{name}"' for name in values), ", ".join(f":{name}" for name in values)
-                unit.connection.execute(sa.text(f"INSERT INTO {table} ({names}) VALUES ({marks})"), values)  # noqa: S608  # our own
+            written(unit, "0012", made)
             repository.set_schedule(unit, "b1", Schedule(canary=(2,)))
             repository.set_course(unit, "b1", Course(rows=2, next_row=3, released=2, over=2, failed=1))
         assert migrations.upgrade(database)
