@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -198,7 +199,7 @@ def go_on(prefix: str, again: Again, *, wait: Wait, as_json: bool) -> int:
         if wait.none:
             with local.database.unit() as unit:
                 batch, count = steer(unit)
-            return _left(local, batch, again, count, as_json=as_json)
+            return _written(local, batch, again, count, as_json=as_json)
 
     async def pay() -> int:
         async with working(settings, account) as work:
@@ -219,7 +220,7 @@ def _said(again: Again, count: int) -> str:
             assert_never(again)
 
 
-def _left(local: session.Local, batch: Batch, again: Again, count: int, *, as_json: bool) -> int:
+def _written(local: session.Local, batch: Batch, again: Again, count: int, *, as_json: bool) -> int:
     with local.database.reading() as unit:
         batch = batches.need(unit, batch.id)
         totals, outlook = batches.totals(unit, batch), batches.outlook(unit, batch)
@@ -232,7 +233,9 @@ def _left(local: session.Local, batch: Batch, again: Again, count: int, *, as_js
 async def followed(work: Work, batch: Batch, allow_repeat: frozenset[int], wait: Wait, *, as_json: bool) -> int:
     """Follow a batch to its end, and tell it; tells the exit code."""
     began = work.desk.clock.boot_seconds()
-    seen = await (_glance(work, batch) if wait.none else paid(work, batch, allow_repeat, wait.patience_seconds))
+    seen = await (
+        _left(work, batch, allow_repeat) if wait.none else paid(work, batch, allow_repeat, wait.patience_seconds)
+    )
     batch = await work.read(lambda unit: batches.need(unit, batch.id))
     why = await work.read(lambda unit: batch_told.examples(unit, batch, seen.totals))
     if as_json:
@@ -334,8 +337,32 @@ async def _sleeps(work: Work, patience: float) -> bool:
     return left is None or left > patience
 
 
+async def _left(work: Work, batch: Batch, allow_repeat: frozenset[int]) -> Seen:
+    """See how far a batch is that others pay, once those of the allowed rows were let go that are held by now."""
+    held = await _held(work, batch, allow_repeat)
+    if await _allow(work, batch, held):
+        output.say(f"no repeats, by your word: {_rows(held)}; a process that works pays what was held")
+    seen = await _glance(work, batch)
+    later = sorted(allow_repeat.difference(held))
+    if later and seen.totals.moving:
+        # What is allowed is what was found: before that there is nothing to be kept.
+        output.say(
+            f"--allow-repeat lets go what is held by now, and not {_rows(later)}: give it again once that is held"
+        )
+    return seen
+
+
+def _rows(numbers: Sequence[int]) -> str:
+    return f"row{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}"
+
+
 async def _allowed(work: Work, batch: Batch, rows: frozenset[int]) -> bool:
     """Let rows go that are held as possible repeats and were allowed by number; tells whether any was."""
+    return await _allow(work, batch, await _held(work, batch, rows))
+
+
+async def _held(work: Work, batch: Batch, rows: frozenset[int]) -> list[int]:
+    """Tell which of some rows are held as possible repeats."""
 
     def held(unit: Unit) -> list[int]:
         return [
@@ -345,8 +372,10 @@ async def _allowed(work: Work, batch: Batch, rows: frozenset[int]) -> bool:
             and line.request.hold.reason is HeldReason.POSSIBLE_REPEAT
         ]  # fmt: skip
 
-    numbers = await work.read(held)
+    return await work.read(held) if rows else []
 
+
+async def _allow(work: Work, batch: Batch, numbers: Sequence[int]) -> bool:
     def allow(unit: Unit) -> bool:
         # Not `any`, which would end with the first.
         return sum(batches.allow_repeat(unit, batch, number, session.person()) for number in numbers) > 0

@@ -68,6 +68,23 @@ def test_a_possible_repeat_is_paid_only_when_its_row_is_named(
     assert (beyond.code, beyond.error["code"], beyond.error["row"]) == (2, "usage", 4)
 
 
+def test_a_row_is_let_go_also_by_who_does_not_wait_and_those_that_are_not_held_yet_are_named(
+    refundry: Run, refunds_of: Callable[[], int], by_hand: Callable[[str, int], str], tmp_path: Path
+) -> None:
+    by_hand("o3", 500)
+    run = ("batch", "run", written(tmp_path, "o3", "o4"), "--yes", "--json")
+    left = ("--allow-repeat", "1", "--no-wait")
+    begun = refundry(*run, *left)
+    assert (begun.code, begun.json["waiting"]) == (3, 2), begun.err
+    assert "what is held by now, and not row 1:" in begun.err
+    held = refundry(*run)
+    assert (held.code, held.json["reasons"]) == (3, {"possible_repeat": 1}), held.err
+    allowed = refundry(*run, *left)
+    assert "by your word: row 1;" in allowed.err
+    assert "give it again" not in allowed.err
+    assert (refundry(*run).code, refunds_of()) == (0, 3)
+
+
 # Retry
 
 
