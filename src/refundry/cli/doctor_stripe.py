@@ -170,8 +170,11 @@ async def _look(settings: Settings, access: Access, database: doctor_database.Se
         try:
             async with asyncio.timeout(SECONDS_MAX):
                 account = await _key(settings, access, gateway, findings)
+                if account is not None or findings[-1].code == "account_unknown":
+                    # A key that does not say whose it is still tells what else it may; that it may not say so is told already.
+                    needs = [right for right in NEEDS if account is not None or right is not Right.ACCOUNT_READ]
+                    findings += [*await _rights(settings, access, gateway, needs), *await _balance(settings, gateway)]
                 if account is not None:
-                    findings += [*await _rights(settings, access, gateway), *await _balance(settings, gateway)]
                     findings += await _webhooks(
                         settings, access, account, gateway, database.webhook_ages.get(account.name)
                     )
@@ -266,10 +269,10 @@ def _besides(access: Access) -> str:
     return "" if access.said else f", and add Account: Read (or set {setting}=acct_…)"
 
 
-async def _rights(settings: Settings, access: Access, gateway: PaymentGateway) -> list[Finding]:
-    asked = await asyncio.gather(*(_right(settings, gateway, right) for right in NEEDS))
+async def _rights(settings: Settings, access: Access, gateway: PaymentGateway, needs: Sequence[Right]) -> list[Finding]:
+    asked = await asyncio.gather(*(_right(settings, gateway, right) for right in needs))
     missing = [finding for finding in asked if finding is not None]
-    there = [need.label for need, finding in zip(NEEDS.values(), asked, strict=True) if finding is None]
+    there = [NEEDS[right].label for right, finding in zip(needs, asked, strict=True) if finding is None]
     findings = [Finding(Area.STRIPE, "permissions", ", ".join(there))] if there else []
     if any(finding.code == "permission_missing" for finding in missing):
         findings += missing

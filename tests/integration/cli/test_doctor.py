@@ -353,8 +353,19 @@ def test_a_key_that_may_not_name_its_account_needs_the_setting(refundry: Run, st
     secret = key(stripe, "account_read")
     told = refundry("doctor", "--json", STRIPE_SECRET_KEY=secret)
     assert (told.code, the(told, "account_unknown")["setting"]) == (2, "REFUNDRY_STRIPE__ACCOUNT")
+    assert [finding["what"] for finding in told.json["findings"]].count("permissions") == 1
+    assert not found(told, "permission_missing")
     told = refundry("doctor", "--json", STRIPE_SECRET_KEY=secret, REFUNDRY_STRIPE__ACCOUNT=stripe.account)
     assert (told.code, the(told, "permission_missing")["level"]) == (0, "note")
+
+
+def test_what_else_a_key_lacks_is_told_though_it_does_not_name_its_account(refundry: Run, stripe: Server) -> None:
+    told = refundry("doctor", "--json", STRIPE_SECRET_KEY=key(stripe, "account_read", "refund_write", "balance_read"))
+    assert {finding["said"].split(" is ")[0] for finding in found(told, "permission_missing")} == {
+        "Refunds: Write", "Balance: Read",
+    }  # fmt: skip
+    assert "or set REFUNDRY_STRIPE__ACCOUNT" in the(told, "key_link")["do"]
+    assert (told.code, the(told, "account_unknown")["what"]) == (2, "key")
 
 
 def test_a_revoked_key_is_refused(refundry: Run, stripe: Server) -> None:
