@@ -17,7 +17,7 @@ FileName = Annotated[
     Path,
     typer.Argument(
         metavar="FILE",
-        help="CSV, JSON lines or an Excel workbook, also packed by gzip; - for standard input. See docs/features/files.md.",
+        help="CSV or JSON lines, also packed by gzip, or an Excel workbook; - for standard input. See docs/features/files.md.",
     ),
 ]
 BlankAmount = Annotated[

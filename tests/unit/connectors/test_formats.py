@@ -594,6 +594,13 @@ def test_what_unpacks_to_fill_a_disk_ends_soon(
     assert peak < 3_000_000
 
 
+def test_what_is_packed_by_gzip_and_cannot_be_unpacked_as_it_is_read_is_named(tmp_path: Path) -> None:
+    workbook = refusal(tmp_path, gzip.compress(book([text("ch_1"), number("12.34")])))
+    assert (workbook.code, "workbook packed by gzip" in workbook.message) == ("file_format_unsupported", True)
+    twice = refusal(tmp_path, gzip.compress(gzip.compress(PLAIN)))
+    assert (twice.code, "packed twice" in twice.message) == ("file_format_unsupported", True)
+
+
 # Standard input
 
 

@@ -24,7 +24,7 @@ from refundry.connectors.files.lines import (
     NotUtf8,
 )
 from refundry.connectors.files.rows import row_of
-from refundry.connectors.files.source import CHUNK_BYTES, UNREADABLE, Origin, Print, opened, origin_of
+from refundry.connectors.files.source import CHUNK_BYTES, GZIP_START, UNREADABLE, Origin, Print, opened, origin_of
 
 CSV = "csv"
 JSON_LINES = "jsonl"
@@ -114,6 +114,10 @@ def _manner(origin: Origin, options: ReadOptions) -> Manner:
     form = options.format or _form(start, origin.name)
     if form == XLSX:
         with origin.open() as stream:
+            if stream.read(len(GZIP_START)) == GZIP_START:
+                # A workbook is not read in order, as gzip has to be.
+                message = f"{origin.name} is a workbook packed by gzip: unpack it first, as with gunzip"
+                raise FileRefused(message, code="file_format_unsupported", file=origin.name)
             return Manner(XLSX, sheet=xlsx.Workbook(stream, origin.name).sheet(options.sheet).name)
     if options.sheet is not None:
         message = f"{origin.name} is no workbook, and has no sheets: leave --sheet out"
@@ -147,6 +151,9 @@ def _form(start: bytes, name: str) -> str:
         message = (
             f"{name} is a workbook with a password, or of an Excel before 2007: save it as .xlsx, or as 'CSV UTF-8'"
         )
+        raise FileRefused(message, code="file_format_unsupported", file=name)
+    if start.startswith(GZIP_START):
+        message = f"{name} is packed twice: unpack it once, as with gunzip"
         raise FileRefused(message, code="file_format_unsupported", file=name)
     text = start.removeprefix(BYTE_ORDER_MARK).lstrip()
     if text.startswith(b"["):
