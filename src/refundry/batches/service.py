@@ -179,8 +179,13 @@ def _unplanned_run(unit: Unit, batch: Batch, actor: Actor) -> Batch:
 
 
 def apply(unit: Unit, batch: Batch, plan: str) -> bool:
-    """Let a batch that waits for its plan be paid by it; false, if it does not wait."""
+    """Let a batch that waits for its plan be paid by it; false, if it does not wait.
+
+    Raises:
+        BatchWithdrawn: It was withdrawn.
+    """
     if not repository.apply(unit, batch.id, plan):
+        _not_withdrawn(unit, batch)
         return False
     _planned_if_all(unit, need(unit, batch.id))
     return True
@@ -607,8 +612,10 @@ def retry(unit: Unit, batch: Batch, actor: Actor) -> int:
     Where a payment had failed, what the row names is looked up again: the customer may have paid by another charge since.
 
     Raises:
+        NotApplied: It waits for its plan to be applied.
         BatchWithdrawn: It was withdrawn.
     """
+    _applied(batch)
     _not_withdrawn(unit, batch)
     count, again, over = 0, 0, {State.DECLINED, State.REJECTED}
     _distrust_what_was_unclear(unit, batch)

@@ -107,8 +107,12 @@ async def _taken_in(desk: Desk, file: FileOpened) -> Batch:
         long=True,
     )
     if batch.state is not BatchState.PLANNED:
+        status = f"`refundry batch status {batch.id[:8]}`"
+        withdrawn = batch.state is BatchState.WITHDRAWN
         raise PlanRefused(
-            f"{batch.name} was taken in already, and needs no plan: `refundry batch status {batch.id[:8]}` tells how far it is",
+            f"{batch.name} was withdrawn, and nothing more of it is paid: {status} tells what was"
+            if withdrawn
+            else f"{batch.name} was taken in already, and needs no plan: {status} tells how far it is",
             code="batch_not_waiting", batch=batch.id,
         )  # fmt: skip
     return batch

@@ -278,6 +278,7 @@ def apply(unit: Unit, plan: Plan, account: str, actor: Actor) -> Batch:
 
     Raises:
         PlanRefused: See `verified`; or `plan_applied`: its batch is paid by other means already.
+        BatchWithdrawn: Its batch was withdrawn.
     """
     held = repository.lock(unit, plan.id) or plan
     verified(unit, held, account)

@@ -216,3 +216,15 @@ def test_a_file_that_was_paid_before_it_is_planned_is_not_told_to_be_running(ref
     assert (told.code, told.error["code"], told.error["batch"]) == (1, "batch_not_waiting", batch), told.err
     assert f"refundry batch status {batch[:8]}" in told.error["message"]
     assert "running" not in told.error["message"]
+
+
+def test_a_file_that_was_withdrawn_is_told_to_be_so_when_it_is_planned_anew(refundry: Run, refunds: Path) -> None:
+    planned = refundry("batch", "plan", str(refunds), "--json").json
+    retried = refundry("batch", "retry", planned["batch_id"], "--json")
+    assert (retried.code, retried.error["code"]) == (1, "plan_not_applied"), retried.err
+    assert refundry("batch", "withdraw", planned["batch_id"]).code == 0
+    applied = refundry("batch", "apply", planned["plan_id"], "--yes", "--json")
+    assert (applied.code, applied.error["code"]) == (1, "batch_withdrawn"), applied.err
+    anew = refundry("batch", "plan", str(refunds), "--json")
+    assert (anew.code, anew.error["code"]) == (1, "batch_not_waiting"), anew.err
+    assert "was withdrawn" in anew.error["message"]

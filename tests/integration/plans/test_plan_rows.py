@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from refundry.batches import service as batches
-from refundry.batches.model import Batch, BatchState, NotApplied
+from refundry.batches.model import Batch, BatchState, BatchWithdrawn, NotApplied
 from refundry.kernel.actor import SYSTEM
 from refundry.plans import service as plans
 from refundry.plans.model import Plan, PlanRefused, PlanRow, PlanUnknown, hashed
@@ -280,7 +280,15 @@ def test_only_one_plan_of_a_file_is_paid(clerk: Clerk) -> None:
     assert refused.value.code == "plan_applied"
 
 
-@pytest.mark.parametrize("steer", [batches.pause, batches.resume])
+def test_a_plan_of_a_file_that_was_withdrawn_since_says_so(clerk: Clerk) -> None:
+    batch = waiting(clerk, HEAD + "ch_1,10.00,a,\n")
+    plan = made(clerk, batch)
+    clerk.unit(lambda unit: batches.withdraw(unit, batch, ADA, "wrong file"))
+    with pytest.raises(BatchWithdrawn):
+        clerk.unit(lambda unit: plans.apply(unit, plan, ACCOUNT, ADA))
+
+
+@pytest.mark.parametrize("steer", [batches.pause, batches.resume, batches.retry])
 def test_a_batch_that_waits_for_its_plan_cannot_be_steered_into_being_paid(clerk: Clerk, steer: object) -> None:
     batch = waiting(clerk, HEAD + "ch_1,10.00,a,\n")
     with pytest.raises(NotApplied):
