@@ -289,14 +289,16 @@ def facts(plan: Plan, batch: Batch) -> dict[str, Any]:
     """Write a plan for `--json`; amounts in minor units, times in seconds."""
     return {
         "plan_id": plan.id, "hash": plan.hash, "batch_id": batch.id, "file": batch.name, "account": plan.account,
-        "state": plan.state.value, "look_max_age": plan.look_max_age, **plan.forecast,
+        "state": plan.state.value, "made_at": plan.made_at, "look_max_age": plan.look_max_age, **plan.forecast,
     }  # fmt: skip
 
 
 def words(plan: Plan, batch: Batch, where: str) -> None:
     """Write a plan for people, on stdout."""
     told: Any = plan.forecast
-    output.line(output.wrapped(f"Plan {plan.id[:8]} of {batch.name}, {where}", hanging=2))
+    output.line(
+        output.wrapped(f"Plan {plan.id[:8]} of {batch.name}, made {output.moment(plan.made_at)}, {where}", hanging=2)
+    )
     output.line(f"  {output.counted(told['rows'], 'row')}: {output.number(told['payable'])} payable, "
                 f"{output.number(told['refused'])} refused, {output.number(told['repeats'])} possible repeats")  # fmt: skip
     for currency, funds in told["amounts"].items():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from refundry.cli.output import moment
 from refundry.plans.model import hashed
 from tests.integration.cli.conftest import Run, Told
 from tests.support.server import Server
@@ -228,3 +229,9 @@ def test_a_file_that_was_withdrawn_is_told_to_be_so_when_it_is_planned_anew(refu
     anew = refundry("batch", "plan", str(refunds), "--json")
     assert (anew.code, anew.error["code"]) == (1, "batch_not_waiting"), anew.err
     assert "was withdrawn" in anew.error["message"]
+
+
+def test_a_plan_tells_when_it_was_made_since_its_balance_is_of_then(refundry: Run, refunds: Path) -> None:
+    plan = refundry("batch", "plan", str(refunds), "--json").json
+    told = refundry("batch", "apply", plan["plan_id"]).out
+    assert told.startswith(f"Plan {plan['plan_id'][:8]} of {plan['file']}, made {moment(plan['made_at'])}, acct_"), told
