@@ -300,9 +300,15 @@ def _stuck(unit: Unit, account: Account, count: dict[State, int]) -> Iterator[Fi
         )  # fmt: skip
     paused = batches.every(unit, account.name, [BatchState.PAUSED])
     if paused:
-        named = [f"{batch.id} ({batch.name})" for batch in paused[:NAMED_MAX]]
+        # Nobody has asked for a halt, so it is told first.
+        paused.sort(key=lambda batch: not batch.course.halted)
+        named = [
+            f"{batch.id} ({batch.name}){f', halted: {batch.course.halted}' if batch.course.halted else ''}"
+            for batch in paused[:NAMED_MAX]
+        ]
+        level = Level.WARNING if paused[0].course.halted else Level.NOTE
         yield Finding(
-            Area.WORK, "paused", f"{len(paused)} paused: {_list(named, len(paused))}", Level.NOTE, "batch_paused",
+            Area.WORK, "paused", f"{len(paused)} paused: {_list(named, len(paused))}", level, "batch_paused",
             "its rows wait until it is resumed", f"refundry batch resume {paused[0].id}, or withdraw",
         )  # fmt: skip
 

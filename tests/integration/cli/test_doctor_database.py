@@ -18,7 +18,7 @@ from refundry.accounts import service as accounts
 from refundry.accounts.model import Account
 from refundry.batches import repository as batches
 from refundry.batches import service as batch_service
-from refundry.batches.model import Batch, BatchState, Schedule
+from refundry.batches.model import Batch, BatchState, Course, Schedule
 from refundry.charges import service as charges
 from refundry.cli import doctor_database
 from refundry.cli.doctor_database import _postgres
@@ -108,9 +108,22 @@ def test_what_is_stuck_is_told_with_what_to_type(
     assert said["said"].endswith("and 2 more")
     assert said["do"].removeprefix("refundry refund show ") in unknown
     assert the(told, "batch_paused")["do"].startswith("refundry batch resume batch-paused")
+    assert the(told, "batch_paused")["level"] == "note"
     assert "two refunds for one request [paid_twice]" in the(told, "break_open")["said"]
     assert the(told, "work_overdue")["do"].startswith("refundry worker")
     assert "6 requests, 1 waiting, 0 worked on now" in the(told, "work_overdue")["said"]
+
+
+def test_a_batch_that_was_halted_is_told_with_what_has_halted_it(
+    refundry: Run, stripe: Server, database: HandDatabase, ours: str
+) -> None:
+    why = "3 of the first 11 rows failed, and --halt-at allows 5%"
+    with database.unit() as unit:
+        batch(unit, ours, BatchState.PAUSED, SystemClock().now())
+        batches.set_schedule(unit, "batch-paused", Schedule(canary=(1, 10)))
+        batches.set_course(unit, "batch-paused", Course(halted=why))
+    said = the(run(refundry, stripe, database), "batch_paused")
+    assert (said["level"], said["said"].endswith(f"(may.csv), halted: {why}")) == ("warning", True), said
 
 
 def test_what_waits_for_somebody_is_told_with_what_to_type(
