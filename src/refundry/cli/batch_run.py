@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, assert_never
 
 from refundry.batches import service as batches
-from refundry.batches.model import Batch, BatchState, Schedule
+from refundry.batches.model import Batch, BatchState, Schedule, batch_id
 from refundry.bootstrap import read_file
 from refundry.cli import batch_told, output, session
 from refundry.cli.progress import LOOKING_SHARE, REST_SECONDS_MAX, Progress, Seen
@@ -19,6 +20,7 @@ from refundry.cli.work import Work, working
 from refundry.connectors.base import AmountKind, FileOpened, ParsedRow, ReadOptions, amount_asked
 from refundry.infra import loop
 from refundry.infra.db import Unit
+from refundry.infra.settings import Settings
 from refundry.kernel.errors import RefundryError, UsageError
 from refundry.kernel.lane import Lane
 from refundry.refunds import service as refunds
@@ -87,7 +89,7 @@ def pay_file(
     check_rows(file, allow_repeat)
     understood = previewed(schedule, file.row_count) if schedule is not None else ""
     if not yes:
-        raise _unconfirmed(file, understood)
+        raise _unconfirmed(file, understood, _taken_before(settings, file, account))
 
     async def pay() -> int:
         async with working(settings, account) as work:
@@ -136,7 +138,19 @@ def _taken(batch: Batch) -> str:
     return f"{batch.name} ({output.counted(batch.row_count, 'row')})"
 
 
-def _unconfirmed(file: FileOpened, schedule: str) -> NotConfirmed:
+def _taken_before(settings: Settings, file: FileOpened, account: str | None) -> Batch | None:
+    """Find the batch of a file that may be paid already; none, where nobody can tell without asking Stripe."""
+    kept = settings.database.removeprefix("sqlite:///")
+    if kept != settings.database and not Path(kept).exists():
+        # Nothing is made for who only looks.
+        return None
+    with suppress(RefundryError), session.local(account) as local, local.database.reading() as unit:
+        batch = batches.find(unit, batch_id(local.name, file.sha256, file.options))
+        return None if batch is None or batch.state is BatchState.PLANNED else batch
+    return None
+
+
+def _unconfirmed(file: FileOpened, schedule: str, before: Batch | None) -> NotConfirmed:
     """Show what a file asks for, as far as it says so itself, and when it would be paid, and refuse to pay it yet."""
     asked: Counter[str] = Counter()
     unreadable = full = unpriced = 0
@@ -174,8 +188,15 @@ def _unconfirmed(file: FileOpened, schedule: str) -> NotConfirmed:
         "without_currency": unpriced,
         "unreadable": unreadable,
         "schedule": schedule,
+        "batch_id": before.id if before else None,
     }
-    return NotConfirmed("nothing was taken in and nothing was paid: add --yes to pay this file", told)
+    text = "nothing was taken in and nothing was paid: add --yes to pay this file"
+    if before is not None:
+        # Whoever reads that nothing was paid may pay by hand what is paid here.
+        over = before.state is BatchState.WITHDRAWN
+        rest = "it was withdrawn, and nothing more of it is paid" if over else "--yes goes on with it"
+        text = f"this file was taken in before: `refundry batch status {before.id[:8]}` tells what was paid, and {rest}"
+    return NotConfirmed(text, told)
 
 
 def go_on(prefix: str, again: Again, *, wait: Wait, as_json: bool) -> int:

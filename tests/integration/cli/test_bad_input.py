@@ -254,6 +254,23 @@ def test_without_yes_the_totals_are_shown_and_nothing_is_taken_in(
     assert refunds_of() == 0
 
 
+def test_a_file_that_was_taken_in_before_is_not_told_to_be_unpaid(refundry: Run, tmp_path: Path) -> None:
+    run = ("batch", "run", written(tmp_path / "f.csv", GOOD), "--json")
+    assert "nothing was paid" in refundry(*run).error["message"]
+    batch = refundry(*run, "--yes").json["batch_id"]
+    told = refundry(*run)
+    assert (told.code, told.error["code"], told.error["batch_id"]) == (2, "not_confirmed", batch), told.err
+    assert "nothing was paid" not in told.error["message"]
+    assert f"`refundry batch status {batch[:8]}` tells what was paid, and --yes goes on" in told.error["message"]
+
+
+def test_a_file_that_was_withdrawn_is_not_told_to_go_on(refundry: Run, tmp_path: Path) -> None:
+    run = ("batch", "run", written(tmp_path / "f.csv", GOOD.replace("o1", "nowhere")), "--json")
+    assert refundry("batch", "withdraw", refundry(*run, "--yes").json["batch_id"]).code == 0
+    message = refundry(*run).error["message"]
+    assert ("was withdrawn" in message, "--yes" in message) == (True, False), message
+
+
 def test_a_file_without_currencies_is_not_said_to_ask_for_nothing(refundry: Run, tmp_path: Path) -> None:
     told = refundry(
         "batch", "run", written(tmp_path / "f.csv", "ticket_id,order_id,amount\nT-1,o1,10.00\nT-2,o2,full\n")
