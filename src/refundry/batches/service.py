@@ -49,7 +49,7 @@ from refundry.kernel.errors import AmountInvalid, CurrencyUnknown
 from refundry.kernel.lane import Lane
 from refundry.kernel.money import Money, exponent
 from refundry.kernel.outcome import SeenRefund
-from refundry.policies.rules import connect_of, undecided
+from refundry.policies.rules import ANEW, connect_of, undecided
 from refundry.refunds import service as refunds
 from refundry.refunds.model import (
     AT_STRIPE,
@@ -327,7 +327,7 @@ def _as_planned(judged: Verdict | RefundRequest, foreseen: Foreseen | None) -> V
     if isinstance(judged, Verdict):
         return replace(judged, code="changed_since_plan", text=f"payable in the plan, and now: {judged.text}")
     if judged.id != foreseen.request or judged.content.fingerprint != foreseen.fingerprint:
-        text = f"in the plan it was request {foreseen.request}, and now it is {judged.id} on {judged.content.charge}: plan it again"
+        text = f"in the plan it was request {foreseen.request}, and now it is {judged.id} on {judged.content.charge}: {ANEW}"
         return Verdict("changed_since_plan", text)
     return replace(judged, allowed=foreseen.allowed, planned=foreseen.planned)
 

@@ -17,6 +17,8 @@ DAY = 86_400
 REPEAT_DAYS = 30
 # What a run does about siblings, and a plan does not.
 WAITING = ": waiting for them"
+# What to do about a row that is not as it was planned: a file whose plan was applied cannot be planned again.
+ANEW = "have it decided anew by `refundry batch retry`"
 
 Check = Callable[[Facts, Charge], Decision | None]
 
@@ -93,7 +95,7 @@ def _changed(facts: Facts, charge: Charge) -> Decision | None:
     told = "; ".join(charge.changes(facts.expected))
     if not told:
         return None
-    return _refuse("changed_since_plan", f"{charge.id} has changed since the plan: {told}; plan it again")
+    return _refuse("changed_since_plan", f"{charge.id} has changed since the plan: {told}; {ANEW}")
 
 
 def _failed(_: Facts, charge: Charge) -> Decision | None:
@@ -188,7 +190,7 @@ def _beyond(facts: Facts, charge: Charge) -> Decision | None:
     asked, left = Money(facts.asked_minor, charge.currency), Money(charge.unrefunded_minor, charge.currency)
     if facts.planned_full:
         return _refuse(
-            "changed_since_plan", f"{asked} was left on {charge.id} when it was planned, and {left} is: plan it again"
+            "changed_since_plan", f"{asked} was left on {charge.id} when it was planned, and {left} is: {ANEW}"
         )
     return _refuse("amount_exceeds_refundable", f"asked for {asked}, {left} is left on {charge.id}: lower the amount")
 

@@ -200,7 +200,10 @@ def test_a_row_whose_charge_has_changed_since_is_not_paid_and_says_what_has(cler
     paid = clerk.pay_what_is_due()
     assert [request.content.charge for request in paid] == ["ch_2"]
     assert clerk.told(batch) == [("refused", "changed_since_plan"), ("paid", "settled")]
-    assert said in clerk.lines(batch)[0].text
+    text = clerk.lines(batch)[0].text
+    assert said in text
+    # A file that was applied cannot be planned again.
+    assert text.endswith("have it decided anew by `refundry batch retry`")
 
 
 def test_what_our_own_refunds_did_to_a_charge_is_no_change(clerk: Clerk) -> None:
@@ -353,7 +356,8 @@ def test_full_is_not_paid_where_less_is_left_than_was_planned_and_says_so(clerk:
     (line,) = clerk.lines(batch)
     assert line.request is not None
     assert (
-        line.request.reason_text == "100.00 GBP was left on ch_2 when it was planned, and 70.00 GBP is: plan it again"
+        line.request.reason_text
+        == "100.00 GBP was left on ch_2 when it was planned, and 70.00 GBP is: have it decided anew by `refundry batch retry`"
     )
 
 
