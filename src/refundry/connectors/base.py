@@ -240,7 +240,7 @@ def check_name(text: str, called: str, characters_max: int, *, any_form: bool = 
 
     What cannot be seen is refused, since two names that look alike must be one name, or a refund could be paid twice; so is a number
     that was rounded, which may stand for many names, and is none of them, one that a program has written as another name, and a name
-    with the quotes that were to stand around it.
+    with the quotes that were to stand around it, or with the apostrophe of a report.
 
     Args:
         text: Without the space around it.
@@ -268,6 +268,12 @@ def check_name(text: str, called: str, characters_max: int, *, any_form: bool = 
         message = (
             f"{called} is {text[:SHOWN_MAX]}, with quotes around it that are part of it: write it without; in CSV no space and no = may "
             "stand before a cell's quotes"
+        )
+        raise NameInvalid(message, code="text_quoted")
+    if not any_form and report_cell(text[1:]) == text:
+        message = (
+            f"{called} is {text[:SHOWN_MAX]}, with the apostrophe that a report has before what a spreadsheet would run as a formula: write "
+            "it without"
         )
         raise NameInvalid(message, code="text_quoted")
     if ROUNDED.fullmatch(text):

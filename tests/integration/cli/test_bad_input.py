@@ -323,6 +323,21 @@ def test_references_that_disagree_refuse_their_row(
     assert refunds_of() == 0
 
 
+def test_a_report_that_is_handed_in_again_pays_no_ticket_twice(
+    refundry: Run, refunds_of: Callable[[], int], tmp_path: Path
+) -> None:
+    file = written(tmp_path / "f.csv", "ticket_id,order_id,amount\nT-1,o1,10.00\n+44,o2,10.00\n@ada,o3,10.00\n")
+    paid = refundry("batch", "run", file, "--yes", "--json")
+    assert (paid.code, paid.json["paid"]) == (0, 3), paid.err
+    report = tmp_path / "report.csv"
+    assert refundry("batch", "report", paid.json["batch_id"], "-o", str(report)).code == 0
+    # An apostrophe keeps spreadsheets from running a cell, and is part of it for whoever reads the file.
+    assert "\n'+44," in report.read_text()
+    told = refundry("batch", "run", str(report), "--yes", "--json")
+    assert (told.code, told.json["reasons"]) == (3, {"repeated_row": 1, "text_quoted": 2}), told.err
+    assert refunds_of() == 3
+
+
 def test_a_report_that_cannot_be_written_leaves_the_old_one(refundry: Run, tmp_path: Path) -> None:
     batch = refundry("batch", "run", written(tmp_path / "f.csv", GOOD), "--yes", "--json").json["batch_id"]
     told = refundry("batch", "report", batch, "-o", str(tmp_path / "nowhere" / "report.csv"))

@@ -37,6 +37,8 @@ CREATE = ("refund", "create", "--json")
         (("--order", "o1", "--full", "--ticket", "Rene\u0301", "--reason", "duplicate"), "text_not_nfc"),
         (("--order", "o1", "--full", "--key", "Rene\u0301", "--reason", "duplicate"), "text_not_nfc"),
         (("--order", "Rene\u0301", "--full", "--reason", "duplicate"), "order_unknown"),
+        (("--order", "o1", "--full", "--ticket", '"T-7"', "--reason", "duplicate"), "text_quoted"),
+        (("--order", "o1", "--full", "--key", "'+44", "--reason", "duplicate"), "text_quoted"),
         (("--order", "o1", "--full", "--ticket", "a\u200bb", "--reason", "duplicate"), "text_unprintable"),
         (("--order", "o1", "--full", "--ticket", "t" * 501, "--reason", "duplicate"), "text_too_long"),
         (("--order", "nowhere", "--full", "--reason", "duplicate"), "order_unknown"),

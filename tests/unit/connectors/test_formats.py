@@ -182,7 +182,21 @@ def test_a_name_that_a_program_has_made_a_decimal_is_no_name(tmp_path: Path, col
 
 @pytest.mark.parametrize("column", ["ticket_id", "request_key"])
 @pytest.mark.parametrize(
-    "written", [' "T-7"', '\t"T-7"', '="T-7"', '"""T-7"""', "'T-7'", "\u201cT-7\u201d", ' "12 ""B"""', '""""""']
+    "written",
+    [
+        ' "T-7"',
+        '\t"T-7"',
+        '="T-7"',
+        '"""T-7"""',
+        "'T-7'",
+        "\u201cT-7\u201d",
+        ' "12 ""B"""',
+        '""""""',
+        "'+44",
+        "'@ada",
+        "' =1",
+        "'\uff0d5",
+    ],
 )
 def test_a_name_with_the_quotes_that_were_to_stand_around_it_is_no_name(
     tmp_path: Path, column: str, written: str
