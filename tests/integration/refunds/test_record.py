@@ -516,6 +516,21 @@ def test_what_is_allowed_beforehand_is_what_is_there_then(hand: Hand) -> None:
     assert ("re_x" in kept.reason_text, "re_y" in kept.reason_text) == (False, True), kept.reason_text
 
 
+def test_a_request_that_is_allowed_beforehand_is_none_that_is_repeated_once_it_is_paid(hand: Hand) -> None:
+    first, second = (refund_request(f"ticket:T:{name}", asked=content(ticket_id="T")) for name in ("ch_1", "pi_1"))
+    hand.receive(first)
+    allowed = hand.unit(lambda unit: refunds.allowable(unit, second))
+    assert allowed == {first.id}, "it is there, though nobody has decided about it"
+    hand.receive(replace(second, allowed=allowed))
+    assert hand.timeline(second.id)[0].facts["allowed"] == [first.id]
+    paid = seen_refund(of=first, metadata={"refundry_request_id": first.id, "ticket_id": "T"})
+    hand.found(paid)
+    hand.looked(refunds=(paid,))
+    approved = hand.judge(hand.claimed_one())
+    assert approved is not None
+    assert approved.request.id == second.id
+
+
 def test_an_unknown_request_is_named(hand: Hand) -> None:
     for verb in (
         lambda unit: refunds.withdraw(unit, "r-0", ADA, ""), lambda unit: refunds.reopen(unit, "r-0", ADA),
