@@ -248,6 +248,7 @@ def test_a_row_that_was_declined_before_the_upgrade_counts_once_when_it_is_tried
             repository.set_course(unit, "b1", Course(rows=2, next_row=3, released=2, over=2, failed=1))
         assert migrations.upgrade(database)
         with database.unit() as unit:
+            assert repository.of_turn(unit, "b1", ["q1", "q2"], Turn.OVER) == [2], "what is paid is no failure"
             assert batches.retry(unit, batches.need(unit, "b1"), SYSTEM) == 1
             course = batches.need(unit, "b1").course
             assert (course.over, course.failed) == (1, 0)
