@@ -604,8 +604,9 @@ def _judged(request: RefundRequest, fact: Judged) -> Change | None:
         case Verdict.HOLD:
             if fact.hold is None:
                 raise InvariantViolated(f"request {request.id} was held without a reason", request=request.id)
-            # Two that each wait for what the other has claimed would wait for ever: the first to notice lets go of its claim.
-            freed = 0 if fact.hold.reason is HeldReason.SIBLING else None
+            # Two that each wait for what the other has claimed would wait for ever: the first to notice lets go of its claim. So does one that
+            # waits for a person, or for a dispute: its siblings would wait as long, for what may never be paid. It is decided anew when it goes on.
+            freed = 0 if fact.hold.reason is HeldReason.SIBLING or fact.hold.until is None else None
             return _moved(
                 request, request.state, "held", code=fact.code, text=fact.text, hold=fact.hold, due_at=fact.hold.until,
                 reserved_minor=freed,

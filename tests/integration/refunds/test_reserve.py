@@ -226,6 +226,24 @@ def test_a_request_that_let_go_of_its_claim_reserves_again_before_it_is_sent(han
     assert intent.claimed.request.reserved_minor == intent.attempt.body.amount_minor == 5000
 
 
+def test_a_sibling_does_not_wait_for_one_that_waits_for_a_person(hand: Hand, other: Hand) -> None:
+    first, second = both(hand, other, of(6000, "key:1"), of(2000, "key:2"))
+    assert hand.judge(first) is not None
+    by_hand = seen_refund("re_x", amount_minor=6000)
+    hand.looked(refunds=(by_hand,))
+    assert hand.unit(lambda unit: refunds.suspect(unit, by_hand)) == 1
+    waits = hand.find(first)
+    assert (waits.state, waits.reason_code, waits.reserved_minor) == (State.APPROVED, "possible_repeat", 0)
+    paid = other.judge(second)
+    assert paid is not None
+    assert paid.request.reserved_minor == 2000
+    # Let go by a person, it is decided anew: by what is left by then.
+    hand.unit(lambda unit: refunds.allow_repeat(unit, first.request.id, ADA))
+    again = hand.claimed_one()
+    assert hand.judge(again) is None
+    assert hand.find(first).reason_code == "amount_exceeds_refundable"
+
+
 # Before it is paid, once more
 
 
@@ -261,7 +279,7 @@ def test_what_happened_since_the_approval_changes_the_decision(
     assert hand.submit(approved) is None, case
     kept = hand.find(approved)
     assert (kept.state, kept.reason_code) == (state, code)
-    assert kept.reserved_minor == (1000 if state is State.APPROVED else 0)
+    assert kept.reserved_minor == 0
     assert hand.attempts(approved.request) == []
 
 

@@ -80,13 +80,15 @@ def test_a_fact_leads_where_the_table_says(name: str, state: State) -> None:
 
 
 @pytest.mark.parametrize(("name", "state"), EVERY)
-def test_what_is_reserved_is_let_go_when_the_request_is_over_or_its_refund_known(name: str, state: State) -> None:
+def test_what_is_reserved_is_let_go_when_the_request_is_over_or_waits_for_others_or_its_refund_is_known(
+    name: str, state: State
+) -> None:
     request = standing(state)
     change = apply(request, FACTS[name](request))
     if change is None:
         return
     after = change.after
-    if name == "held_for_siblings" or after.state in AT_STRIPE | {R, W, N, J, X}:
+    if name in {"held", "held_for_siblings"} or after.state in AT_STRIPE | {R, W, N, J, X}:
         assert after.reserved_minor == 0
     else:
         assert after.reserved_minor == after.amount_minor == 1000
