@@ -134,8 +134,11 @@ class Desk:
         if request.reserved_minor and request.state not in {State.APPROVED, State.SUBMITTING, State.OUTCOME_UNKNOWN}:
             yield f"{who} still reserves {request.reserved_minor}"
         claims = request.state in {State.APPROVED, State.SUBMITTING, State.OUTCOME_UNKNOWN}
-        if claims and request.reserved_minor <= 0 and not self._waits_for_a_sibling(request):
+        waits = request.hold is not None and request.hold.until is None
+        if claims and request.reserved_minor <= 0 and not waits and not self._waits_for_a_sibling(request):
             yield f"{who} reserves nothing"
+        if waits and request.reserved_minor:
+            yield f"{who} waits for somebody, and reserves {request.reserved_minor} meanwhile"
         if request.state in AT_STRIPE:
             doc = next((doc for doc in seen if doc["id"] == request.refund), None)
             if doc is None:
