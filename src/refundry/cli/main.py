@@ -36,8 +36,8 @@ from refundry.cli import (
 )
 from refundry.kernel.errors import RefundryError, UsageError
 
-# How many new objects there are before cycles among them are looked for. Nearly all objects are freed without that, and Python's 700 took a
-# twentieth of a refund's processor time, and a tenth of a second of each start.
+# How many new objects there are before cycles among them are looked for. Nearly all objects are freed without that, and at Python's 700 it took a
+# twentieth of a refund's processor time.
 GARBAGE = (10_000, 10, 10)
 
 
