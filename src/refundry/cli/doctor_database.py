@@ -296,7 +296,7 @@ def _stuck(unit: Unit, account: Account, count: dict[State, int]) -> Iterator[Fi
         yield Finding(
             Area.WORK, "unknown", f"{output.counted(unknown, 'request')} with an unknown outcome: {_list(named, unknown)}", Level.WARNING,
             "outcome_unknown", "Stripe may or may not have paid them, and nothing is sent again before a person has looked",
-            f"refundry refund show {named[0]}",
+            "refundry task list --kind outcome_unknown",
         )  # fmt: skip
     paused = batches.every(unit, account.name, [BatchState.PAUSED])
     if paused:

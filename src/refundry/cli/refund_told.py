@@ -8,9 +8,12 @@ from refundry.batches.model import Standing, standing_of
 from refundry.cli import output
 from refundry.infra.db import Unit
 from refundry.refunds.model import FULL, HeldReason, RefundRequest, State
+from refundry.refunds.service import NOT_PAID
 from refundry.tasks import service as tasks
 from refundry.tasks.model import Kind
 
+# The tasks whose subject is what became of one request.
+TOLD = frozenset({Kind.REFUND_FAILED, Kind.REFUND_CANCELED, Kind.OUTCOME_UNKNOWN})
 HELD = {
     HeldReason.DISPUTE: "the charge is disputed",
     HeldReason.POSSIBLE_REPEAT: "it may be a repeat of another refund",
@@ -72,7 +75,8 @@ def sentence(request: RefundRequest) -> str:  # noqa: PLR0911  # one for each st
         case State.REJECTED:
             return f"refused: {why or request.reason_code}"
         case State.DECLINED:
-            return f"refused by Stripe: {what}: {why or request.reason_code}"
+            how = "not paid" if request.reason_code == NOT_PAID else "refused by Stripe"
+            return f"{how}: {what}: {why or request.reason_code}"
         case State.WITHDRAWN:
             return f"withdrawn: {what}" + (f": {why}" if why else "")
         case State.OUTCOME_UNKNOWN:
@@ -86,11 +90,14 @@ def sentence(request: RefundRequest) -> str:  # noqa: PLR0911  # one for each st
 
 
 def afterwards(unit: Unit, request: RefundRequest) -> str:
-    """Say what a person did about a failed one, or can do; else nothing. Who hears only of the failure may pay it in another way, too."""
-    if request.state not in {State.FAILED, State.CANCELED}:
+    """Say what a person did about a failed one, or one of unknown outcome, or can do; else nothing. Who hears only of it may pay in another way, too."""
+    if request.state not in {State.FAILED, State.CANCELED, State.OUTCOME_UNKNOWN}:
         return ""
     for task in tasks.of_charge(unit, request.content.charge):
-        if task.request != request.id or task.kind not in {Kind.REFUND_FAILED, Kind.REFUND_CANCELED}:
+        if task.request != request.id or task.kind not in TOLD:
+            continue
+        if task.kind is Kind.OUTCOME_UNKNOWN and task.resolved_at is not None:
+            # What people have said of it stands in what became of it since.
             continue
         if task.replacement:
             new = task.replacement

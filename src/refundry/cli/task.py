@@ -49,12 +49,22 @@ def resolve(
     *,
     how: Annotated[
         str,
-        typer.Option(metavar="HOW", help="paid_otherwise, replace, cancel, noted or give_up; `task show` says which."),
+        typer.Option(
+            metavar="HOW",
+            help="paid_otherwise, replace, cancel, noted, paid_by, not_paid or give_up; `task show` says which.",
+        ),
     ],
+    refund: Annotated[
+        str, typer.Option(metavar="ID", help="With paid_by: Stripe's refund that has paid it, re_….")
+    ] = "",
     note: Annotated[str, typer.Option(metavar="TEXT", help="What was done; stands in the timeline.")] = "",
     as_json: AsJson = False,
 ) -> int:
-    """Resolve one. `replace` asks for the refund anew, by policy; `cancel` calls it back at Stripe; the others only say what was done."""
+    """Resolve one.
+
+    `replace` asks for the refund anew, by policy; `cancel` calls it back at Stripe. Of an unknown outcome `paid_by` names its refund, and
+    `not_paid`, said by two people, lets it be tried again. The others only say what was done.
+    """
     from refundry.cli import task_steer
 
-    return task_steer.resolve(task, how, note, as_json=as_json)
+    return task_steer.resolve(task, how, note, refund.strip(), as_json=as_json)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from refundry import bootstrap
+from refundry.bootstrap import Desk
 from refundry.cli import output, refund_told, session
+from refundry.follow import service as follow
+from refundry.gateways.base import GatewayError, Look, Trouble
 from refundry.infra import loop
 from refundry.infra.db import Unit
 from refundry.kernel.errors import UsageError
 from refundry.kernel.lane import Lane
 from refundry.refunds import service as refunds
+from refundry.refunds.model import State
+from refundry.refunds.rules import Clocks
 from refundry.tasks import service as tasks
-from refundry.tasks.model import How, Task
+from refundry.tasks.model import How, Kind, Task, TaskForbids
 
-AT_STRIPE = frozenset({How.REPLACE, How.CANCEL})
+Work = Callable[[Unit], tuple[Task, float]]
+
+AT_STRIPE = frozenset({How.REPLACE, How.CANCEL, How.PAID_BY, How.NOT_PAID})
 
 
 def show_all(
@@ -73,7 +81,7 @@ def facts(task: Task, now: float) -> dict[str, Any]:
         "options": [how.value for how in task.options], "opened_at": task.opened_at, "age_seconds": now - task.opened_at,
         "due_at": task.due_at, "overdue": task.resolved_at is None and task.due_at < now, "resolved_at": task.resolved_at,
         "resolved_by": task.resolved_by, "how": task.how.value if task.how else None, "note": task.note,
-        "replacement": task.replacement,
+        "replacement": task.replacement, "first_by": task.first_by, "first_at": task.first_at,
     }  # fmt: skip
 
 
@@ -93,12 +101,17 @@ def _told(task: Task, now: float, *, as_json: bool) -> int:
         ("task", task.id), ("kind", task.kind.value), ("request", task.request), ("refund", task.refund), ("charge", task.charge),
         ("amount", _amount(task)), ("opened", f"{output.moment(task.opened_at)}, {output.lasting(now - task.opened_at)} ago"),
         ("due", None if task.resolved_at else f"{output.moment(task.due_at)}, {_due(task, now)}"),
+        ("not_paid", f"said {output.moment(task.first_at)} by {task.first_by}" if task.first_at else None),
         ("resolved", f"{output.moment(task.resolved_at)} by {task.resolved_by}: {task.how}" if task.resolved_at else None),
         ("note", task.note), ("replaced by", task.replacement),
     ):  # fmt: skip
         if value:
             output.line(f"  {name:12} {value}")
-    if task.options:
+    if task.options and task.kind is Kind.OUTCOME_UNKNOWN:
+        output.say(f"if its refund is there: refundry task resolve {task.id} --how paid_by --refund ID")
+        said = "if you say too that there is none" if task.first_at else "if there is none, as two people have to say"
+        output.say(f"{said}: refundry task resolve {task.id} --how not_paid --note TEXT")
+    elif task.options:
         *others, last = task.options
         ways = f"{', '.join(others)} or {last}" if others else last
         # Without bars, which a shell would take for pipes, and run the first choice.
@@ -106,8 +119,8 @@ def _told(task: Task, now: float, *, as_json: bool) -> int:
     return output.DONE
 
 
-def resolve(task_id: str, how: str, note: str, *, as_json: bool) -> int:
-    """Resolve one.
+def resolve(task_id: str, how: str, note: str, refund: str, *, as_json: bool) -> int:
+    """Resolve one; exit code 3, if a second person has to confirm it.
 
     Raises:
         UsageError: `task_option_wrong`: there is no such way.
@@ -116,32 +129,71 @@ def resolve(task_id: str, how: str, note: str, *, as_json: bool) -> int:
         text = f"--how {how:.80} is none: {', '.join(one for one in How if one is not How.OVER)}"
         raise UsageError(text, code="task_option_wrong", option="--how")
     if How(how) in AT_STRIPE:
-        return loop.run(_at_stripe(task_id, How(how), note, as_json=as_json))
+        return loop.run(_at_stripe(task_id, How(how), note, refund, as_json=as_json))
     with session.local() as local, local.database.unit() as unit:
+        tasks.check(tasks.need(unit, task_id), How(how), note, refund)
         task, now = tasks.resolve(unit, task_id, How(how), session.person(), note), unit.now
     return _told(task, now, as_json=as_json)
 
 
-async def _at_stripe(task_id: str, how: How, note: str, *, as_json: bool) -> int:
+async def _at_stripe(task_id: str, how: How, note: str, refund: str, *, as_json: bool) -> int:
     """Resolve one by what has to be looked up or done at Stripe."""
     async with bootstrap.desk(session.settings()) as desk:
         task = await desk.writer.put(lambda unit: tasks.need(unit, task_id))
-        tasks.check(task, how, note)
-        gateway, began_at = desk.seat_of(task.account).gateway, desk.clock.now() + desk.database.offset
-        refund = task.refund or ""
-        seen = await (gateway.cancel_refund(refund) if how is How.CANCEL else gateway.refund(refund, Lane.DESK))
-
-        def work(unit: Unit) -> tuple[Task, float]:
-            if how is How.CANCEL:
-                tasks.resolve(unit, task_id, how, session.person(), note)
-                refunds.found(unit, task.account, seen)
-            else:
-                tasks.replace_failed(unit, task_id, seen, began_at, session.person(), note)
-            return tasks.need(unit, task_id), unit.now
-
+        tasks.check(task, how, note, refund)
+        if how is How.NOT_PAID:
+            work = await _not_paid(desk, task, note)
+        else:
+            work = await _by_refund(desk, task, how, note, refund or task.refund or "")
         done, now = await desk.writer.put(work)
         request = await desk.writer.put(lambda unit: refunds.need(unit, done.replacement or task.request or ""))
     _told(done, now, as_json=as_json)
     if not as_json:
         output.line(output.wrapped(refund_told.sentence(request)))
-    return output.DONE
+    return output.DONE if done.resolved_at is not None else output.PARTLY
+
+
+async def _by_refund(desk: Desk, task: Task, how: How, note: str, refund: str) -> Work:
+    """Read a refund at Stripe, or cancel it; tells what is to be kept of that."""
+    gateway, began_at = desk.seat_of(task.account).gateway, desk.clock.now() + desk.database.offset
+    seen = await (gateway.cancel_refund(refund) if how is How.CANCEL else gateway.refund(refund, Lane.DESK))
+
+    def work(unit: Unit) -> tuple[Task, float]:
+        match how:
+            case How.CANCEL:
+                tasks.resolve(unit, task.id, how, session.person(), note)
+                refunds.found(unit, task.account, seen)
+            case How.PAID_BY:
+                tasks.paid_by(unit, task.id, seen, began_at, session.person(), note)
+            case _:
+                tasks.replace_failed(unit, task.id, seen, began_at, session.person(), note)
+        return tasks.need(unit, task.id), unit.now
+
+    return work
+
+
+async def _not_paid(desk: Desk, task: Task, note: str) -> Work:
+    """Look at the charge; tells what is to be kept of a person's word that it was not paid, which that look may belie."""
+    seat, began = desk.seat_of(task.account), desk.clock.boot_seconds()
+    look: Look | None = None
+    try:
+        look = await seat.gateway.look(task.charge, Lane.DESK)
+    except GatewayError as error:
+        # A charge that Stripe does not know, as once test data were deleted, has no refund either.
+        if error.trouble is not Trouble.NOT_FOUND:
+            raise
+    if look is not None:
+        look = replace(look, began_at=look.began_at + desk.database.offset)
+
+    def work(unit: Unit) -> tuple[Task, float]:
+        if look is not None and not follow.take_look(unit, task.account, look, seat.access.order_key):
+            raise TaskForbids(
+                f"{task.charge} has just changed at Stripe: try again", code="look_overtaken", task=task.id
+            )
+        if refunds.need(unit, task.request or "").state is State.OUTCOME_UNKNOWN:
+            since, stripe = desk.clock.boot_seconds() - began, seat.gateway.stripe_now()
+            then = Clocks(desk.clock.now() - since, unit.now - since, None if stripe is None else stripe - since)
+            tasks.say_not_paid(unit, task.id, then, session.person(), note)
+        return tasks.need(unit, task.id), unit.now
+
+    return work

@@ -162,7 +162,7 @@ class Attempt:
     """One numbered try to pay: exact parameters, every send and answer.
 
     Args:
-        absent: Proven that no refund of it exists.
+        absent: Proven, or said by two people, that no refund of it exists.
         looks: When complete looks without our id began since its last send, by Stripe's clock.
     """
 
@@ -351,11 +351,11 @@ class Looked:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """Looks have shown that an attempt made no refund, and no other attempt is to follow.
+    """Looks have shown, or two people have said, that an attempt made no refund, and no other attempt is to follow.
 
     Args:
-        attempt: The attempt, proven absent.
-        code: Why no other follows: Stripe's refusal, or what a new decision said.
+        attempt: The attempt, absent.
+        code: Why no other follows: Stripe's refusal, what a new decision said, or `not_paid`.
     """
 
     attempt: Attempt

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from refundry.charges.model import TICKET_ID, Charge
+from refundry.charges.model import REQUEST_ID, TICKET_ID, Charge
+from refundry.kernel.money import shown
 from refundry.kernel.outcome import SeenRefund
 from refundry.outbox.model import Kind, Message
 from refundry.outbox.rules import message_id, moment, ordering_key
@@ -171,6 +172,38 @@ def _proving(attempt: Attempt, age: float, looked_at: float, explained: bool, pa
 def _proven(attempt: Attempt) -> Plan:
     gone = replace(attempt, absent=True)
     return Plan(Step.CLOSE if attempt.refusal is not None else Step.NEXT_ATTEMPT, gone)
+
+
+def sayable_in(attempt: Attempt, clocks: Clocks) -> float:
+    """Tell in how many seconds people may say that an attempt has paid nothing; zero or less, if they may at once.
+
+    Before, its key may still pay, and what it has made may not be listed yet: nobody's word changes that.
+    """
+    return ABSENT_AFTER - min(ages(attempt.sends[-1], clocks))
+
+
+def misfit(request: RefundRequest, first: Send, refund: SeenRefund) -> str:
+    """Tell why a refund that a person names cannot be the one that paid a request of unknown outcome; an empty text, if it can.
+
+    Args:
+        request: The request.
+        first: Its first send.
+        refund: As it was read, with the mark under which it is known here.
+    """
+    content = request.content
+    if refund.charge != content.charge:
+        return f"it is of {refund.charge}, and {content.charge} was to be refunded"
+    if (refund.amount_minor, refund.currency) != (request.amount_minor, content.currency):
+        asked = shown(request.amount_minor, content.currency)
+        return f"it gives back {shown(refund.amount_minor, refund.currency)}, and {asked} were sent"
+    if refund.over:
+        return f"it is {refund.status} at Stripe, and has paid nothing"
+    if refund.metadata.get(REQUEST_ID, request.id) != request.id:
+        return f"it is that of refund request {refund.metadata[REQUEST_ID]}"
+    sent_at = first.at if first.stripe_at is None else min(first.at, first.stripe_at)
+    if refund.created_at < sent_at - CLOCKS_APART:
+        return "it was made before this request was sent for the first time"
+    return ""
 
 
 def kind_of(before: RefundRequest | None, after: RefundRequest) -> Kind | None:

@@ -25,7 +25,7 @@ from refundry.outbox.model import Cause, Kind, Message, OrderTold, Wants
 from refundry.outbox.rules import ordering_key
 from refundry.policies.model import REPEAT_FAILED, Decision, Facts, Verdict, Wait
 from refundry.policies.rules import decide, named, repeated, seen_repeat, unread
-from refundry.refunds import repository
+from refundry.refunds import repository, rules
 from refundry.refunds.model import (
     AT_STRIPE,
     IN_FLIGHT,
@@ -57,7 +57,7 @@ from refundry.refunds.model import (
     body_of,
 )
 from refundry.refunds.repository import Claimed, Tally
-from refundry.refunds.rules import Plan, Step, asks_for_same, kind_of, only_disputes_changed, request_message
+from refundry.refunds.rules import Clocks, Plan, Step, asks_for_same, kind_of, only_disputes_changed, request_message
 
 # How long a request waits for its siblings before it is looked at again, in seconds.
 SIBLING_WAIT = 60.0
@@ -79,7 +79,7 @@ KEPT_IN_DISPUTE = frozenset({HeldReason.DISPUTE, HeldReason.STOPPED, HeldReason.
 # The answers of a decision that an open dispute gives.
 DISPUTED = frozenset({"charge_disputed", "charge_under_inquiry", "changed_since_plan"})
 # Nothing goes on by itself from these, or in one of them a person may have been asked.
-CONCERNING = frozenset({State.FAILED, State.CANCELED, State.REQUIRES_ACTION})
+CONCERNING = frozenset({State.FAILED, State.CANCELED, State.REQUIRES_ACTION, State.OUTCOME_UNKNOWN})
 # Stripe counts whole seconds: a dispute of the second in which a request came may be the later of the two.
 STRIPE_SECOND = 1.0
 # Why a request takes a step that no look has shown.
@@ -88,6 +88,8 @@ RETURNED = "the bank had sent it back, and its customer had answered, when it wa
 REOPENED = "refund_request.reopened"
 # Why a request is refused whose payment has failed: its customer may have paid by another charge since.
 PAYMENT_FAILED = "charge_failed"
+# Why a request is over of which people have said that it paid nothing, since nothing could prove it.
+NOT_PAID = "not_paid"
 # A look that was made for this very send is good enough, however short `look_max_age` is.
 LOOK_GRACE = 30.0
 
@@ -1076,6 +1078,89 @@ def reopen(
     return _by_person(unit, request, fact, actor, facts)
 
 
+def name_refund(
+    unit: Unit, request_id: str, refund: SeenRefund, began_at: float, actor: Actor, note: str
+) -> RefundRequest:
+    """Take a refund that a person names for the one that has paid a request of unknown outcome. It is known by the request's id from then on.
+
+    Args:
+        unit: The open unit.
+        request_id: The request.
+        refund: As it was read at Stripe just now.
+        began_at: When that read began, by the database's clock.
+        actor: Who names it.
+        note: What they say.
+
+    Raises:
+        RequestUnknown: There is none.
+        StateForbids: Its outcome is not unknown (any more), or another read of the refund says something else. `refund_misfits`: it cannot
+            be the one.
+    """
+    # The charge first, as everywhere, so that two units never wait for each other.
+    charges.hold_still(unit, refund.charge)
+    request = _of_unknown_outcome(unit, request_id)
+    first, *_ = repository.attempts(unit, request_id)
+    known = charges.refunds_known(unit, [refund.id]).get(refund.id)
+    # As it is known here: the mark of another request may have been taken away at Stripe.
+    mark = (known.refund.metadata if known else refund.metadata).get(REQUEST_ID)
+    why = rules.misfit(request, first.sends[0], _with_mark(refund, mark) if mark else refund)
+    if why:
+        raise StateForbids(
+            f"{refund.id} is not the refund of request {request_id}: {why}; nothing was changed",
+            code="refund_misfits",
+            request=request_id,
+            refund=refund.id,
+        )
+    _record(unit, actor, "refund_request.refund_named", request, {"refund": refund.id, "why": note})
+    if not heard(unit, request.account, _with_mark(refund, request_id), began_at):
+        raise StateForbids(f"{refund.id} has just changed at Stripe: try again", request=request_id, refund=refund.id)
+    return need(unit, request_id)
+
+
+def _with_mark(refund: SeenRefund, request_id: str) -> SeenRefund:
+    return replace(refund, metadata=refund.metadata | {REQUEST_ID: request_id})
+
+
+def sayable_in(unit: Unit, request_id: str, clocks: Clocks) -> float:
+    """Tell in how many seconds people may say that a request of unknown outcome was not paid; zero or less, if they may at once.
+
+    Raises:
+        RequestUnknown: There is none.
+        StateForbids: Its outcome is not unknown (any more).
+    """
+    return rules.sayable_in(_last_of(unit, _of_unknown_outcome(unit, request_id)), clocks)
+
+
+def say_not_paid(unit: Unit, request_id: str, actor: Actor, text: str) -> RefundRequest:
+    """End a request of unknown outcome of which two people say that it was not paid. It may be tried again, by policy, under the next number.
+
+    The caller has seen that they may say so (`sayable_in`), and that the charge, looked at just now, shows no refund of it.
+
+    Raises:
+        RequestUnknown: There is none.
+        StateForbids: Its outcome is not unknown (any more).
+    """
+    request = _of_unknown_outcome(unit, request_id)
+    gone = replace(_last_of(unit, request), absent=True)
+    return _by_person(unit, request, Closed(gone, NOT_PAID, text), actor, {"attempt": gone.number, "why": text})
+
+
+def _of_unknown_outcome(unit: Unit, request_id: str) -> RefundRequest:
+    request = _held(unit, request_id)
+    if request.state is not State.OUTCOME_UNKNOWN:
+        raise StateForbids(
+            f"request {request_id} is {request.state}: nobody has to say what became of it", request=request_id
+        )
+    return request
+
+
+def _last_of(unit: Unit, request: RefundRequest) -> Attempt:
+    last = last_attempt(unit, request)
+    if last is None:
+        raise InvariantViolated(f"request {request.id} is {request.state} without an attempt", request=request.id)
+    return last
+
+
 def payment_failed(request: RefundRequest) -> bool:
     """Tell whether a request was refused since its payment had failed, and was never sent."""
     return request.state is State.REJECTED and request.reason_code == PAYMENT_FAILED and request.unsent
@@ -1380,6 +1465,7 @@ __all__ = [
     "make_wait",
     "many",
     "messages",
+    "name_refund",
     "need",
     "next_due",
     "notice",
@@ -1399,6 +1485,8 @@ __all__ = [
     "repeats_by_now",
     "replaced_by",
     "resolve",
+    "say_not_paid",
+    "sayable_in",
     "send_back",
     "standing_here",
     "stop",

@@ -20,13 +20,13 @@ class TaskUnknown(UsageError):  # noqa: N818  # read in a sentence
 
 
 class TaskForbids(RefundryError):  # noqa: N818
-    """The task does not allow what was chosen: `task_resolved`, `refund_not_over`."""
+    """The task does not allow what was chosen: `task_resolved`, `refund_not_over`, `too_early`, `second_person_needed`, `look_overtaken`."""
 
     code = "task_resolved"
 
 
 class TaskChoiceWrong(UsageError):  # noqa: N818  # read in a sentence
-    """What was chosen is not for such a task, or lacks its note (`task_note_missing`)."""
+    """What was chosen is not for such a task, or lacks its note or its refund (`task_note_missing`, `task_refund_missing`)."""
 
     code = "task_option_wrong"
 
@@ -40,6 +40,7 @@ class Kind(StrEnum):
     DOUBLE_LOSS = "double_loss"
     UNKNOWN_REFUNDRY = "unknown_refundry"
     PAID_TWICE = "paid_twice"
+    OUTCOME_UNKNOWN = "outcome_unknown"
 
 
 class How(StrEnum):
@@ -50,6 +51,8 @@ class How(StrEnum):
     GIVE_UP = "give_up"
     CANCEL = "cancel"
     NOTED = "noted"
+    PAID_BY = "paid_by"
+    NOT_PAID = "not_paid"
     OVER = "over"
 
 
@@ -61,9 +64,10 @@ OPTIONS: dict[Kind, tuple[How, ...]] = {
     Kind.DOUBLE_LOSS: (How.NOTED,),
     Kind.UNKNOWN_REFUNDRY: (How.NOTED,),
     Kind.PAID_TWICE: (How.NOTED,),
+    Kind.OUTCOME_UNKNOWN: (How.PAID_BY, How.NOT_PAID),
 }
 # What nobody could understand later without a word.
-NOTE_NEEDED = frozenset({How.PAID_OTHERWISE, How.NOTED})
+NOTE_NEEDED = frozenset({How.PAID_OTHERWISE, How.NOTED, How.NOT_PAID})
 # After so long a task is overdue: a customer waits for the money, or a loss can still be told to somebody.
 PATIENCE: dict[Kind, float] = {
     Kind.REFUND_FAILED: 2 * DAY,
@@ -72,6 +76,7 @@ PATIENCE: dict[Kind, float] = {
     Kind.DOUBLE_LOSS: 7 * DAY,
     Kind.UNKNOWN_REFUNDRY: DAY,
     Kind.PAID_TWICE: DAY,
+    Kind.OUTCOME_UNKNOWN: 2 * DAY,
 }
 # Longer than banks take to decide a dispute. Until then nothing can be done about a refund that failed because of one.
 DISPUTE_PATIENCE = 90 * DAY
@@ -92,6 +97,7 @@ class Task:
         resolved_by: `person:ada`, or `system:refundry`.
         note: What that person wrote.
         replacement: The request that replaces the failed one.
+        first_by: Who has chosen first what a second person has to confirm, as `person:ada`; `first_at` is when.
     """
 
     id: str
@@ -110,6 +116,8 @@ class Task:
     how: How | None = None
     note: str = ""
     replacement: str | None = None
+    first_by: str | None = None
+    first_at: float | None = None
 
     @property
     def options(self) -> tuple[How, ...]:

@@ -61,6 +61,12 @@ def resolve(unit: Unit, task: str, how: How, actor: str, note: str, replacement:
     unit.connection.execute(sa.update(tasks).where(t.id == task).values(values))
 
 
+def note_first(unit: Unit, task: str, actor: str, note: str) -> None:
+    """Write what a person has chosen that a second one has to confirm."""
+    values = {"first_by": actor, "first_at": unit.now, "note": note}
+    unit.connection.execute(sa.update(tasks).where(t.id == task).values(values))
+
+
 def find(unit: Unit, task: str, *, hold: bool = False) -> Task | None:
     """Read a task; `hold` keeps others from resolving it until the unit is over."""
     statement = sa.select(tasks).where(t.id == task)

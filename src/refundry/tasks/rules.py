@@ -43,19 +43,26 @@ def opened_by(concern: Concern, now: float) -> Task | None:
         return replace(task, due_at=now + DISPUTE_PATIENCE) if after.reason_code == DISPUTED else task
     if after.state is State.REQUIRES_ACTION and concern.refund is not None:
         return _action(concern, concern.refund, now)
+    if after.state is State.OUTCOME_UNKNOWN:
+        return _task(Kind.OUTCOME_UNKNOWN, concern, None, _unsure(after), now, subject=_attempt_of(after))
     return None
 
 
 def ended_by(concern: Concern) -> str | None:
-    """Tell the id of the task that a concern ends: the customer has acted, or it is over; or the request is here by now."""
+    """Tell the id of the task that a concern ends: the customer has acted, or it is over, or its refund was found; or the request is here by now."""
     before, change = concern.before, concern.change
     if change is None and before is not None and concern.refund is not None:
         return task_id(Kind.UNKNOWN_REFUNDRY, concern.account, concern.refund.id)
-    if before is None or change is None or before.state is not State.REQUIRES_ACTION:
+    if before is None or change is None or before.state is change.after.state:
         return None
-    if change.after.state is State.REQUIRES_ACTION:
-        return None
-    return task_id(Kind.REQUIRES_ACTION, concern.account, before.id)
+    if before.state is State.OUTCOME_UNKNOWN:
+        return task_id(Kind.OUTCOME_UNKNOWN, concern.account, _attempt_of(before))
+    return task_id(Kind.REQUIRES_ACTION, concern.account, before.id) if before.state is State.REQUIRES_ACTION else None
+
+
+def _attempt_of(request: RefundRequest) -> str:
+    # One of which people have said that it was not paid may be sent again, and that outcome be unknown too.
+    return f"{request.id}.{request.attempt}"
 
 
 def _task(kind: Kind, concern: Concern, refund: SeenRefund | None, text: str, now: float, *, subject: str) -> Task:
@@ -88,13 +95,21 @@ def _failed(before: RefundRequest, after: RefundRequest) -> str:
     )
 
 
+def _unsure(after: RefundRequest) -> str:
+    return (
+        f"{shown(after.amount_minor, after.content.currency)} of {after.content.charge} were sent, and nobody can say whether they were paid: "
+        f"{after.reason_text}. Look at the payment in Stripe. If its refund is there, name it (paid_by, with --refund re_…). If there is none, "
+        "say so (not_paid), 25 hours after the last send at the earliest, and have a second person say so too: then it may be tried again"
+    )
+
+
 def _word(state: State) -> str:
     return "been canceled" if state is State.CANCELED else "failed"
 
 
 def _action(concern: Concern, refund: SeenRefund, now: float) -> Task:
     money = shown(refund.amount_minor, refund.currency)
-    until = f" until {_moment(refund.action_until)}" if refund.action_until else ""
+    until = f" until {moment(refund.action_until)}" if refund.action_until else ""
     text = (
         f"{refund.id} over {money} of {refund.charge} waits for the customer, whom Stripe has asked by e-mail where to send the money"
         f"{until}; without an answer it fails. Remind the customer; or cancel it first, and only then pay in another way"
@@ -104,7 +119,8 @@ def _action(concern: Concern, refund: SeenRefund, now: float) -> Task:
     return task if refund.action_until is None else replace(task, due_at=refund.action_until)
 
 
-def _moment(at: float) -> str:
+def moment(at: float) -> str:
+    """Write a time for people: `2026-11-24 10:03 UTC`."""
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 

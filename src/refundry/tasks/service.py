@@ -18,6 +18,7 @@ from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import SeenRefund
 from refundry.refunds import service as refunds
 from refundry.refunds.model import Concern, RefundRequest
+from refundry.refunds.rules import Clocks
 from refundry.tasks import repository
 from refundry.tasks.model import (
     DISPUTE_PATIENCE,
@@ -31,7 +32,7 @@ from refundry.tasks.model import (
     TaskUnknown,
     task_id,
 )
-from refundry.tasks.rules import FAILED, double_loss, ended_by, opened_by
+from refundry.tasks.rules import FAILED, double_loss, ended_by, moment, opened_by
 
 
 def attach(database: Database) -> None:
@@ -84,12 +85,18 @@ def need(unit: Unit, task: str, *, hold: bool = False) -> Task:
     return found
 
 
-def check(task: Task, how: How, note: str) -> None:
+def check(task: Task, how: How, note: str, refund: str = "") -> None:
     """See that a task may be resolved in a way.
+
+    Args:
+        task: The task.
+        how: The way.
+        note: What was said about it.
+        refund: The refund that was named, for `paid_by`.
 
     Raises:
         TaskForbids: `task_resolved`.
-        TaskChoiceWrong: `task_option_wrong`, `task_note_missing`.
+        TaskChoiceWrong: `task_option_wrong`, `task_note_missing`, `task_refund_missing`.
     """
     if task.resolved_at is not None:
         raise TaskForbids(
@@ -105,6 +112,14 @@ def check(task: Task, how: How, note: str) -> None:
             code="task_note_missing",
             task=task.id,
         )
+    if how is How.PAID_BY and not refund:
+        raise TaskChoiceWrong(
+            "paid_by needs the refund that has paid it: name it as Stripe does, by --refund re_…",
+            code="task_refund_missing",
+            task=task.id,
+        )
+    if how is not How.PAID_BY and refund:
+        raise TaskChoiceWrong(f"{how} takes no refund: --refund goes with --how paid_by", task=task.id)
 
 
 def resolve(unit: Unit, task_id_: str, how: How, actor: Actor, note: str = "") -> Task:
@@ -161,6 +176,88 @@ def replace_failed(
     (received,) = refunds.receive(unit, [_again(old)], actor)
     _resolved(unit, task, How.REPLACE, actor, note, received.request.id)
     return received.request
+
+
+def paid_by(
+    unit: Unit, task_id_: str, refund: SeenRefund, began_at: float, actor: Actor, note: str = ""
+) -> RefundRequest:
+    """Resolve a task about an unknown outcome by naming the refund that has paid the request.
+
+    Args:
+        unit: The open unit.
+        task_id_: The task.
+        refund: As it was read at Stripe just now.
+        began_at: When that read began, by the database's clock.
+        actor: Who names it.
+        note: What they say.
+
+    Raises:
+        TaskUnknown: There is none.
+        TaskForbids, TaskChoiceWrong: See `check`.
+        StateForbids: See `refunds.service.name_refund`.
+    """
+    task = _held_with_charge(unit, task_id_)
+    check(task, How.PAID_BY, note, refund.id)
+    # Before the request moves, which ends what is still open of it.
+    _resolved(unit, task, How.PAID_BY, actor, note, None)
+    request = refunds.name_refund(unit, task.request or "", refund, began_at, actor, note)
+    weigh(unit, task.account, task.charge)
+    return request
+
+
+def say_not_paid(unit: Unit, task_id_: str, clocks: Clocks, actor: Actor, note: str) -> Task:
+    """Say that a request of unknown outcome was not paid. The first person's word is kept, the second's ends the request.
+
+    Args:
+        unit: The open unit, which has taken in a complete look at the charge.
+        task_id_: The task.
+        clocks: When that look began.
+        actor: Who says so.
+        note: What they have seen.
+
+    Returns:
+        The task: still open after the first word, resolved after the second; or, where that look has shown the refund, as `over`.
+
+    Raises:
+        TaskUnknown: There is none.
+        TaskForbids: `too_early`; `second_person_needed`: the same person has said so before.
+        TaskForbids, TaskChoiceWrong: See `check`.
+    """
+    task = _held_with_charge(unit, task_id_)
+    check(task, How.NOT_PAID, note)
+    request = task.request or ""
+    wait = refunds.sayable_in(unit, request, clocks)
+    if wait > 0:
+        raise TaskForbids(
+            f"Stripe may still pay what was sent for request {request} under its key: not_paid can be said from {moment(unit.now + wait + 60)} "
+            "on, 25 hours after the last send; nothing was changed",
+            code="too_early",
+            task=task.id,
+            request=request,
+        )
+    if task.first_by is None:
+        repository.note_first(unit, task.id, str(actor), note)
+        audit.record(unit, actor, "task.not_paid_said", request, {"task": task.id, "note": note, "why": note})
+        return need(unit, task.id)
+    if task.first_by == str(actor):
+        raise TaskForbids(
+            f"{actor.name} has said so already: a second person has to confirm it, as another user of this machine, by the same command",
+            code="second_person_needed",
+            task=task.id,
+            request=request,
+        )
+    both = f"{task.note}; {note}"
+    done = _resolved(unit, task, How.NOT_PAID, actor, both, None)
+    refunds.say_not_paid(
+        unit, request, actor, f"{task.first_by.partition(':')[2]} and {actor.name} say that it was not paid: {both}"
+    )
+    return done
+
+
+def _held_with_charge(unit: Unit, task_id_: str) -> Task:
+    """Read a task that is about to be resolved; its charge first, as everywhere, so that two units never wait for each other."""
+    charges.hold_still(unit, need(unit, task_id_).charge)
+    return need(unit, task_id_, hold=True)
 
 
 def _again(old: RefundRequest) -> RefundRequest:

@@ -23,6 +23,8 @@ tasks = sa.Table(
     sa.Column("how", sa.Text),
     sa.Column("note", sa.Text, nullable=False),
     sa.Column("replacement", sa.Text),
+    sa.Column("first_by", sa.Text),
+    sa.Column("first_at", sa.Double),
     sa.Index(
         "ix_tasks_open",
         "account",

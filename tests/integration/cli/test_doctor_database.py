@@ -106,7 +106,8 @@ def test_what_is_stuck_is_told_with_what_to_type(
     said = the(told, "outcome_unknown")
     assert "5 requests" in said["said"]
     assert said["said"].endswith("and 2 more")
-    assert said["do"].removeprefix("refundry refund show ") in unknown
+    assert all(one in said["said"] for one in sorted(unknown)[-3:])
+    assert said["do"] == "refundry task list --kind outcome_unknown"
     assert the(told, "batch_paused")["do"].startswith("refundry batch resume batch-paused")
     assert the(told, "batch_paused")["level"] == "note"
     assert "two refunds for one request [paid_twice]" in the(told, "break_open")["said"]

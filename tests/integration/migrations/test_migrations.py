@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,10 @@ from refundry.kernel.actor import SYSTEM
 from refundry.kernel.lane import Lane
 from refundry.plans import service as plans
 from refundry.refunds import service as refunds
-from refundry.refunds.model import State
+from refundry.refunds.model import Concern, GaveUp, State, apply
+from refundry.tasks import service as tasks
+from refundry.tasks.model import How
+from refundry.tasks.rules import opened_by
 from tests.support.builders import look, seen_refund
 from tests.support.clock import HandClock
 
@@ -252,6 +256,37 @@ def test_a_row_that_was_declined_before_the_upgrade_counts_once_when_it_is_tried
             assert batches.retry(unit, batches.need(unit, "b1"), SYSTEM) == 1
             course = batches.need(unit, "b1").course
             assert (course.over, course.failed) == (1, 0)
+    finally:
+        database.close()
+
+
+def test_what_nobody_could_end_before_is_a_task_that_two_people_end_now(empty_url: str) -> None:
+    """A program before version 0014 told of requests of unknown outcome, and had nothing that a person could do about them."""
+    database = attached(Database(empty_url, HandClock()))
+    try:
+        with database.unit() as unit:
+            sent = dict(OF_THE_FIRST[2][1]) | {
+                "state": "outcome_unknown", "amount_minor": 1000, "reserved_minor": 1000, "attempt": 1, "reason_text": "nobody knows",
+                "changed_at": 7.0,
+            }  # fmt: skip
+            del sent["allow_repeat"]
+            written(unit, "0013", [("refund_requests", sent)])
+        assert migrations.upgrade(database)
+        with database.unit() as unit:
+            (task,) = tasks.page(unit, ACCOUNT, ["outcome_unknown"], 9)
+            assert (task.request, task.charge, task.amount_minor, task.options) == (
+                "q1", "ch_1", 1000, (How.PAID_BY, How.NOT_PAID),
+            )  # fmt: skip
+            assert "nobody knows" in task.text
+            assert (task.opened_at, task.due_at) == (7.0, 7.0 + 2 * 86_400)
+            # It is the one that would have been opened with it.
+            repeated = replace(refunds.need(unit, "q1"), state=State.SUBMITTING)
+            change = apply(repeated, GaveUp("nobody knows"))
+            opened = opened_by(Concern(ACCOUNT, "ch_1", repeated, change), unit.now)
+            assert opened is not None
+            assert opened.id == task.id
+        with database.engine.connect() as connection:
+            assert migrations.differences(connection) == []
     finally:
         database.close()
 

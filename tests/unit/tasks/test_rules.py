@@ -31,6 +31,9 @@ def concern(before: State, after: State, code: str = "", **refund: object) -> Co
         (State.REQUIRES_ACTION, State.CANCELED, Kind.REFUND_CANCELED, "has been canceled"),
         (State.PENDING, State.REQUIRES_ACTION, Kind.REQUIRES_ACTION, "e-mail"),
         (State.REQUIRES_ACTION, State.REQUIRES_ACTION, Kind.REQUIRES_ACTION, "e-mail"),
+        (State.SUBMITTING, State.OUTCOME_UNKNOWN, Kind.OUTCOME_UNKNOWN, "nobody can say"),
+        (State.OUTCOME_UNKNOWN, State.OUTCOME_UNKNOWN, None, ""),
+        (State.OUTCOME_UNKNOWN, State.SETTLED, None, ""),
         (State.PENDING, State.SETTLED, None, ""),
         (State.FAILED, State.FAILED, None, ""),
         (State.REQUIRES_ACTION, State.PENDING, None, ""),
@@ -88,16 +91,19 @@ def test_a_refund_of_another_refundry_is_a_task_unless_its_money_came_back(statu
     assert opened_by(Concern(ACCOUNT, CHARGE), START) is None
 
 
-def test_a_customer_who_has_acted_ends_the_task() -> None:
+def test_a_customer_who_has_acted_or_a_refund_that_was_found_ends_the_task() -> None:
     acted = concern(State.REQUIRES_ACTION, State.PENDING)
     assert acted.before is not None
     assert ended_by(acted) == task_id(Kind.REQUIRES_ACTION, ACCOUNT, acted.before.id)
     assert ended_by(concern(State.REQUIRES_ACTION, State.REQUIRES_ACTION)) is None
     assert ended_by(concern(State.PENDING, State.SETTLED)) is None
+    found = concern(State.OUTCOME_UNKNOWN, State.PENDING)
+    assert found.before is not None
+    assert ended_by(found) == task_id(Kind.OUTCOME_UNKNOWN, ACCOUNT, f"{found.before.id}.{found.before.attempt}")
     assert ended_by(Concern(ACCOUNT, CHARGE)) is None
 
 
 def test_every_kind_has_options_and_patience() -> None:
     assert OPTIONS.keys() == PATIENCE.keys() == set(Kind)
     assert How.OVER not in {how for options in OPTIONS.values() for how in options}
-    assert {How.PAID_OTHERWISE, How.NOTED} == NOTE_NEEDED
+    assert {How.PAID_OTHERWISE, How.NOTED, How.NOT_PAID} == NOTE_NEEDED

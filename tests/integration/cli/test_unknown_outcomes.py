@@ -1,0 +1,102 @@
+"""What became of a request that nobody can say: told with what to type, and ended by a person who found its refund, or by two who found none."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refundry.kernel import ids
+from tests.integration.cli.conftest import Run
+from tests.support.server import Server
+from tests.support.stripe_call import called
+
+pytestmark = pytest.mark.integration
+CREATE = (
+    "refund", "create", "--reason", "requested_by_customer", "--order", "o1", "--amount", "12.34", "--key", "K-1",
+)  # fmt: skip
+
+
+def unknown(refundry: Run, stripe: Server) -> tuple[str, str]:
+    """Have a refund sent whose outcome nobody can say; tells the request and its task."""
+    request = ids.request_id(stripe.account, "test", "key:K-1")
+    # As from a program that makes its keys by the same rule.
+    (other,) = called(stripe, "GET /v1/charges?limit=1")["data"]
+    called(stripe, "POST /v1/refunds", key=ids.idempotency_key(request, 1), charge=other["id"], amount="1")
+    told = refundry(*CREATE)
+    assert told.code == 3
+    assert told.out.startswith("unknown: 12.34 GBP of ch_")
+    (task,) = refundry("task", "list", "--json").json["tasks"]
+    assert f"`refundry task show {task['task_id']}` says what can be done" in told.err
+    assert (task["kind"], task["request"], task["first_by"]) == ("outcome_unknown", request, None)
+    return request, str(task["task_id"])
+
+
+def aged(state: Path, hours: float) -> None:
+    """Let what was sent be older, by every clock."""
+    with sqlite3.connect(state / "refundry.db") as connection:
+        for request, sends in connection.execute("SELECT request, sends FROM refund_attempts").fetchall():
+            older: list[dict[str, Any]] = json.loads(sends)
+            for send in older:
+                for clock in ("at", "database_at", "stripe_at"):
+                    send[clock] -= hours * 3600
+            connection.execute(
+                "UPDATE refund_attempts SET sends = ? WHERE request = ?", [json.dumps(older), request]
+            )  # fmt: skip
+
+
+def typed(told: str, how: str) -> list[str]:
+    """Take a command to copy out of what was told."""
+    (line,) = [line for line in told.splitlines() if how in line]
+    program, *arguments = shlex.split(line.partition("refundry task")[1] + line.partition("refundry task")[2])
+    assert program == "refundry"
+    return arguments
+
+
+def test_the_refund_that_was_found_is_named_by_what_the_task_says(refundry: Run, stripe: Server) -> None:
+    refundry("db", "upgrade")
+    request, task = unknown(refundry, stripe)
+    charge = refundry("refund", "show", request, "--json").json["charge"]
+    made = stripe.control("POST /_sim/refunds", {"charge": charge, "amount": 1234})["id"]
+    other = stripe.control("POST /_sim/refunds", {"charge": charge, "amount": 1000})["id"]
+    command = typed(refundry("task", "show", task).err, "paid_by")
+    assert refundry(*command[:-2], "--json").error["code"] == "task_refund_missing"
+    wrong = refundry(*command[:-1], other, "--json")
+    assert (wrong.code, wrong.error["code"]) == (1, "refund_misfits")
+    unheard_of = refundry(*command[:-1], "re_nothing", "--json")
+    assert (unheard_of.code, unheard_of.error["code"]) == (1, "stripe_not_found")
+    done = refundry(*command[:-1], made)
+    assert done.code == 0
+    assert f"paid: 12.34 GBP of {charge}; Stripe says succeeded ({made})" in " ".join(done.out.split())
+    assert refundry("task", "list").out == "There are none.\n"
+    assert refundry(*CREATE, "--json").json["refund"] == made
+
+
+def test_two_people_say_that_it_was_not_paid_and_the_same_command_pays_it_then(
+    refundry: Run, stripe: Server, tmp_path: Path
+) -> None:
+    refundry("db", "upgrade")
+    request, task = unknown(refundry, stripe)
+    command = [*typed(refundry("task", "show", task).err, "not_paid")[:-1], "none in the dashboard", "--json"]
+    early = refundry(*command, LOGNAME="ada")
+    assert (early.code, early.error["code"]) == (1, "too_early")
+    aged(tmp_path / "state", 25)
+    first = refundry(*command, LOGNAME="ada")
+    assert (first.code, first.json["first_by"], first.json["resolved_at"]) == (3, "person:ada", None)
+    shown = refundry("task", "show", task)
+    assert "by person:ada" in shown.out
+    assert "if you say too that there is none" in shown.err
+    alone = refundry(*command, LOGNAME="ada")
+    assert (alone.code, alone.error["code"]) == (1, "second_person_needed")
+    second = refundry(*command, LOGNAME="ben")
+    assert (second.code, second.json["how"], second.json["resolved_by"]) == (0, "not_paid", "person:ben")
+    told = refundry("refund", "show", request)
+    assert "refused by Stripe" not in told.out
+    assert "not paid: 12.34 GBP of ch_" in told.out
+    assert "ada and ben say that it was not paid" in " ".join(told.out.split())
+    paid = refundry(*CREATE, "--json")
+    assert (paid.code, paid.json["state"], paid.json["attempts"]) == (0, "settled", 2)

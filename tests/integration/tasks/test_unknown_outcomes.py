@@ -1,0 +1,228 @@
+"""What people say of a request of unknown outcome: which refund has paid it, or, two of them and late enough, that none has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from refundry.audit import service as audit
+from refundry.follow import service as follow
+from refundry.kernel import ids
+from refundry.kernel.actor import Actor, ActorKind
+from refundry.kernel.lane import Lane
+from refundry.refunds import service as refunds
+from refundry.refunds.model import RefundRequest, State
+from refundry.refunds.rules import ABSENT_AFTER, Clocks
+from refundry.refunds.service import StateForbids
+from refundry.tasks import service as tasks
+from refundry.tasks.model import How, Kind, Task, TaskChoiceWrong, TaskForbids
+from tests.support.builders import ACCOUNT
+from tests.support.following import Scene
+from tests.support.hand import ADA
+
+pytestmark = pytest.mark.integration
+BEN = Actor(ActorKind.PERSON, "ben")
+
+
+async def sent_in_vain(scene: Scene, request: RefundRequest, attempt: int = 1) -> Task:
+    """Have an attempt sent under a key that Stripe knows with other parameters: what became of it, nobody can say."""
+    key, other = ids.idempotency_key(request.id, attempt), await scene.sim.charge(900)
+    await scene.sim.call("POST /v1/refunds", charge=other, amount=1, idempotency_key=key)
+    await scene.pay_due()
+    await scene.move(3)
+    await scene.pay_due()
+    (task,) = scene.tasks()
+    return task
+
+
+async def unknown(scene: Scene) -> tuple[RefundRequest, Task]:
+    """Have a request sent whose outcome nobody can say."""
+    request = await scene.requested(await scene.sim.charge(5000), 1200)
+    task = await sent_in_vain(scene, request)
+    return scene.now(request), task
+
+
+async def said(scene: Scene, task: Task, actor: Actor, clocks: Clocks | None = None) -> Task:
+    """Look at the charge, and say that it was not paid."""
+    await scene.move(0.01)
+    look, now = await scene.gateway.look(task.charge, Lane.DESK), scene.clock.now()
+    with scene.database.unit() as unit:
+        assert follow.take_look(unit, ACCOUNT, look, "order_id")
+        return tasks.say_not_paid(unit, task.id, clocks or Clocks(now, now, now), actor, f"seen by {actor.name}")
+
+
+async def named(scene: Scene, task: Task, refund: str) -> RefundRequest:
+    """Name a refund."""
+    seen = await scene.gateway.refund(refund, Lane.DESK)
+    await scene.move(0.01)
+    with scene.database.unit() as unit:
+        return tasks.paid_by(unit, task.id, seen, scene.clock.now(), ADA, "found it")
+
+
+def events(scene: Scene, request: RefundRequest) -> list[str]:
+    """Read the timeline of a request, without what only machines did."""
+    with scene.database.reading() as unit:
+        return [
+            f"{one.event} {one.actor}" for one in audit.timeline(unit, request.id) if one.actor != "system:refundry"
+        ]
+
+
+async def test_an_unknown_outcome_opens_a_task_with_its_two_ways_out(scene: Scene) -> None:
+    request, task = await unknown(scene)
+    assert (request.state, request.reserved_minor) == (State.OUTCOME_UNKNOWN, 1200)
+    assert (task.kind, task.request, task.amount_minor, task.charge) == (
+        Kind.OUTCOME_UNKNOWN, request.id, 1200, request.content.charge,
+    )  # fmt: skip
+    assert task.options == (How.PAID_BY, How.NOT_PAID)
+    assert "other parameters" in task.text
+    assert task.due_at == task.opened_at + 2 * 86_400
+
+
+async def test_the_refund_that_a_person_names_pays_it_and_is_followed_like_any_other(scene: Scene) -> None:
+    await scene.listen()
+    request, task = await unknown(scene)
+    made = await scene.by_hand(request.content.charge, 1200)
+    done = await named(scene, task, made)
+    assert (done.state, done.refund, done.reserved_minor) == (State.SETTLED, made, 0)
+    assert scene.tasks() == []
+    assert events(scene, request) == ["task.resolved person:ada", "refund_request.refund_named person:ada"]
+    with scene.database.reading() as unit:
+        (kept,) = tasks.of_charge(unit, task.charge)
+    assert (kept.how, kept.resolved_by, kept.note) == (How.PAID_BY, "person:ada", "found it")
+    await scene.follow()
+    await scene.control(f"POST /_sim/refunds/{made}/fail", {"reason": "declined"})
+    await scene.follow()
+    assert (scene.state(request), scene.kinds()) == (State.FAILED, ["refund_failed"])
+
+
+async def test_a_refund_that_cannot_be_the_one_is_refused_and_changes_nothing(scene: Scene) -> None:
+    before = await scene.sim.charge(5000)
+    old = await scene.by_hand(before, 1200)
+    await scene.move(1000)
+    request, task = await unknown(scene)
+    charge, other = request.content.charge, await scene.sim.charge(5000)
+    await scene.move(1)
+    failed = await scene.by_hand(charge, 1200)
+    await scene.control(f"POST /_sim/refunds/{failed}/fail", {"reason": "declined"})
+    marked = await scene.sim.call(
+        "POST /v1/refunds", charge=charge, amount=1200, metadata={"refundry_request_id": "another"}
+    )
+    wrong = {
+        await scene.by_hand(other, 1200): other, await scene.by_hand(charge, 1100): "11.00", failed: "failed",
+        str(marked["id"]): "another", old: before,
+    }  # fmt: skip
+    for refund, why in wrong.items():
+        with pytest.raises(StateForbids, match=why) as refused:
+            await named(scene, task, refund)
+        assert refused.value.code == "refund_misfits"
+    assert (scene.state(request), [one.id for one in scene.tasks()]) == (State.OUTCOME_UNKNOWN, [task.id])
+    assert events(scene, request) == []
+
+
+async def test_a_refund_from_before_its_first_send_is_not_the_one(scene: Scene) -> None:
+    charge = await scene.sim.charge(5000)
+    old = await scene.by_hand(charge, 1200)
+    await scene.move(1000)
+    request = await scene.requested(charge, 1200, allowed=frozenset({old}))
+    task = await sent_in_vain(scene, request)
+    with pytest.raises(StateForbids, match="before this request was sent"):
+        await named(scene, task, old)
+
+
+async def test_the_refund_of_another_request_whose_mark_was_wiped_at_stripe_is_not_the_one(scene: Scene) -> None:
+    request, task = await unknown(scene)
+    paid = await scene.sim.call(
+        "POST /v1/refunds", charge=request.content.charge, amount=1200, metadata={"refundry_request_id": "another"}
+    )
+    await scene.looked(request.content.charge)
+    await scene.sim.call(f"POST /v1/refunds/{paid['id']}", metadata={"refundry_request_id": ""}, check=False)
+    with pytest.raises(StateForbids, match="refund request another"):
+        await named(scene, task, paid["id"])
+
+
+async def test_two_people_say_that_it_was_not_paid_and_it_may_be_tried_again_under_the_next_number(
+    scene: Scene,
+) -> None:
+    request, task = await unknown(scene)
+    await scene.move(ABSENT_AFTER + 1)
+    first = await said(scene, task, ADA)
+    assert (first.first_by, first.first_at, first.resolved_at) == ("person:ada", scene.clock.now(), None)
+    assert scene.state(request) is State.OUTCOME_UNKNOWN
+    await scene.days(3)
+    assert scene.state(request) is State.OUTCOME_UNKNOWN, "one person's word moves nothing"
+    with pytest.raises(TaskForbids, match="ada has said so already") as alone:
+        await said(scene, task, ADA)
+    assert alone.value.code == "second_person_needed"
+    done = await said(scene, task, BEN)
+    over = scene.now(request)
+    assert (done.how, done.resolved_by, done.note) == (How.NOT_PAID, "person:ben", "seen by ada; seen by ben")
+    assert (over.state, over.reason_code, over.reserved_minor) == (State.DECLINED, "not_paid", 0)
+    assert over.reason_text == "ada and ben say that it was not paid: seen by ada; seen by ben"
+    assert events(scene, request) == [
+        "task.not_paid_said person:ada", "task.resolved person:ben", "refund_request.declined person:ben",
+    ]  # fmt: skip
+    assert [one["amount"] for one in await scene.at_stripe()] == [1], "nothing was sent by a word"
+    with scene.database.unit() as unit:
+        refunds.reopen(unit, request.id, ADA)
+    await scene.pay_due()
+    again = scene.now(request)
+    assert (again.state, again.attempt) == (State.SETTLED, 2)
+    assert scene.tasks() == []
+
+
+@pytest.mark.parametrize("late", ["ours", "database", "stripe"])
+async def test_not_paid_is_not_believed_before_25_hours_by_every_clock(scene: Scene, late: str) -> None:
+    request, task = await unknown(scene)
+    await scene.move(ABSENT_AFTER + 1)
+    now = scene.clock.now()
+    clocks = replace(Clocks(now, now, now), **{late: now - 60})
+    with pytest.raises(TaskForbids, match="not_paid can be said from 20") as early:
+        await said(scene, task, ADA, clocks)
+    assert early.value.code == "too_early"
+    assert [one.first_by for one in scene.tasks()] == [None]
+    assert scene.state(request) is State.OUTCOME_UNKNOWN
+
+
+async def test_a_refund_of_it_that_is_there_after_all_ends_the_task_by_itself(scene: Scene) -> None:
+    request, task = await unknown(scene)
+    await scene.sim.call(
+        "POST /v1/refunds", charge=request.content.charge, amount=1200, metadata={"refundry_request_id": request.id}
+    )
+    await scene.looked(request.content.charge)
+    with scene.database.unit() as unit:
+        refunds.notice(unit, ACCOUNT, request.content.charge)
+    assert (scene.state(request), scene.tasks()) == (State.SETTLED, [])
+    with scene.database.unit() as unit, pytest.raises(TaskForbids) as over:
+        tasks.say_not_paid(unit, task.id, Clocks(0, 0, 0), ADA, "note")
+    assert over.value.code == "task_resolved"
+
+
+async def test_a_second_unknown_outcome_of_the_same_request_is_a_task_of_its_own(scene: Scene) -> None:
+    request, task = await unknown(scene)
+    await scene.move(ABSENT_AFTER + 1)
+    await said(scene, task, ADA)
+    await said(scene, task, BEN)
+    with scene.database.unit() as unit:
+        refunds.reopen(unit, request.id, ADA)
+    second = await sent_in_vain(scene, request, 2)
+    assert (second.kind, second.request, second.first_by) == (Kind.OUTCOME_UNKNOWN, request.id, None)
+    assert second.id != task.id
+
+
+@pytest.mark.parametrize(
+    ("how", "note", "refund", "code"),
+    [
+        (How.PAID_BY, "", "", "task_refund_missing"),
+        (How.NOT_PAID, " ", "", "task_note_missing"),
+        (How.NOT_PAID, "note", "re_1", "task_option_wrong"),
+        (How.GIVE_UP, "note", "", "task_option_wrong"),
+    ],
+)
+async def test_a_choice_that_lacks_what_it_needs_is_refused(
+    scene: Scene, how: How, note: str, refund: str, code: str
+) -> None:
+    _, task = await unknown(scene)
+    with pytest.raises(TaskChoiceWrong) as refused:
+        tasks.check(task, how, note, refund)
+    assert refused.value.code == code
