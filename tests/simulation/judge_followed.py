@@ -167,12 +167,13 @@ class Followed:
 
     def _tasks(self) -> Iterator[str]:
         for request in self._requests:
-            if request.state not in {State.FAILED, State.CANCELED}:
+            if request.state not in {State.FAILED, State.CANCELED, State.OUTCOME_UNKNOWN}:
                 continue
+            wanted = "outcome_unknown" if request.state is State.OUTCOME_UNKNOWN else f"refund_{request.state}"
             kinds = {
                 task.kind.value
                 for task in tasks.of_charge(self._unit, request.content.charge)
                 if task.request == request.id
             }
-            if f"refund_{request.state}" not in kinds:
+            if wanted not in kinds:
                 yield f"request {request.id} is {request.state}, and no task says so"

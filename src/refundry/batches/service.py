@@ -1270,6 +1270,29 @@ def _kept_open(unit: Unit, batch: Batch, having: _HavingTurn) -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """Rows that go on only after a person has acted, in words: nobody knows whether another refund of their charge was paid."""
+
+    count: int
+    text: str
+
+
+def stuck(unit: Unit, batch: Batch) -> Stuck | None:
+    """Tell which rows of a batch wait for a request of unknown outcome; `None`, if none does."""
+    behind = refunds.behind_unknown(unit, batch.account)
+    rows = sorted(repository.of_requests(unit, batch.id, list(behind)))
+    if not rows:
+        return None
+    number, request = rows[0]
+    who = f"row {number:,} waits" if len(rows) == 1 else f"{len(rows):,} rows, as row {number:,}, wait"
+    return Stuck(
+        len(rows),
+        f"{who} for refund request {behind[request]} of the same charge, of which nobody knows whether it was paid: "
+        "`refundry task list --kind outcome_unknown` says what can be done",
+    )
+
+
 def _any_in_line(unit: Unit, batch: Batch, having: _HavingTurn) -> bool:
     """Tell whether any row of a batch waits for its turn; those that are over before it are passed by only in the batch's hours."""
     if having.back:

@@ -263,7 +263,8 @@ async def followed(work: Work, batch: Batch, allow_repeat: frozenset[int], wait:
         output.as_json(batch_told.facts(batch, seen.totals, of_run(work, began), outlook=seen.outlook))
     else:
         where = session.where(batch.account, work.desk.settings)
-        batch_told.words(batch, seen.totals, why, where, seen.outlook)
+        stuck = await work.read(lambda unit: batches.stuck(unit, batch))
+        batch_told.words(batch, seen.totals, why, where, seen.outlook, stuck=stuck)
     if seen.held and seen.totals.moving:
         output.say(f"error: {seen.held} [key_refused]: {work.mend}")
     if seen.in_doubt and seen.next_look_seconds is not None:

@@ -99,6 +99,6 @@ def _told(local: session.Local, unit: Unit, batch: Batch, *, as_json: bool) -> i
     else:
         why, where = batch_told.examples(unit, batch, totals), session.where(batch.account, local.settings)
         nobody = not batch_told.executing(local, unit, batch.account)
-        batch_told.words(batch, totals, why, where, outlook, nobody=nobody)
+        batch_told.words(batch, totals, why, where, outlook, stuck=batches.stuck(unit, batch), nobody=nobody)
         batch_told.advice(batch, totals)
     return batch_told.exit_code(totals)

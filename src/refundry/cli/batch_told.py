@@ -9,7 +9,7 @@ from typing import Any
 from refundry import bootstrap
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState, Standing, Totals
-from refundry.batches.service import Outlook
+from refundry.batches.service import Outlook, Stuck
 from refundry.cli import output
 from refundry.cli.session import Local
 from refundry.infra import inspection
@@ -77,9 +77,10 @@ def words(
     where: str,
     outlook: Outlook | None = None,
     *,
+    stuck: Stuck | None = None,
     nobody: bool = False,
 ) -> None:
-    """Write a batch for people, on stdout; `nobody` says that no process executes."""
+    """Write a batch for people, on stdout; `stuck` tells of rows that a person keeps waiting, `nobody` that no process executes."""
     output.line(output.wrapped(f"Batch {batch.id[:8]} ({batch.name}), {stands(batch, totals)}, {where}", hanging=2))
     counts = [
         f"{output.number(totals.standings[s])} {WORDS[s]}"
@@ -95,7 +96,13 @@ def words(
         if outlook.halted or outlook.text:
             waits = f"halted: {outlook.halted}" if outlook.halted else outlook.text
             output.line(output.wrapped(waits, indent=2, hanging=4))
-    if nobody and totals.moving and batch.state in {BatchState.ACCEPTED, BatchState.RUNNING}:
+    if stuck is not None:
+        output.line(output.wrapped(stuck.text, indent=2, hanging=4))
+    if (
+        nobody
+        and totals.moving > (stuck.count if stuck else 0)
+        and batch.state in {BatchState.ACCEPTED, BatchState.RUNNING}
+    ):
         told = NOBODY if outlook is not None and not outlook.due else f"due now, and {NOBODY}"
         output.line(output.wrapped(told, indent=2, hanging=4))
     if totals.reasons:

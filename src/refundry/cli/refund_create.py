@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import inf
 
 from refundry import bootstrap
 from refundry.audit import service as audit
@@ -425,9 +426,11 @@ async def _over(work: Work, request_id: str, patience: float) -> tuple[RefundReq
     began, told = work.desk.clock.boot_seconds(), False
     turns = work.worker.turns_of(request_id)
     while True:
-        request, now = await work.read(lambda unit: (refunds.need(unit, request_id), unit.now))
+        request, other, now = await work.read(lambda unit: (*_with_other(unit, request_id), unit.now))
         held = await work.held()
         later = request.due_at - now
+        if other is not None:
+            later = max(later, inf if other.state is State.OUTCOME_UNKNOWN else other.due_at - now)
         if request.state not in WORKED_ON or request.hold is not None or held or work.interrupted or later > patience:
             break
         if not told and work.desk.clock.boot_seconds() - began > TELL_AFTER_SECONDS:
@@ -438,6 +441,12 @@ async def _over(work: Work, request_id: str, patience: float) -> tuple[RefundReq
         await work.task
         request = await work.read(lambda unit: refunds.need(unit, request_id))
     return request, held
+
+
+def _with_other(unit: Unit, request_id: str) -> tuple[RefundRequest, RefundRequest | None]:
+    """Read a request, and the other one of its charge that it waits for."""
+    request = refunds.need(unit, request_id)
+    return request, refunds.waits_for(unit, request)
 
 
 def _waits(work: Work, request: RefundRequest, later: float) -> str:

@@ -7,6 +7,7 @@ from typing import Any, assert_never
 from refundry.batches.model import Standing, standing_of
 from refundry.cli import output
 from refundry.infra.db import Unit
+from refundry.refunds import service as refunds
 from refundry.refunds.model import FULL, HeldReason, RefundRequest, State
 from refundry.refunds.service import NOT_PAID
 from refundry.tasks import service as tasks
@@ -90,7 +91,18 @@ def sentence(request: RefundRequest) -> str:  # noqa: PLR0911  # one for each st
 
 
 def afterwards(unit: Unit, request: RefundRequest) -> str:
-    """Say what a person did about a failed one, or one of unknown outcome, or can do; else nothing. Who hears only of it may pay in another way, too."""
+    """Say what a person did about a failed one, or one of unknown outcome, or can do, and for which other one it waits; else nothing.
+
+    Who hears only of the failure may pay it in another way, too.
+    """
+    if (other := refunds.waits_for(unit, request)) is not None:
+        unknown = other.state is State.OUTCOME_UNKNOWN
+        why = (
+            f"of which nobody knows whether it was paid: `refundry refund show {other.id}` says what can be done"
+            if unknown
+            else "which was sent and has no answer yet that can be trusted"
+        )
+        return f"it waits for refund request {other.id} of the same charge, {why}"
     if request.state not in {State.FAILED, State.CANCELED, State.OUTCOME_UNKNOWN}:
         return ""
     for task in tasks.of_charge(unit, request.content.charge):

@@ -322,6 +322,13 @@ def on_the_way(unit: Unit, charge: str, but: str) -> bool:
     return any(one.state in ON_THE_WAY for id_, one in siblings.items() if id_ != but)
 
 
+def on_its_way(unit: Unit, charge: str) -> str | None:
+    """Tell the request of a charge that is on its way, or of which nobody knows whether it was paid; there is one at most."""
+    statement = sa.select(t.id).where(t.charge == charge, t.state.in_(_literals(ON_THE_WAY)))
+    found: str | None = unit.connection.execute(statement).scalar_one_or_none()
+    return found
+
+
 def reserved(unit: Unit, charge: str, but: str) -> int:
     """Sum what other requests claim of a charge, in minor units."""
     siblings = fetch_siblings(unit, [charge]).siblings[charge]

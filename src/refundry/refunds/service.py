@@ -1375,6 +1375,32 @@ def refuse(unit: Unit, claimed: Claimed, code: str, text: str) -> None:
     _end(unit, claimed, Judged(Verdict.REFUSE, code, text), facts={"why": text})
 
 
+def waits_for(unit: Unit, request: RefundRequest) -> RefundRequest | None:
+    """Tell the other request of its charge that an unpaid one waits for: it is on its way, or nobody knows whether it was paid.
+
+    One that is held waits for something else first.
+    """
+    other = repository.on_its_way(unit, request.content.charge) if _is_next(request) else None
+    return None if other is None else repository.find(unit, other)
+
+
+def behind_unknown(unit: Unit, account: str) -> dict[str, str]:
+    """Tell the requests of an account that go on only after a person has said what became of another of their charge, and that one."""
+    return {
+        request.id: other
+        for charge, other in repository.unknown(unit, account).items()
+        for request in repository.of_charge(unit, charge)
+        if _is_next(request)
+    }
+
+
+def _is_next(request: RefundRequest) -> bool:
+    """Tell whether a request would be sent by itself, were it not for the others of its charge."""
+    return request.state in {State.RECEIVED, State.APPROVED} and (
+        request.hold is None or request.hold.until is not None
+    )
+
+
 def need(unit: Unit, request_id: str) -> RefundRequest:
     """Read a request.
 
@@ -1433,6 +1459,7 @@ __all__ = [
     "any_going_on",
     "asks_as_before",
     "attempts",
+    "behind_unknown",
     "but_for_waiting",
     "claim",
     "come_back",
@@ -1494,6 +1521,7 @@ __all__ = [
     "suspect",
     "tally",
     "unknown",
+    "waits_for",
     "waits_in_line",
     "withdraw",
 ]  # fmt: skip

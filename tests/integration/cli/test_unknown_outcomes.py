@@ -100,3 +100,47 @@ def test_two_people_say_that_it_was_not_paid_and_the_same_command_pays_it_then(
     assert "ada and ben say that it was not paid" in " ".join(told.out.split())
     paid = refundry(*CREATE, "--json")
     assert (paid.code, paid.json["state"], paid.json["attempts"]) == (0, "settled", 2)
+
+
+def test_what_waits_behind_it_says_so_and_keeps_nobody_waiting(refundry: Run, stripe: Server, tmp_path: Path) -> None:
+    refundry("db", "upgrade")
+    request, task = unknown(refundry, stripe)
+    charge = refundry("refund", "show", request, "--json").json["charge"]
+    word = f"it waits for refund request {request} of the same charge, of which nobody knows whether it was paid"
+    later = ("refund", "create", "--reason", "duplicate", "--charge", charge, "--amount", "2.00", "--key", "K-2")
+    created = refundry(*later)
+    assert created.code == 3
+    assert created.out.startswith("waiting: 2.00 GBP of ch_")
+    assert word in created.err
+    behind = ids.request_id(stripe.account, "test", "key:K-2")
+    assert word in refundry("refund", "show", behind).err
+    file = tmp_path / "rows.csv"
+    file.write_text(f"charge_id,amount,reason,request_key\n{charge},3.00,duplicate,K-3\n{charge},4.00,duplicate,K-4\n")
+    run = refundry("batch", "run", str(file), "--yes")
+    (batch,) = refundry("batch", "list", "--json").json["batches"]
+    status = refundry("batch", "status", batch["batch_id"])
+    for told in (run, status):
+        said = " ".join(told.out.split())
+        assert f"2 rows, as row 1, wait for refund request {request} of the same charge" in said
+        assert "`refundry task list --kind outcome_unknown` says what can be done" in said
+        assert "nobody executes" not in said
+    made = stripe.control("POST /_sim/refunds", {"charge": charge, "amount": 1234})["id"]
+    assert refundry("task", "resolve", task, "--how", "paid_by", "--refund", made).code == 0
+    status = refundry("batch", "status", batch["batch_id"])
+    assert "due now, and nobody executes" in " ".join(status.out.split())
+    assert refundry("batch", "resume", batch["batch_id"]).code == 0
+    assert refundry(*later, "--json").json["state"] == "settled"
+
+
+def test_what_waits_behind_one_in_doubt_says_so(refundry: Run, stripe: Server) -> None:
+    refundry("db", "upgrade")
+    stripe.control("POST /_sim/faults", {"rules": [{"kind": "error_before", "operation": "POST /v1/refunds"}]})
+    first = refundry(*CREATE, "--patience", "0", "--json").json
+    assert first["state"] == "submitting"
+    later = refundry(
+        "refund", "create", "--reason", "duplicate", "--charge", first["charge"], "--amount", "2.00", "--key", "K-2", "--patience", "0"
+    )  # fmt: skip
+    assert later.code == 3
+    assert later.out.startswith("waiting: 2.00 GBP of ch_")
+    word = f"it waits for refund request {first['request_id']} of the same charge, which was sent and has no answer yet that can be trusted"
+    assert word in later.err
