@@ -62,7 +62,7 @@ from refundry.refunds.model import (
     RefundRequest,
     State,
 )
-from refundry.refunds.service import Claimed, Receipt, Received, Tally
+from refundry.refunds.service import NOT_PAID, Claimed, Receipt, Received, Tally
 
 SLICE = 500
 # The event of a batch's one audit entry for all its rows.
@@ -609,7 +609,7 @@ def taken_back(unit: Unit, request: str) -> bool:
 def retry(unit: Unit, batch: Batch, actor: Actor) -> int:
     """Have those rows looked at again that were declined or rejected, whose charge was not found, or that wait for the balance; tells how many.
 
-    Where a payment had failed, what the row names is looked up again: the customer may have paid by another charge since.
+    What people have said was not paid stays as it is: they may have paid it in another way, and it is asked for by itself. Where a payment had failed, what the row names is looked up again: the customer may have paid by another charge since.
 
     Raises:
         NotApplied: It waits for its plan to be applied.
@@ -621,7 +621,11 @@ def retry(unit: Unit, batch: Batch, actor: Actor) -> int:
     _distrust_what_was_unclear(unit, batch)
     for page in repository.requests(unit, batch.id):
         count += refunds.try_now(unit, page, actor)
-        refused = [request for request in refunds.many(unit, page).values() if request.state in over]
+        refused = [
+            request
+            for request in refunds.many(unit, page).values()
+            if request.state in over and request.reason_code != NOT_PAID
+        ]
         paid_since = _perhaps_paid_since(unit, batch, [one.id for one in refused if refunds.payment_failed(one)])
         again += repository.unplan_rows(unit, batch.id, list(paid_since.values()))
         refused = [request for request in refused if request.id not in paid_since]

@@ -726,6 +726,18 @@ def test_what_was_unknown_when_the_batch_went_on_and_is_paid_makes_no_room_for_a
     assert turn(clerk, batch).course.halted == "1 of the first 3 rows failed, and --halt-at allows 2%"
 
 
+def test_what_was_unknown_when_the_batch_went_on_and_people_say_was_not_paid_halts_it_no_second_time(
+    clerk: Clerk,
+) -> None:
+    batch, unknown_one = gone_on_with_one_unknown(clerk)
+    clerk.unit(lambda unit: refunds.say_not_paid(unit, unknown_one.id, ADA, "nothing there"))
+    after = turn(clerk, batch)
+    assert (after.state, after.course.failed, after.course.halted) == (BatchState.RUNNING, 1, "")
+    assert clerk.told(batch)[0] == ("refused", "not_paid")
+    fail_one(clerk, most=1)
+    assert turn(clerk, batch).course.halted == "1 of the first 3 rows failed, and --halt-at allows 2%"
+
+
 def test_a_row_that_is_tried_again_makes_no_failure_of_what_was_unknown_when_the_batch_went_on(clerk: Clerk) -> None:
     batch, _ = gone_on_with_one_unknown(clerk)
     fail_one(clerk, most=1)

@@ -12,8 +12,9 @@ from refundry.kernel.outcome import NotTakenWhy
 from refundry.refunds import repository
 from refundry.refunds import service as refunds
 from refundry.refunds.model import HeldReason, Hold, State
+from refundry.refunds.rules import Plan, Step
 from tests.integration.batches.conftest import Clerk
-from tests.support.builders import accepted, not_taken, seen_refund
+from tests.support.builders import accepted, not_taken, seen_refund, unknown
 from tests.support.hand import ADA, ORDER_KEY
 
 pytestmark = pytest.mark.integration
@@ -135,6 +136,23 @@ def test_retrying_reopens_what_was_declined_or_rejected_and_nothing_else(clerk: 
     assert clerk.unit(lambda unit: batches.retry(unit, batch, ADA)) == 1
     assert clerk.told(batch)[0] == ("waiting", "received")
     assert clerk.unit(lambda unit: batches.retry(unit, batch, ADA)) == 0
+
+
+def test_what_people_say_was_not_paid_is_not_retried_with_all_the_others(clerk: Clerk) -> None:
+    """Who has said so may have paid it in another way: it is asked for by itself."""
+    batch = three(clerk)
+    approved = clerk.judge(clerk.claim(most=1)[0])
+    assert approved is not None
+    intent = clerk.submit(approved)
+    assert intent is not None
+    clerk.record(intent, unknown())
+    clerk.clock.move(10)
+    (doubtful,) = [one for one in clerk.claim() if one.request.state is State.SUBMITTING]
+    clerk.resolve(doubtful, Plan(Step.GIVE_UP, clerk.attempts(doubtful.request)[-1]))
+    clerk.unit(lambda unit: refunds.say_not_paid(unit, doubtful.request.id, ADA, "by bank transfer"))
+    assert clerk.told(batch)[0] == ("refused", "not_paid")
+    assert clerk.unit(lambda unit: batches.retry(unit, batch, ADA)) == 0
+    assert clerk.told(batch)[0] == ("refused", "not_paid")
 
 
 NAMED = [
