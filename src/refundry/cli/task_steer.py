@@ -21,7 +21,7 @@ from refundry.refunds.rules import Clocks
 from refundry.tasks import service as tasks
 from refundry.tasks.model import How, Kind, Task, TaskForbids
 
-Work = Callable[[Unit], tuple[Task, float]]
+Work = Callable[[Unit], None]
 
 AT_STRIPE = frozenset({How.REPLACE, How.CANCEL, How.PAID_BY, How.NOT_PAID})
 
@@ -145,7 +145,9 @@ async def _at_stripe(task_id: str, how: How, note: str, refund: str, *, as_json:
             work = await _not_paid(desk, task, note)
         else:
             work = await _by_refund(desk, task, how, note, refund or task.refund or "")
-        done, now = await desk.writer.put(work)
+        await desk.writer.put(work)
+        # Read anew: what the request has become may have ended the task, and does so with the commit.
+        done, now = await desk.writer.put(lambda unit: (tasks.need(unit, task_id), unit.now))
         request = await desk.writer.put(lambda unit: refunds.need(unit, done.replacement or task.request or ""))
     _told(done, now, as_json=as_json)
     if not as_json:
@@ -158,7 +160,7 @@ async def _by_refund(desk: Desk, task: Task, how: How, note: str, refund: str) -
     gateway, began_at = desk.seat_of(task.account).gateway, desk.clock.now() + desk.database.offset
     seen = await (gateway.cancel_refund(refund) if how is How.CANCEL else gateway.refund(refund, Lane.DESK))
 
-    def work(unit: Unit) -> tuple[Task, float]:
+    def work(unit: Unit) -> None:
         match how:
             case How.CANCEL:
                 tasks.resolve(unit, task.id, how, session.person(), note)
@@ -167,7 +169,6 @@ async def _by_refund(desk: Desk, task: Task, how: How, note: str, refund: str) -
                 tasks.paid_by(unit, task.id, seen, began_at, session.person(), note)
             case _:
                 tasks.replace_failed(unit, task.id, seen, began_at, session.person(), note)
-        return tasks.need(unit, task.id), unit.now
 
     return work
 
@@ -185,7 +186,7 @@ async def _not_paid(desk: Desk, task: Task, note: str) -> Work:
     if look is not None:
         look = replace(look, began_at=look.began_at + desk.database.offset)
 
-    def work(unit: Unit) -> tuple[Task, float]:
+    def work(unit: Unit) -> None:
         if look is not None and not follow.take_look(unit, task.account, look, seat.access.order_key):
             raise TaskForbids(
                 f"{task.charge} has just changed at Stripe: try again", code="look_overtaken", task=task.id
@@ -194,6 +195,5 @@ async def _not_paid(desk: Desk, task: Task, note: str) -> Work:
             since, stripe = desk.clock.boot_seconds() - began, seat.gateway.stripe_now()
             then = Clocks(desk.clock.now() - since, unit.now - since, None if stripe is None else stripe - since)
             tasks.say_not_paid(unit, task.id, then, session.person(), note)
-        return tasks.need(unit, task.id), unit.now
 
     return work

@@ -102,6 +102,23 @@ def test_two_people_say_that_it_was_not_paid_and_the_same_command_pays_it_then(
     assert (paid.code, paid.json["state"], paid.json["attempts"]) == (0, "settled", 2)
 
 
+def test_who_says_that_it_was_not_paid_hears_of_its_refund_that_is_there_after_all(
+    refundry: Run, stripe: Server
+) -> None:
+    refundry("db", "upgrade")
+    request, task = unknown(refundry, stripe)
+    charge, mark = (
+        refundry("refund", "show", request, "--json").json["charge"],
+        {"metadata[refundry_request_id]": request},
+    )
+    made = called(stripe, "POST /v1/refunds", charge=charge, amount="1234", **mark)["id"]
+    told = refundry("task", "resolve", task, "--how", "not_paid", "--note", "none in the dashboard")
+    assert told.code == 0
+    assert f"Stripe says succeeded ({made})" in " ".join(told.out.split())
+    over = refundry("task", "show", task, "--json").json
+    assert (over["how"], over["resolved_by"], over["first_by"]) == ("over", "system:refundry", None)
+
+
 def test_what_waits_behind_it_says_so_and_keeps_nobody_waiting(refundry: Run, stripe: Server, tmp_path: Path) -> None:
     refundry("db", "upgrade")
     request, task = unknown(refundry, stripe)

@@ -210,6 +210,16 @@ async def test_a_second_unknown_outcome_of_the_same_request_is_a_task_of_its_own
     assert second.id != task.id
 
 
+async def test_nobody_has_to_say_what_became_of_a_request_whose_outcome_is_known(scene: Scene) -> None:
+    request = await scene.paid(await scene.sim.charge(5000), 1200)
+    with scene.database.unit() as unit, pytest.raises(StateForbids, match="settled"):
+        refunds.say_not_paid(unit, request.id, ADA, "text")
+    other = await scene.gateway.refund(await scene.by_hand(request.content.charge, 1200), Lane.DESK)
+    with scene.database.unit() as unit, pytest.raises(StateForbids, match="settled"):
+        refunds.name_refund(unit, request.id, other, scene.clock.now(), ADA, "note")
+    assert scene.now(request).refund == request.refund
+
+
 @pytest.mark.parametrize(
     ("how", "note", "refund", "code"),
     [
