@@ -389,6 +389,17 @@ def test_a_right_that_cannot_be_asked_for_now_is_not_called_missing(
     assert "Refunds: Write could not be asked for" in the(told, "stripe_unreachable")["said"]
 
 
+def test_rights_are_asked_for_until_an_account_that_is_short_of_calls_has_room(refundry: Run, stripe: Server) -> None:
+    secret = key(stripe)
+    stripe.control("POST /_sim/limits", {"limits": "global=8"})
+    try:
+        told = refundry("doctor", "--json", STRIPE_SECRET_KEY=secret)
+    finally:
+        stripe.control("POST /_sim/limits", {"limits": "none"})
+    assert (told.code, found(told, "stripe_rate_limited")) == (0, [])
+    assert any(finding["what"] == "balance" for finding in told.json["findings"])
+
+
 # The network
 
 
