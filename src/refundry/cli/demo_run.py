@@ -17,7 +17,7 @@ from refundry.batches.model import Batch, Standing, Totals
 from refundry.bootstrap import read_file
 from refundry.charges import service as charges
 from refundry.charges.model import REQUEST_ID
-from refundry.cli import batch_run, batch_told, demo_follow, output, serving, session, work
+from refundry.cli import batch_run, batch_told, demo_follow, interruption, output, serving, session
 from refundry.cli.simulator import KEY, Simulator, SimulatorFailed, sample
 from refundry.cli.work import Work, working
 from refundry.connectors.base import ReadOptions
@@ -77,8 +77,8 @@ def run(wanted: Wanted, *, as_json: bool) -> int:
         flags = ["--load", "online-retail", "--seed", str(wanted.seed), "--limits", wanted.limits, *kept]
         output.say("Starting the simulator: a Stripe on this machine. No money moves.")
         simulator = stack.enter_context(_started(flags, folder))
-        work.last_words.append(simulator.end)
-        stack.callback(work.last_words.remove, simulator.end)
+        interruption.last_words.append(simulator.end)
+        stack.callback(interruption.last_words.remove, simulator.end)
         settings = _settings(folder, simulator, wanted)
         return loop.run(_shown(settings, simulator, wanted, folder, as_json=as_json))
 

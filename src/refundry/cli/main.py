@@ -5,11 +5,9 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -26,6 +24,7 @@ from refundry.cli import (
     dispute,
     doctor,
     inbox,
+    interruption,
     outbox,
     output,
     refund,
@@ -97,18 +96,20 @@ def _root(
 def run() -> NoReturn:
     """Run the program and end the process with its exit code."""
     gc.set_threshold(*GARBAGE)
-    # A polite kill ends like Ctrl-C: what was started is ended too, and the exit code says that it was interrupted.
-    signal.signal(signal.SIGTERM, _interrupt)
+    interruption.catch()
     output.prepare()
-    code = main(sys.argv[1:])
-    if (lost := output.lost()) is not None:
-        output.fail(lost, as_json=False)
-        code = code or output.FAILED
+    try:
+        code = main(sys.argv[1:])
+        if (lost := output.lost()) is not None:
+            output.fail(lost, as_json=False)
+            code = code or output.FAILED
+    except KeyboardInterrupt:
+        # It came while the end was told.
+        code = output.INTERRUPTED
+    if code == output.INTERRUPTED:
+        # All is written and ended. Python's own end takes a while, and the same wish, said again, would be met there by nobody.
+        os._exit(code)
     sys.exit(code)
-
-
-def _interrupt(_: int, __: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -13,7 +12,8 @@ from typing import TypeVar
 from refundry import bootstrap
 from refundry.accounts import service as accounts
 from refundry.bootstrap import Desk
-from refundry.cli import output
+from refundry.cli import interruption, output
+from refundry.cli.interruption import Wish
 from refundry.infra.db import DatabaseUnusable, Unit
 from refundry.infra.settings import Settings
 from refundry.kernel.errors import RefundryError, UsageError
@@ -23,10 +23,6 @@ Result = TypeVar("Result")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # For so long a Postgres may be away before a command gives up; a process that stays goes on looking.
 LOST_SECONDS = 60
-# `timeout` and others signal a process, and in the same moment the group that it is in: that is one wish, and not a second one.
-AGAIN_SECONDS = 0.5
-# Called before the process leaves at once, on the second Ctrl-C.
-last_words: list[Callable[[], None]] = []
 
 
 @dataclass(slots=True)
@@ -38,29 +34,28 @@ class Work:
         worker: Executes, or watches.
         stop: Set, when no more is to be begun.
         task: The worker's run; once it is done, it has failed or was stopped.
-        interrupted: A person, or a polite kill, wants it to end.
-        interrupted_at: When that was first said, by the machine's boot clock.
     """
 
     desk: Desk
     worker: Worker
     stop: asyncio.Event
     task: asyncio.Task[None]
-    interrupted: bool = False
-    interrupted_at: float = 0.0
     woken: asyncio.Event = field(default_factory=asyncio.Event)
+    wish: Wish = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with nobody who wants it to end."""
+        self.wish = Wish(self.desk.clock)
+
+    @property
+    def interrupted(self) -> bool:
+        """Tell whether a person, or a polite kill, wants it to end."""
+        return self.wish.heard_at is not None
 
     def interrupt(self) -> None:
         """Begin nothing more; the second time, leave at once."""
-        now = self.desk.clock.boot_seconds()
-        if self.interrupted and now - self.interrupted_at < AGAIN_SECONDS:
+        if not self.wish.heard():
             return
-        if self.interrupted:
-            for word in last_words:
-                word()
-            # What is on its way stands in the database as in doubt, and the next run looks: nothing is lost.
-            os._exit(output.INTERRUPTED)
-        self.interrupted, self.interrupted_at = True, now
         self.woken.set()
         self.stop.set()
         output.say("stopping: nothing more is begun, what is on its way is finished (again: leave at once)")
@@ -168,8 +163,10 @@ async def working(settings: Settings, account: str | None = None, *, every: bool
         worker = Worker(desk, bootstrap.lock_of(settings), follows=every)
         work = Work(desk, worker, stop, asyncio.create_task(worker.run(until=stop), name="worker"))
         loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            loop.add_signal_handler(number, work.interrupt)
+        # Not the loop's own way, which lets go of a signal before anybody can put back who had it.
+        before = {
+            number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(work.interrupt)) for number in SIGNALS
+        }
         try:
             yield work
         finally:
@@ -177,5 +174,8 @@ async def working(settings: Settings, account: str | None = None, *, every: bool
             # An error of the worker's own was told by `rest`; here it may only hide what ended the block.
             with suppress(Exception):
                 await work.task
+            if work.interrupted:
+                # The end takes a moment, in which the same wish may be said again.
+                interruption.process.heard_at = work.wish.heard_at
             for number in SIGNALS:
-                loop.remove_signal_handler(number)
+                signal.signal(number, before[number])

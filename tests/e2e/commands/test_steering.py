@@ -62,3 +62,17 @@ def test_interrupted_then_paused_then_resumed_it_is_all_paid_once(
     assert resumed.code == 0, resumed.err
     assert resumed.json["paid"] == 60
     shop.judge()
+
+
+def test_a_run_that_is_told_to_end_again_and_again_ends_with_the_exit_code_of_one_that_was_told_once(
+    shop: Shop, slow: Installation, tmp_path: Path
+) -> None:
+    refunds = str(shop.file(tmp_path / "refunds.csv"))
+    with shop.server.turning_away(after=IN_THE_MIDDLE):
+        run = slow.start("batch", "run", refunds, "--yes", "--json")
+        begun(shop, run, 3)
+        # As long as it is there: while it finishes what is on its way, and closes, and after that.
+        while run.poll() is None:
+            run.send_signal(signal.SIGTERM)
+        stopped = ended(run)
+    assert (stopped.code, "Traceback" in stopped.err) == (130, False), stopped.err

@@ -93,6 +93,15 @@ def test_all_that_is_in_doubt_is_counted(refundry: Run, file: Path, tmp_path: Pa
     assert watched["next_look_seconds"] <= 1_000_000
 
 
+def started(stripe: Server, tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start a command as a process of its own."""
+    usual = {
+        "STRIPE_SECRET_KEY": "sk_test_sim", "REFUNDRY_STRIPE__API_BASE": stripe.url, "REFUNDRY_STATE_DIR": str(tmp_path / "state"),
+    }  # fmt: skip
+    command, pipe = [sys.executable, "-m", "refundry", *arguments], subprocess.PIPE
+    return subprocess.Popen(command, env={**os.environ, **usual}, stdout=pipe, stderr=pipe, text=True)  # noqa: S603, TID251  # our own program
+
+
 def submitting(name: str) -> RefundRequest:
     content = Content(charge=name, asked_minor=100, currency="gbp", reason="requested_by_customer")
     return RefundRequest(name, "", name, content, state=State.SUBMITTING, amount_minor=100)
@@ -107,12 +116,7 @@ def test_ctrl_c_ends_the_watching_and_says_that_the_batch_goes_on(
 ) -> None:
     batch = refundry("batch", "run", str(file), "--yes", "--no-wait", "--json").json["batch_id"]
     refundry("batch", "pause", batch)
-    usual = {
-        "STRIPE_SECRET_KEY": "sk_test_sim", "REFUNDRY_STRIPE__API_BASE": stripe.url, "REFUNDRY_STATE_DIR": str(tmp_path / "state"),
-    }  # fmt: skip
-    command = [sys.executable, "-m", "refundry", "batch", "watch", batch, "--json", "--follow"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, env={**os.environ, **usual}, stdout=pipe, stderr=pipe, text=True) as watching:  # noqa: S603, TID251  # our own program
+    with started(stripe, tmp_path, "batch", "watch", batch, "--json", "--follow") as watching:
         assert watching.stdout is not None
         assert json.loads(watching.stdout.readline())["state"] == "paused"
         watching.send_signal(signal.SIGINT)
@@ -120,6 +124,22 @@ def test_ctrl_c_ends_the_watching_and_says_that_the_batch_goes_on(
     assert watching.returncode == 130
     assert f"the batch itself goes on. To stop it: `refundry batch pause {batch[:8]}`" in errors
     assert refundry("batch", "status", batch, "--json").json["state"] == "paused"
+
+
+@pytest.mark.parametrize("wish", [signal.SIGTERM, signal.SIGINT])
+def test_a_wish_to_end_that_is_said_again_and_again_ends_it_with_the_exit_code_of_one(
+    refundry: Run, stripe: Server, file: Path, tmp_path: Path, wish: signal.Signals
+) -> None:
+    batch = refundry("batch", "run", str(file), "--yes", "--no-wait", "--json").json["batch_id"]
+    refundry("batch", "pause", batch)
+    with started(stripe, tmp_path, "batch", "watch", batch, "--json", "--follow") as watching:
+        assert watching.stdout is not None
+        assert json.loads(watching.stdout.readline())["state"] == "paused"
+        # Wherever it is: while it looks, clears up, tells its end, or is in the interpreter's own end.
+        while watching.poll() is None:
+            watching.send_signal(wish)
+        _, errors = watching.communicate(timeout=30)
+    assert (watching.returncode, "Traceback" in errors) == (130, False), errors
 
 
 def test_who_watches_loads_nothing_that_pays() -> None:
