@@ -285,6 +285,10 @@ def request_key_of(wanted: Wanted, charge: str, asked_minor: int | None, currenc
     return f"row:{charge}:{FULL if asked_minor is None else asked_minor}:{currency}"
 
 
+# Codes of rows whose request, if they point to one, is that of another row, of another file or of the desk.
+OF_ANOTHER = ("same_key_other_content", "possible_repeat", "repeated_row")
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What became of a row when its charge was looked up.
@@ -292,7 +296,8 @@ class Verdict:
     Args:
         code: Empty if it became a request of its own; else why it was refused.
         text: For a support agent.
-        request: The request it points to, its own or an earlier one's.
+        request: The request it points to: its own, also where it was looked up anew and led to no charge; or, with a code of
+            `OF_ANOTHER`, an earlier one's.
     """
 
     code: str = ""

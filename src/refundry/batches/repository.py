@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from refundry.batches.model import (
+    OF_ANOTHER,
     Anchor,
     Batch,
     BatchRow,
@@ -201,8 +202,12 @@ def plan(unit: Unit, batch: str, verdicts: dict[int, Verdict]) -> None:
 
 
 def unplan(unit: Unit, batch: str) -> int:
-    """Put those readable rows back that led to no charge, or to more than one, to be looked up without a plan; tells how many."""
-    led_nowhere = (r.planned.is_(True), r.wanted.is_not(None), r.request.is_(None), r.code != "withdrawn")
+    """Put those readable rows back that led to no charge, or to more than one, to be looked up without a plan; tells how many.
+
+    One that had become a request before keeps it.
+    """
+    of_no_other = sa.or_(r.request.is_(None), r.code.not_in(OF_ANOTHER))
+    led_nowhere = (r.planned.is_(True), r.wanted.is_not(None), r.code.not_in(["", "withdrawn"]), of_no_other)
     statement = sa.update(batch_rows).where(r.batch == batch, *led_nowhere)
     return unit.connection.execute(statement.values(planned=False, code=ANEW, text="")).rowcount
 

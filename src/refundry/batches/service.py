@@ -277,7 +277,8 @@ def plan_slice(
         if foreseen is not None and not row.anew:
             judged = _as_planned(judged, foreseen.get(row.number))
         if isinstance(judged, Verdict):
-            verdicts[row.number] = judged
+            # The next retry goes on with the request that it became before: under its key there can be no other.
+            verdicts[row.number] = replace(judged, request=row.became)
         else:
             judged = refunds.put_in_line(judged) if scheduled else judged
             wanted.append((row, judged))

@@ -239,6 +239,29 @@ def test_a_retry_before_the_customer_has_paid_again_is_refused_again_and_the_nex
     assert [paid.content.charge for paid in clerk.pay_what_is_due()] == ["ch_9"]
 
 
+@pytest.mark.parametrize("text", NAMED, ids=["ticket", "key", "neither", "order"])
+def test_a_retry_that_finds_two_charges_is_refused_and_the_next_one_pays_once_there_is_one(
+    clerk: Clerk, text: str
+) -> None:
+    batch = refused(clerk, text)
+    clerk.looked("ch_8", payment_intent="pi_1", metadata={ORDER_KEY: "A1"})
+    for _ in range(2):
+        assert clerk.unit(lambda unit: batches.retry(unit, batch, ADA)) == 1
+        clerk.plan(batch)
+        assert clerk.told(batch) == [("refused", "ambiguous_order")]
+        assert clerk.totals(batch).told()["refused"] == 1
+        assert clerk.pay_what_is_due() == []
+    clerk.looked("ch_8", payment_intent="pi_8")
+    assert clerk.unit(lambda unit: batches.retry(unit, batch, ADA)) == 1
+    clerk.plan(batch)
+    # What was ambiguous is looked at anew before it is paid.
+    paid_by_another(clerk)
+    assert [paid.content.charge for paid in clerk.pay_what_is_due()] == ["ch_9"]
+    assert clerk.told(batch) == [("paid", "settled")]
+    assert clerk.totals(batch).told()["amounts"] == {"gbp": {"requested": 1000, "paid": 1000}}
+    assert clerk.audit_is_sound()
+
+
 def test_a_row_that_names_the_charge_itself_stays_with_it(clerk: Clerk) -> None:
     batch = refused(clerk, "charge_id,payment_intent,amount,ticket_id\nch_1,pi_1,10.00,T1\n")
     assert clerk.unit(lambda unit: batches.retry(unit, batch, ADA)) == 1
