@@ -370,6 +370,11 @@ class Totals:
     moving: int = 0
     in_line: int = 0
 
+    @property
+    def done(self) -> int:
+        """Tell how many rows have an outcome; what waits has none, be it for a person or after a halt."""
+        return self.rows - self.standings[Standing.WAITING]
+
     def told(self) -> dict[str, object]:
         """Tell it in the form of `--json`."""
         currencies = sorted({*self.requested, *self.paid})

@@ -73,7 +73,7 @@ class Seen:
         """
         with self._local.database.reading() as unit:
             moment = self._read(unit)
-        self._speed.note(moment.done)
+        self._speed.note(moment.totals.done)
         speed = self._speed.rows_per_second()
         return moment if speed is None else replace(moment, rows_per_second=speed)
 

@@ -67,11 +67,6 @@ class Seen:
     held: str = ""
     outlook: Outlook | None = None
 
-    @property
-    def done(self) -> int:
-        """Tell how many rows are over, or wait for a person."""
-        return self.totals.rows - self.totals.moving
-
 
 class Speed:
     """Tells how fast a batch goes, over the last moments.
@@ -141,7 +136,7 @@ class Progress:
     def show(self, seen: Seen) -> None:
         """Show how far it is."""
         now = self._clock.boot_seconds()
-        self._speed.note(seen.done)
+        self._speed.note(seen.totals.done)
         self._seen = seen
         if self._live is not None:
             self._live.update(self._drawn(seen))
@@ -150,7 +145,7 @@ class Progress:
             self._plain(seen)
 
     def _plain(self, seen: Seen) -> None:
-        text = "  ".join([f"{number(seen.done)} of {counted(seen.totals.rows, 'row')}", *self._parts(seen)])
+        text = "  ".join([f"{number(seen.totals.done)} of {counted(seen.totals.rows, 'row')}", *self._parts(seen)])
         if text != self._told:
             self._told = text
             say(text)
@@ -165,8 +160,8 @@ class Progress:
         bar = Table.grid(padding=(0, 1), expand=True)
         bar.add_column(ratio=1)
         bar.add_column(justify="right", no_wrap=True)
-        percent = f"{number(seen.done)} of {counted(rows, 'row')} {seen.done * 100 // max(rows, 1):3}%"
-        bar.add_row(ProgressBar(total=max(rows, 1), completed=seen.done), percent)
+        percent = f"{number(seen.totals.done)} of {counted(rows, 'row')} {seen.totals.done * 100 // max(rows, 1):3}%"
+        bar.add_row(ProgressBar(total=max(rows, 1), completed=seen.totals.done), percent)
         title = Text(self._title, style="bold", overflow="ellipsis", no_wrap=True)
         return Group(title, bar, *(Text(part) for part in self._lines(seen)))
 

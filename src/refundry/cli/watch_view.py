@@ -64,11 +64,6 @@ class Moment:
     executing: bool
 
     @property
-    def done(self) -> int:
-        """Tell how many rows have an outcome."""
-        return self.totals.rows - self.totals.standings[Standing.WAITING]
-
-    @property
     def moves(self) -> bool:
         """Tell whether something happens to it by itself."""
         return self.batch.state in {BatchState.ACCEPTED, BatchState.RUNNING} and self.totals.moving > 0
@@ -135,7 +130,7 @@ def _rounded(value: float | None) -> float | None:
 def line(moment: Moment) -> str:
     """Write it as one line, for a log file or a pipe."""
     totals = moment.totals
-    parts = [f"{number(moment.done)} of {counted(totals.rows, 'row')}", batch_told.stands(moment.batch, totals)]
+    parts = [f"{number(totals.done)} of {counted(totals.rows, 'row')}", batch_told.stands(moment.batch, totals)]
     parts += [f"{label} {', '.join(told)}" for label, told, _ in _sections(moment)]
     return "; ".join([*parts, *_notes(moment)])
 
@@ -155,9 +150,9 @@ def drawn(moment: Moment, width: int) -> RenderableType:
     bar = Table.grid(padding=(0, 1), expand=True)
     bar.add_column(ratio=1)
     bar.add_column(justify="right", no_wrap=True)
-    percent = moment.done * 100 // max(totals.rows, 1)
-    share = f"{number(moment.done)} of {counted(totals.rows, 'row')} {percent:3}%"
-    bar.add_row(ProgressBar(total=max(totals.rows, 1), completed=moment.done), Text(share))
+    percent = totals.done * 100 // max(totals.rows, 1)
+    share = f"{number(totals.done)} of {counted(totals.rows, 'row')} {percent:3}%"
+    bar.add_row(ProgressBar(total=max(totals.rows, 1), completed=totals.done), Text(share))
     body = Table.grid(padding=(0, 1))
     body.add_column(width=LABEL_WIDTH, style="dim", no_wrap=True)
     body.add_column()

@@ -43,3 +43,13 @@ def test_no_time_left_is_told_of_rows_that_are_tried_again(capsys: pytest.Captur
         "950 of 1,000 rows  paid nothing  1.0/s of 10.0/s  0:50 left",
         "400 of 1,000 rows  paid nothing",
     ]
+
+
+def test_rows_that_are_held_when_a_run_is_halted_are_not_told_as_done(capsys: pytest.CaptureFixture[str]) -> None:
+    totals = Totals(rows=100)
+    totals.standings |= {Standing.WAITING: 60, Standing.PAID: 40}
+    with Progress("refunds.csv", HandClock()) as progress:
+        progress.show(
+            Seen(totals, planning=False, watching=False, in_doubt=0, next_look_seconds=None, limit=0.0, limited=0)
+        )
+    assert capsys.readouterr().err.splitlines() == ["refunds.csv", "40 of 100 rows  paid nothing  60 held"]
