@@ -7,11 +7,11 @@ requests, from charges that stand in the mirror as if they had been listed.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
 
+from bench.memory import peak_megabytes
 from refundry import bootstrap
 from refundry.accounts import service as accounts
 from refundry.accounts.model import Account
@@ -57,14 +57,10 @@ def main(path: Path, rows_to_plan: int) -> None:
     with database.unit() as unit:
         batch, _ = batches.accept(unit, ACCOUNT.name, file, "", SYSTEM)
     seconds = time.monotonic() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_megabytes()
     planned(database, batch, rows_to_plan)
     database.close()
-    print(
-        json.dumps(
-            {"batch": batch.id, "rows": file.row_count, "seconds": round(seconds, 2), "peak_megabytes": round(peak, 1)}
-        )
-    )
+    print(json.dumps({"batch": batch.id, "rows": file.row_count, "seconds": round(seconds, 2), "peak_megabytes": peak}))
 
 
 if __name__ == "__main__":

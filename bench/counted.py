@@ -1,15 +1,18 @@
-"""The `refundry` program, with its commits counted: `python -m bench.counted FILE batch run …` writes the count to FILE.
+"""The `refundry` program, with its commits counted: `python -m bench.counted FILE batch run …`.
 
-Counted is every commit of a unit that may write; those of units that only read, and those of the wake-up engine, are not.
+FILE gets the count, and the most memory that it held, at its end, as JSON. Counted is every commit of a unit that may write; those of
+units that only read, and those of the wake-up engine, are not.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from bench.memory import peak_megabytes
 from refundry.cli.main import run
 from refundry.infra.http import unit_open
 
@@ -27,7 +30,7 @@ def main(arguments: list[str]) -> None:
     try:
         run()
     finally:
-        path.write_text(str(count))
+        path.write_text(json.dumps({"commits": count, "peak_megabytes": peak_megabytes()}))
 
 
 if __name__ == "__main__":

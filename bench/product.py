@@ -1,7 +1,7 @@
 """The product as a user runs it: the `refundry` program in a process of its own, set up by its environment.
 
-It is started by `bench.counted`, which is the same program with one listener that counts commits. The processor time is that of
-the whole process, in itself and in the system, as the operating system tells it at the end.
+It is started by `bench.counted`, which is the same program with one listener that counts commits, and tells the peak of its memory
+at its end. The processor time is that of the whole process, in itself and in the system, as the operating system tells it at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from bench import sim
 
 ROOT = Path(__file__).parents[1]
 KEPT = {"PATH", "HOME", "LANG"}
-KIBIBYTES_PER_MEGABYTE = 1024
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Ended:
         told: What it wrote as `--json`.
         seconds: How long it ran, from its start to its end.
         cpu_seconds: How long it computed.
-        peak_megabytes: The most memory that it held.
-        commits: How many units it committed that may write.
+        peak_megabytes: The most memory that it held; zero of one that was killed.
+        commits: How many units it committed that may write; likewise.
     """
 
     code: int
@@ -60,14 +59,15 @@ class Running:
         self.process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.monotonic() - self.began
         text = self.out.read_text()
-        counts = self.out.with_suffix(".commits")
+        counts = self.out.with_suffix(".counts")
+        counted = json.loads(counts.read_text()) if counts.exists() else {}
         return Ended(
             self.process.returncode,
             json.loads(text) if text.startswith("{") else {},
             seconds,
             used.ru_utime + used.ru_stime,
-            round(used.ru_maxrss / KIBIBYTES_PER_MEGABYTE, 1),
-            int(counts.read_text()) if counts.exists() else 0,
+            counted.get("peak_megabytes", 0.0),
+            counted.get("commits", 0),
         )
 
 
@@ -107,7 +107,7 @@ class Product:
         """Start `refundry` with these arguments."""
         out = self.folder / f"{len(self.processes)}.out"
         log = out.with_suffix(".log")
-        command = [sys.executable, "-m", "bench.counted", str(out.with_suffix(".commits")), *arguments]
+        command = [sys.executable, "-m", "bench.counted", str(out.with_suffix(".counts")), *arguments]
         with out.open("w") as told, log.open("w") as said:
             began = time.monotonic()
             process = subprocess.Popen(command, env=self.environment(), stdout=told, stderr=said)

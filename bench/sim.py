@@ -26,7 +26,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import uvloop
 
-from bench import results
+from bench import memory, results
 
 KEY = "sk_test_sim"
 CONNECTIONS = 8
@@ -49,9 +49,7 @@ class Server:
 
     def peak_megabytes(self) -> float:
         """Tell the most memory that the process ever held."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-        return round(int(line.split()[1]) / 1024, 1)
+        return memory.peak_megabytes(self.pid)
 
     def cpu_seconds(self) -> float:
         """Tell how long it has computed so far, in itself and in the system."""

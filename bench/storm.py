@@ -28,6 +28,7 @@ import uvloop
 from aiohttp import web
 
 from bench import databases, intake, results, sim
+from bench.memory import peak_megabytes
 from bench.product import Product, Running, product
 from bench.shop import Shop, control, shop
 from bench.startup import healthy
@@ -145,7 +146,7 @@ def known(rows: int, postgres: str | None, pool: Any) -> dict[str, Any]:
         with serving(house) as (running, port):
             opened.forget_calls()
             seconds = drained(house, account, port, (path, 0, count // 4), pool)
-            quarter = _peak(running)
+            quarter = peak_megabytes(running.process.pid)
             seconds += drained(house, account, port, (path, count // 4, count), pool)
             return {
                 "events": count,
@@ -153,12 +154,8 @@ def known(rows: int, postgres: str | None, pool: Any) -> dict[str, Any]:
                 "events_per_second": round(count / seconds),
                 "reads": reads(opened),
                 "peak_megabytes_quarter": quarter,
-                "peak_megabytes": _peak(running),
+                "peak_megabytes": peak_megabytes(running.process.pid),
             }
-
-
-def _peak(running: Running) -> float:
-    return sim.Server("", running.process.pid, 0.0).peak_megabytes()
 
 
 def strange(pool: Any) -> dict[str, Any]:
