@@ -165,7 +165,10 @@ async def working(settings: Settings, account: str | None = None, *, every: bool
         loop = asyncio.get_running_loop()
         # Not the loop's own way, which lets go of a signal before anybody can put back who had it.
         before = {
-            number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(work.interrupt)) for number in SIGNALS
+            number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(work.interrupt))
+            for number in SIGNALS
+            # Whoever started it by `nohup` wants it to outlive the terminal.
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
         }
         try:
             yield work
@@ -177,5 +180,5 @@ async def working(settings: Settings, account: str | None = None, *, every: bool
             if work.interrupted:
                 # The end takes a moment, in which the same wish may be said again.
                 interruption.process.heard_at = work.wish.heard_at
-            for number in SIGNALS:
-                signal.signal(number, before[number])
+            for number, handler in before.items():
+                signal.signal(number, handler)

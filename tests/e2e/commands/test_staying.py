@@ -8,7 +8,7 @@ import subprocess
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,8 @@ def stay(installed: Installation) -> Iterator[Any]:
     """Start processes that stay, and leave none behind."""
     started: list[Staying] = []
 
-    def start(*arguments: str) -> Staying:
-        started.append(Staying(installed.start(*arguments)))
+    def start(*arguments: str, before: Callable[[], Any] | None = None) -> Staying:
+        started.append(Staying(installed.start(*arguments, before=before)))
         return started[-1]
 
     yield start
@@ -160,6 +160,20 @@ def test_one_serves_another_watches_and_takes_over_when_the_first_is_killed(
     assert f'refundry_account_held{{account="{shop.server.account}",mode="test"}} 0.0' in metrics
     assert second.end(signal.SIGTERM) == 130
     shop.judge()
+
+
+def test_what_was_started_by_nohup_outlives_its_terminal(
+    shop: Shop, installed: Installation, stay: Any, tmp_path: Path
+) -> None:
+    worker = stay("worker", before=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    worker.line("working")
+    worker.process.send_signal(signal.SIGHUP)
+    run = installed.run("batch", "run", str(shop.file(tmp_path / "refunds.csv")), "--yes", "--no-wait", "--json")
+    assert run.code == 3, run.err
+    wait_for("every refund", lambda: shop.refunds() == 60 or worker.process.poll() is not None)
+    assert worker.end(signal.SIGTERM) == 130
+    assert sum("stopping" in line for line in worker.rest()) == 1
+    assert shop.refunds() == 60
 
 
 def test_a_batch_that_is_being_paid_can_be_tried_again_and_taken_back(
