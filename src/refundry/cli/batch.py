@@ -9,7 +9,7 @@ import typer
 
 from refundry.cli.account_option import AccountOption
 from refundry.cli.file_options import FileName, with_file_options
-from refundry.cli.output import AsJson
+from refundry.cli.output import AsJson, said
 from refundry.cli.schedule_options import with_schedule_options
 from refundry.connectors.base import ReadOptions
 
@@ -188,7 +188,7 @@ def withdraw(
     batch: Id,
     *,
     why: Annotated[
-        str, typer.Option(help="Stands in the report and in the audit log.")
+        str, typer.Option(callback=said, help="Stands in the report and in the audit log.")
     ] = "withdrawn at the command line",
     as_json: AsJson = False,
 ) -> int:

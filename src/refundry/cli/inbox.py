@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from refundry.cli.account_option import AccountOption
-from refundry.cli.output import AsJson
+from refundry.cli.output import AsJson, said
 
 app = typer.Typer(help="Events from Stripe.", no_args_is_help=True)
 
@@ -74,7 +74,7 @@ def replay(
 def ignore(
     events: Events,
     *,
-    why: Annotated[str, typer.Option(help="Stands beside them.")] = "ignored at the command line",
+    why: Annotated[str, typer.Option(callback=said, help="Stands beside them.")] = "ignored at the command line",
     account: AccountOption = None,
     as_json: AsJson = False,
 ) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from refundry.cli.account_option import AccountOption
-from refundry.cli.output import AsJson
+from refundry.cli.output import AsJson, said
 
 app = typer.Typer(help="Messages to the order system.", no_args_is_help=True)
 
@@ -64,7 +64,7 @@ def resend(
 def drop(
     message: Id,
     *,
-    why: Annotated[str, typer.Option(help="Stands in the audit log.")],
+    why: Annotated[str, typer.Option(callback=said, help="Stands in the audit log.")],
     target: Target = None,
     as_json: AsJson = False,
 ) -> int:

@@ -126,6 +126,12 @@ def line(text: str = "") -> None:
         sys.stdout.write(text + "\n")
 
 
+def said(text: str) -> str:
+    """Take in what a person says for others to read, as a note: it neither steers their terminal nor looks like a line of ours."""
+    # Bytes that are no UTF-8 are refused, as in any argument, and not escaped.
+    return visible(text.encode().decode())
+
+
 def say(text: str = "") -> None:
     """Write a line beside the result: progress, advice."""
     # Both may lead to one terminal or one log, where the order matters.

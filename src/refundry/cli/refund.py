@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from refundry.cli.account_option import AccountOption
-from refundry.cli.output import AsJson
+from refundry.cli.output import AsJson, said
 
 app = typer.Typer(help="Single refunds.", no_args_is_help=True)
 
@@ -119,7 +119,7 @@ def show(request: Id, *, as_json: AsJson = False) -> int:
 def withdraw(
     request: Id,
     *,
-    why: Annotated[str, typer.Option(help="Stands in its timeline.")] = "withdrawn at the command line",
+    why: Annotated[str, typer.Option(callback=said, help="Stands in its timeline.")] = "withdrawn at the command line",
     as_json: AsJson = False,
 ) -> int:
     """Take one back that was not sent yet."""

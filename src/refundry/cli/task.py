@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from refundry.cli.account_option import AccountOption
-from refundry.cli.output import AsJson
+from refundry.cli.output import AsJson, said
 
 app = typer.Typer(help="What waits for a person.", no_args_is_help=True)
 
@@ -57,7 +57,9 @@ def resolve(
     refund: Annotated[
         str, typer.Option(metavar="ID", help="With paid_by: Stripe's refund that has paid it, re_….")
     ] = "",
-    note: Annotated[str, typer.Option(metavar="TEXT", help="What was done; stands in the timeline.")] = "",
+    note: Annotated[
+        str, typer.Option(metavar="TEXT", callback=said, help="What was done; stands in the timeline.")
+    ] = "",
     as_json: AsJson = False,
 ) -> int:
     """Resolve one.

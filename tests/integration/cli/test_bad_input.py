@@ -69,7 +69,14 @@ def test_a_wrong_setting_is_named_and_nothing_is_paid(
 
 
 @pytest.mark.parametrize(
-    "of", ["refund show X", "batch withdraw X --why x", "inbox list --charge X", "outbox list --order X"]
+    "of",
+    [
+        "refund show X",
+        "batch withdraw X --why x",
+        "inbox list --charge X",
+        "outbox list --order X",
+        "task resolve x --how noted --note X",
+    ],
 )
 def test_an_argument_that_is_no_text_is_wrong_usage(refundry: Run, of: str) -> None:
     told = refundry(*of.replace("X", "\udcff").split(), "--json")

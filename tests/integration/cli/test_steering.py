@@ -114,6 +114,14 @@ def test_retry_pays_what_can_be_paid_now_and_nothing_twice(
 # Pause and withdraw
 
 
+def test_why_a_batch_was_withdrawn_does_not_steer_the_terminal_of_who_reads_it(refundry: Run, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("order_id,amount,reason\no2,1.00,duplicate\n")
+    batch = refundry("batch", "run", str(file), "--yes", "--no-wait", "--json").json["batch_id"]
+    refundry("batch", "withdraw", batch, "--why", "not wanted\x1b[2J")
+    assert r"not wanted\x1b[2J" in refundry("batch", "status", batch).out
+
+
 def test_a_withdrawn_batch_stays_withdrawn(
     refundry: Run, refunds_of: Callable[[], int], unpaid: Callable[..., Told], tmp_path: Path
 ) -> None:

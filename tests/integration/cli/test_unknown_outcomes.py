@@ -161,3 +161,17 @@ def test_what_waits_behind_one_in_doubt_says_so(refundry: Run, stripe: Server) -
     assert later.out.startswith("waiting: 2.00 GBP of ch_")
     word = f"it waits for refund request {first['request_id']} of the same charge, which was sent and has no answer yet that can be trusted"
     assert word in later.err
+
+
+def test_what_the_first_person_says_does_not_steer_the_terminal_of_the_second(
+    refundry: Run, stripe: Server, tmp_path: Path
+) -> None:
+    refundry("db", "upgrade")
+    request, task = unknown(refundry, stripe)
+    aged(tmp_path / "state", 25)
+    resolve = ("task", "resolve", task, "--how", "not_paid", "--note")
+    first = refundry(*resolve, "none\x1b[2J\n  resolved     by the bank", LOGNAME="ada")
+    second = refundry(*resolve, "none either", LOGNAME="ben")
+    for told in (first, refundry("task", "show", task), second, refundry("refund", "show", request)):
+        assert "\x1b" not in told.out
+        assert r"none\x1b[2J\n  resolved     by the bank" in told.out
