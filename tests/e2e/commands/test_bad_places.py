@@ -113,14 +113,11 @@ def test_a_process_whose_database_became_older_under_it_ends_and_the_next_upgrad
             run = installed.start("batch", "run", file, "--yes", "--json")
             wait_for("refund 3", lambda: shop.refunds() >= 3 or run.poll() is not None)
             engine = sa.create_engine(address)
-            # As version 0013 has found it.
+            # As version 0014 has found it.
             with engine.begin() as connection:
-                connection.exec_driver_sql("ALTER TABLE plan_rows DROP COLUMN allowed")
-                connection.exec_driver_sql("ALTER TABLE refund_requests DROP COLUMN allowed")
-                connection.exec_driver_sql(
-                    "ALTER TABLE refund_requests ADD COLUMN allow_repeat boolean NOT NULL DEFAULT false"
-                )
-                connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0012'")
+                connection.exec_driver_sql("ALTER TABLE tasks DROP COLUMN first_by")
+                connection.exec_driver_sql("ALTER TABLE tasks DROP COLUMN first_at")
+                connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0013'")
             engine.dispose()
             ended_by_it = ended(run)
         assert (ended_by_it.code, ended_by_it.error["code"]) == (1, "database_older"), ended_by_it.err
