@@ -610,7 +610,8 @@ def taken_back(unit: Unit, request: str) -> bool:
 def retry(unit: Unit, batch: Batch, actor: Actor) -> int:
     """Have those rows looked at again that were declined or rejected, whose charge was not found, or that wait for the balance; tells how many.
 
-    What people have said was not paid stays as it is: they may have paid it in another way, and it is asked for by itself. Where a payment had failed, what the row names is looked up again: the customer may have paid by another charge since.
+    What people have said was not paid stays as it is: they may have paid it in another way, and it is asked for by itself. Where a payment had
+    failed, what the row names is looked up again: the customer may have paid by another charge since.
 
     Raises:
         NotApplied: It waits for its plan to be applied.

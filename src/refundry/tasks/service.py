@@ -216,7 +216,7 @@ def say_not_paid(unit: Unit, task_id_: str, clocks: Clocks, actor: Actor, note: 
         note: What they have seen.
 
     Returns:
-        The task: still open after the first word, resolved after the second; or, where that look has shown the refund, as `over`.
+        The task: still open after the first word, resolved after the second.
 
     Raises:
         TaskUnknown: There is none.
