@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Container, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
 
@@ -31,6 +32,7 @@ from refundry.kernel.clock import Clock
 from refundry.kernel.lane import Lane
 from refundry.plans import service as plans
 from refundry.plans.model import Plan
+from refundry.worker.listing import Listing
 
 Result = TypeVar("Result")
 # Charges appear in lists a little after they were created; what is younger than this is listed again the next time.
@@ -172,13 +174,15 @@ class Planner:
         if len(stale) <= len(sample) // 2 or not created:
             return
         pages, stale_before = 0, len(stale)
-        async for page in self._charge_pages(min(created) - DAY, max(created) + DAY):
-            await self._writer.put(lambda unit, some=page: self._mirror(unit, some))  # type: ignore[misc]
-            pages += 1
-            stale, _ = await self._read(lambda unit, some=stale: self._stale_and_dated(unit, some))  # type: ignore[misc]
-            saved = (stale_before - len(stale)) * batch.row_count // len(sample)
-            if not stale or pages > PAGES_IN_VAIN + saved:
-                return
+        listing = Listing(self._charge_pages, min(created) - DAY, max(created) + DAY)
+        async with aclosing(listing.walk()) as walk:
+            async for page in walk:
+                await self._writer.put(lambda unit, some=page: self._mirror(unit, some))  # type: ignore[misc]
+                pages += 1
+                stale, _ = await self._read(lambda unit, some=stale: self._stale_and_dated(unit, some))  # type: ignore[misc]
+                saved = (stale_before - len(stale)) * batch.row_count // len(sample)
+                if not stale or pages > PAGES_IN_VAIN + saved:
+                    return
 
     def _stale_and_dated(self, unit: Unit, sample: list[Reference]) -> tuple[list[Reference], list[float]]:
         """Tell which of the references have no fresh look, and when the charges that we know of were created."""
@@ -205,7 +209,7 @@ class Planner:
         since = max(unit.now - age_max, self._believed_since)
         return charge.stale or charge.looked_at is None or not since <= charge.looked_at <= unit.now
 
-    async def _charge_pages(self, since: float, until: float) -> AsyncIterator[list[Look]]:
+    async def _charge_pages(self, since: float, until: float) -> AsyncGenerator[Sequence[Look], None]:
         """List charges with Stripe's fees, as far as the key may see those."""
         shown = False
         try:
@@ -461,11 +465,12 @@ class Planner:
             window = None
         since = window[1] - OVERLAP_SECONDS if window else 0.0
         pages = 0
-        async for page in self._charge_pages(since, began):
-            await self._writer.put(lambda unit, some=page: self._mirror(unit, some))  # type: ignore[misc]
-            pages += 1
-            if pages >= pages_max:
-                return
+        async with aclosing(Listing(self._charge_pages, since, began).walk()) as walk:
+            async for page in walk:
+                await self._writer.put(lambda unit, some=page: self._mirror(unit, some))  # type: ignore[misc]
+                pages += 1
+                if pages >= pages_max:
+                    return
         first = window[0] if window else 0.0
         stripe = self._gateway.stripe_now()
         if stripe is not None:
@@ -474,7 +479,7 @@ class Planner:
         await self._writer.put(lambda unit: charges.save_window(unit, self._account, self._order_key, first, began))
         self._covered = True
 
-    def _mirror(self, unit: Unit, looks: list[Look]) -> None:
+    def _mirror(self, unit: Unit, looks: Sequence[Look]) -> None:
         charges.mirror(unit, self._account, looks, self._order_key)
 
     async def _look_for(self, reference: Reference) -> Missing | None:

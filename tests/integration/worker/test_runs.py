@@ -134,6 +134,29 @@ async def test_once_charges_are_listed_rows_that_name_orders_are_planned_by_the_
 
 
 @on_one
+async def test_orders_of_thousands_of_charges_are_found_by_parallel_lists_and_one_with_two_far_apart_is_not_guessed(
+    world: World, database: HandDatabase, tmp_path: Path
+) -> None:
+    minutes, first = 2400, 1_770_000_000
+    rows = [{"order_id": f"b{at}", "amount_minor": 1000, "created": first + 60 * at} for at in range(minutes)]
+    rows.append({"order_id": "b0", "amount_minor": 1000, "created": first + 60 * minutes})
+    world.server.control("POST /_sim/load", {"charges": [{"currency": "gbp", **row} for row in rows]})
+    world.server.control("DELETE /_sim/calls")
+    settings = world.settings(database.url, tmp_path)
+    async with bootstrap.desk(settings) as desk:
+        wanted = {f"b{at}": "1.00" for at in range(0, minutes, 7)}
+        batch = await handed_in(desk, world.server.account, wanted, tmp_path)
+        await planner_of(desk, desk.seats[0]).plan(batch, lease="this", until=lambda: False)
+        told = totals(desk.database, batch)
+    assert told.standings[Standing.WAITING] == len(wanted) - 1
+    assert told.reasons["ambiguous_order"] == 1
+    asked = world.server.control("GET /_sim/calls")["operations"]
+    [listed] = [times["calls"] for name, times in asked.items() if "charges" in name]
+    pages = -(-len(rows) // 100) + 1
+    assert pages <= listed <= pages + 3
+
+
+@on_one
 async def test_while_one_look_up_is_late_those_of_the_next_rows_are_made(
     world: World, database: HandDatabase, tmp_path: Path
 ) -> None:
