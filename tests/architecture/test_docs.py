@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 from stripesim import cards, control, faults, limits, registry, scenarios, webhooks
-from stripesim.__main__ import build_parser
+from stripesim.command import build_parser
 from stripesim.resources import refunds
 from stripesim.world import Settings
 from tests.architecture import house

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from stripesim import control
-from stripesim.__main__ import build_parser
 from stripesim.clock import Clock
+from stripesim.command import build_parser
 from stripesim.limits import parsed
 from stripesim.scenarios import load
 from tests.architecture import house

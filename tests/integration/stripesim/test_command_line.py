@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stripesim.__main__ import build_parser, main
+from stripesim.command import build_parser, main
 from stripesim.store import VERSION
 from tests.integration.stripesim.process import simulator
 from tests.support.sim import START
@@ -158,7 +158,7 @@ def test_it_listens_on_loopback_alone_unless_told() -> None:
 
 
 def test_a_start_does_not_load_what_only_webhooks_need() -> None:
-    code = "import sys, stripesim.__main__, stripesim.server; sys.exit('aiohttp' in sys.modules)"
+    code = "import sys, stripesim.command, stripesim.server; sys.exit('aiohttp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603  # our own program
 
 
