@@ -124,12 +124,13 @@ def main(arguments: Sequence[str]) -> int:
         output.fail(UsageError(_usage(error)), as_json=as_json)
         return output.USAGE
     except (KeyboardInterrupt, Abort):
-        output.lost()
-        output.say("interrupted: what was accepted is kept, and the same command goes on")
-        return output.INTERRUPTED
+        return _interrupted()
     except BrokenPipeError:
         return output.FAILED
     except Exception as error:  # noqa: BLE001  # the last place where anything can be told
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            # Until 3.12 Python makes a RuntimeError of what comes while a class is being made, as in an import.
+            return _interrupted()
         if isinstance(error, UnicodeEncodeError) and (wrong := _not_utf8(arguments)):
             output.fail(
                 UsageError(f"'{wrong}' is no text of UTF-8: type it anew", code="argument_not_utf8"), as_json=as_json
@@ -138,6 +139,12 @@ def main(arguments: Sequence[str]) -> int:
         output.fail(output.lost() or _unexpected(error), as_json=as_json)
         return output.FAILED
     return told if isinstance(told, int) else output.DONE
+
+
+def _interrupted() -> int:
+    output.lost()
+    output.say("interrupted: what was accepted is kept, and the same command goes on")
+    return output.INTERRUPTED
 
 
 def _usage(error: TyperException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,21 @@ sys.argv = ["refundry", "--help"]
 {start}
 """
 AS_MODULE = 'import runpy; runpy.run_module("{package}", run_name="__main__", alter_sys=True)'
+
+# Does the same in the middle of a class that is made once the command has begun.
+IN_A_CLASS = """
+import functools, os, signal, sys
+begun = []
+sys.addaudithook(lambda event, told: begun.append(told) if event == "import" and told[0] == "sqlalchemy" else None)
+set_name = functools.cached_property.__set_name__
+def signaled(*told):
+    if begun:
+        os.kill(os.getpid(), signal.SIGINT)
+    set_name(*told)
+functools.cached_property.__set_name__ = signaled
+sys.argv = ["refundry", "refund", "list"]
+{start}
+"""
 
 
 def script() -> str:
@@ -47,3 +63,17 @@ def test_an_interruption_while_the_code_is_read_ends_quietly(start: str, module:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_an_interruption_while_a_class_is_made_is_one(tmp_path: Path) -> None:
+    settings = {"STRIPE_SECRET_KEY": "sk_test_sim", "REFUNDRY_STATE_DIR": str(tmp_path)}
+    done = subprocess.run(  # noqa: S603  # our own program
+        [sys.executable, "-c", IN_A_CLASS.format(start=script())],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=settings,
+    )
+    told = "interrupted: what was accepted is kept, and the same command goes on\n"
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", told)
