@@ -10,7 +10,7 @@ from pathlib import Path
 
 import refundry
 from refundry import bootstrap
-from refundry.cli import output
+from refundry.cli import output, session
 from refundry.cli.doctor_findings import Area, Finding, Level, of_error
 from refundry.infra import inspection, pace
 from refundry.infra import settings as settings_of
@@ -60,7 +60,8 @@ def mode(settings: Settings) -> Finding:
     """Tell whether money is real, and who approves it."""
     said = "LIVE, real money" if settings.mode == "live" else "test, no real money"
     return Finding(
-        Area.MACHINE, "mode", f"{said}; single-operator: --yes on totals that were shown is the approval",
+        Area.MACHINE, "mode",
+        f"{said}; single-operator: --yes on totals that were shown is the approval; who types is {session.person().name} to the audit log",
         Level.NOTE if settings.mode == "live" else Level.OK, "live" if settings.mode == "live" else "",
     )  # fmt: skip
 

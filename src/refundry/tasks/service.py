@@ -241,7 +241,8 @@ def say_not_paid(unit: Unit, task_id_: str, clocks: Clocks, actor: Actor, note: 
         return need(unit, task.id)
     if task.first_by == str(actor):
         raise TaskForbids(
-            f"{actor.name} has said so already: a second person has to confirm it, as another user of this machine, by the same command",
+            f"{actor.name} has said so already: a second person has to confirm it by the same command, logged in to this machine as another user "
+            "(people who share one, as in a container, count as one)",
             code="second_person_needed",
             task=task.id,
             request=request,

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from refundry.cli import doctor_stripe
+from refundry.cli import doctor_stripe, session
 from refundry.gateways.base import Right
 from refundry.gateways.stripe import client
 from refundry.infra import inspection
@@ -82,6 +82,7 @@ def test_where_all_is_well_the_exit_code_is_0_and_every_field_is_there(refundry:
     mode = next(finding for finding in told.json["findings"] if finding["what"] == "mode")["said"]
     assert "no real money" in mode
     assert "single-operator" in mode
+    assert f"who types is {session.person().name} to the audit log" in mode
 
 
 def test_nothing_is_changed_at_stripe_or_here(refundry: Run, stripe: Server, tmp_path: Path) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import shlex
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from refundry.cli import session
 from refundry.kernel import ids
 from tests.integration.cli.conftest import Run
 from tests.support.server import Server
@@ -19,6 +23,21 @@ pytestmark = pytest.mark.integration
 CREATE = (
     "refund", "create", "--reason", "requested_by_customer", "--order", "o1", "--amount", "12.34", "--key", "K-1",
 )  # fmt: skip
+
+# Users that every machine has.
+ADA, BEN = pwd.getpwuid(0).pw_name, pwd.getpwuid(1).pw_name
+
+
+@pytest.fixture
+def logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let a user have logged in; a test cannot do that at the kernel, where it is kept."""
+    kept = tmp_path / "loginuid"
+    monkeypatch.setattr(session, "LOGIN", kept)
+
+    def log_in(name: str) -> None:
+        kept.write_text(str(pwd.getpwnam(name).pw_uid))
+
+    return log_in
 
 
 def unknown(refundry: Run, stripe: Server) -> tuple[str, str]:
@@ -77,27 +96,31 @@ def test_the_refund_that_was_found_is_named_by_what_the_task_says(refundry: Run,
 
 
 def test_two_people_say_that_it_was_not_paid_and_the_same_command_pays_it_then(
-    refundry: Run, stripe: Server, tmp_path: Path
+    refundry: Run, stripe: Server, tmp_path: Path, logged_in: Callable[[str], None]
 ) -> None:
     refundry("db", "upgrade")
     request, task = unknown(refundry, stripe)
     command = [*typed(refundry("task", "show", task).err, "not_paid")[:-1], "none in the dashboard", "--json"]
-    early = refundry(*command, LOGNAME="ada")
+    logged_in(ADA)
+    early = refundry(*command)
     assert (early.code, early.error["code"]) == (1, "too_early")
     aged(tmp_path / "state", 25)
-    first = refundry(*command, LOGNAME="ada")
-    assert (first.code, first.json["first_by"], first.json["resolved_at"]) == (3, "person:ada", None)
+    first = refundry(*command)
+    assert (first.code, first.json["first_by"], first.json["resolved_at"]) == (3, f"person:{ADA}", None)
     shown = refundry("task", "show", task)
-    assert "by person:ada" in shown.out
+    assert f"by person:{ADA}" in shown.out
     assert "if you say too that there is none" in shown.err
-    alone = refundry(*command, LOGNAME="ada")
-    assert (alone.code, alone.error["code"]) == (1, "second_person_needed")
-    second = refundry(*command, LOGNAME="ben")
-    assert (second.code, second.json["how"], second.json["resolved_by"]) == (0, "not_paid", "person:ben")
+    # Nobody is somebody else by saying so.
+    for variable in ("LOGNAME", "USER", "SUDO_USER"):
+        alone = refundry(*command, **{variable: BEN})
+        assert (alone.code, alone.error["code"]) == (1, "second_person_needed")
+    logged_in(BEN)
+    second = refundry(*command)
+    assert (second.code, second.json["how"], second.json["resolved_by"]) == (0, "not_paid", f"person:{BEN}")
     told = refundry("refund", "show", request)
     assert "refused by Stripe" not in told.out
     assert "not paid: 12.34 GBP of ch_" in told.out
-    assert "ada and ben say that it was not paid" in " ".join(told.out.split())
+    assert f"{ADA} and {BEN} say that it was not paid" in " ".join(told.out.split())
     paid = refundry(*CREATE, "--json")
     assert (paid.code, paid.json["state"], paid.json["attempts"]) == (0, "settled", 2)
 
@@ -164,14 +187,31 @@ def test_what_waits_behind_one_in_doubt_says_so(refundry: Run, stripe: Server) -
 
 
 def test_what_the_first_person_says_does_not_steer_the_terminal_of_the_second(
-    refundry: Run, stripe: Server, tmp_path: Path
+    refundry: Run, stripe: Server, tmp_path: Path, logged_in: Callable[[str], None]
 ) -> None:
     refundry("db", "upgrade")
     request, task = unknown(refundry, stripe)
     aged(tmp_path / "state", 25)
     resolve = ("task", "resolve", task, "--how", "not_paid", "--note")
-    first = refundry(*resolve, "none\x1b[2J\n  resolved     by the bank", LOGNAME="ada")
-    second = refundry(*resolve, "none either", LOGNAME="ben")
+    logged_in(ADA)
+    first = refundry(*resolve, "none\x1b[2J\n  resolved     by the bank")
+    logged_in(BEN)
+    second = refundry(*resolve, "none either")
     for told in (first, refundry("task", "show", task), second, refundry("refund", "show", request)):
         assert "\x1b" not in told.out
         assert r"none\x1b[2J\n  resolved     by the bank" in told.out
+
+
+@pytest.mark.parametrize("kept", [str(2**32 - 1), "", None])
+def test_where_nobody_has_logged_in_the_user_of_the_process_acts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kept: str | None
+) -> None:
+    if kept is not None:
+        (tmp_path / "loginuid").write_text(kept)
+    monkeypatch.setattr(session, "LOGIN", tmp_path / "loginuid")
+    monkeypatch.setenv("LOGNAME", "somebody")
+    monkeypatch.setattr(os, "getuid", lambda: 1)
+    assert str(session.person()) == f"person:{BEN}"
+    # A container may run under any number.
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)
+    assert str(session.person()) == f"person:uid {2**31 - 2}"
