@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from refundry.cli.doctor_stripe import SECONDS_MAX, OwnPace
+from refundry.cli.doctor_stripe import APART_SECONDS, SECONDS_MAX, OwnPace
 from refundry.gateways.base import GatewayError, Right, Trouble
 from refundry.gateways.stripe.client import StripeGateway
+from refundry.kernel.lane import Lane
 from stripesim.limits import NAMED
 from tests.support import virtual_time
 from tests.support.sim import KEY, Sim
@@ -31,11 +32,33 @@ async def doctor(loop: VirtualLoop) -> AsyncIterator[tuple[Sim, StripeGateway]]:
         yield (
             sim,
             StripeGateway(
-                KEY, api_base="http://127.0.0.1", account=None, clock=clock, slots=OwnPace(clock), http_client=transport
+                KEY,
+                api_base="http://127.0.0.1",
+                account=None,
+                clock=clock,
+                slots=OwnPace(clock, BATCH_PER_SECOND),
+                http_client=transport,
             ),
         )
     finally:
         await transport.close_async()
+
+
+@pytest.mark.parametrize(
+    ("rate", "apart"), [(BATCH_PER_SECOND, 1 / BATCH_PER_SECOND), (90.0, 1 / 90), (0.5, APART_SECONDS), (0.0, 0.0)]
+)
+def test_its_first_calls_keep_to_the_accounts_rate(rate: float, apart: float) -> None:
+    async def main(loop: VirtualLoop) -> None:
+        pace, left = OwnPace(MachineClock(loop), rate), list[float]()
+
+        async def call() -> None:
+            await pace.take("GET /v1/charges", Lane.DESK)
+            left.append(loop.time())
+
+        await asyncio.gather(*(call() for _ in range(5)))
+        assert left == pytest.approx([number * apart for number in range(5)], abs=1e-3)
+
+    virtual_time.run(main)
 
 
 async def missed(gateway: StripeGateway) -> dict[Right, Trouble]:

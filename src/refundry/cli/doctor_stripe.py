@@ -20,7 +20,7 @@ from refundry.cli.webhook_endpoints import lacks, ours
 from refundry.cli.webhook_trial import probe
 from refundry.follow.rules import HEALTHY_SECONDS
 from refundry.gateways.base import GatewayError, PaymentGateway, Right, SeenEndpoint, Trouble
-from refundry.infra import loop
+from refundry.infra import loop, pace
 from refundry.infra.settings import STRIPE_API, Access, Settings, account_twice
 from refundry.kernel.clock import Clock, SystemClock
 from refundry.kernel.errors import RefundryError
@@ -31,7 +31,7 @@ from refundry.refunds.rules import CLOCKS_APART
 SECONDS_MAX = 20.0
 # Stripe's `Date` has whole seconds, and the answer takes a moment.
 CLOCK_EXACT_SECONDS = 5.0
-# Once a call was turned away, calls are so far apart, and the tries of one call: a batch at full pace leaves a sandbox's account two or three calls a
+# So far apart are calls at most, and once one was turned away, also the tries of one call: a batch at full pace leaves a sandbox's account two or three calls a
 # second, and eight tries of each of a dozen calls find that room. Where Stripe refuses all of them, they end in half of `SECONDS_MAX`.
 APART_SECONDS = 0.1
 LIMITED_WAIT_SECONDS = 0.25
@@ -40,18 +40,20 @@ DASHBOARD = "https://dashboard.stripe.com"
 
 
 class OwnPace:
-    """Slots for the doctor's dozen calls: without limits, until Stripe turns one away, as beside a batch at full pace, and slowly from then on.
+    """Slots for the doctor's dozen calls: at the account's rate, and more slowly once Stripe turns one away, as beside a batch at full pace.
 
-    The account's pace is kept in the database, which may be the very thing that is broken.
+    The account's budgets are kept in the database, which may be the very thing that is broken.
 
     Args:
         clock: Tells how long to wait.
+        rate: Calls a second; zero means any number.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        """Begin without limits."""
+    def __init__(self, clock: Clock, rate: float) -> None:
+        """Begin with nobody waiting."""
         self._clock = clock
-        self._apart = 0.0
+        # An account of a few calls a second would have the doctor wait longer than anybody does.
+        self._apart = min(1 / rate, APART_SECONDS) if rate else 0.0
         self._next = 0.0
 
     async def take(self, operation: str, lane: Lane) -> float:  # noqa: ARG002  # the port's
@@ -172,11 +174,21 @@ def _without_secrets(settings: Settings) -> Settings:
 @asynccontextmanager
 async def _opened(settings: Settings, access: Access) -> AsyncIterator[PaymentGateway]:
     clock = SystemClock()
-    gateway = bootstrap.gateway_of(settings, OwnPace(clock), clock, access)
+    gateway = bootstrap.gateway_of(settings, OwnPace(clock, _rate(settings, access)), clock, access)
     try:
         yield gateway
     finally:
         await gateway.close()
+
+
+def _rate(settings: Settings, access: Access) -> float:
+    """Tell how many calls a second the account may make; zero means any number."""
+    try:
+        limits = bootstrap.limits_of(settings, access)
+    except RefundryError:
+        # What is wrong with them is told where they are looked at.
+        limits = pace.NAMED["live" if settings.mode == "live" else "sandbox"]
+    return (limits.total or limits.endpoint) * (1 - access.headroom)
 
 
 async def _look_at_all(
