@@ -357,7 +357,8 @@ class Totals:
 
     Each request's money is counted once, however many rows point to it. `moving` counts the rows with which something is still to
     happen by itself: those that wait without a hold, and those whose turn will come by a schedule, which `in_line` counts again.
-    `waits` has the part of `reasons` that is of rows that wait.
+    `waits` has the part of `reasons` that is of rows that wait. `in_doubt` rows were sent and have no answer that can be trusted; the next look
+    for one of them is at `next_look_at`, by the database's clock.
     """
 
     rows: int = 0
@@ -369,6 +370,8 @@ class Totals:
     waits: dict[str, int] = field(default_factory=dict)
     moving: int = 0
     in_line: int = 0
+    in_doubt: int = 0
+    next_look_at: float | None = None
 
     @property
     def done(self) -> int:

@@ -1386,6 +1386,9 @@ def _count(out: Totals, tally: Tally, batch: Batch) -> None:
     standing, currency = standing_of(tally.state), tally.currency
     out.standings[standing] += tally.count
     out.requested[currency] = out.requested.get(currency, 0) + tally.amount_minor
+    if tally.next_look_at is not None:
+        out.in_doubt += tally.in_doubt
+        out.next_look_at = min(out.next_look_at or tally.next_look_at, tally.next_look_at)
     if standing is Standing.PAID:
         out.paid[currency] = out.paid.get(currency, 0) + tally.amount_minor
         out.pending += tally.count if tally.state is State.PENDING else 0

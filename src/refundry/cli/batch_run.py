@@ -333,13 +333,13 @@ async def _glance(work: Work, batch: Batch) -> Seen:
 
     def look(unit: Unit) -> Seen:
         now = batches.find(unit, batch.id)
-        in_doubt, soonest = refunds.in_doubt(unit, batch.account)
+        totals = batches.totals(unit, now or batch)
         return Seen(
-            totals=batches.totals(unit, now or batch),
+            totals=totals,
             planning=now is not None and now.state is BatchState.ACCEPTED,
             watching=work.worker.watching,
-            in_doubt=in_doubt,
-            next_look_seconds=None if soonest is None else soonest - unit.now,
+            in_doubt=totals.in_doubt,
+            next_look_seconds=None if totals.next_look_at is None else totals.next_look_at - unit.now,
             limit=desk.pacer.rate_now(unit, REFUND),
             limited=desk.pacer.limited_count,
             outlook=batches.outlook(unit, now or batch),

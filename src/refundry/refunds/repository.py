@@ -535,7 +535,10 @@ def but_for_waiting(unit: Unit, ids: Sequence[str], line: Iterable[HeldReason]) 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How many requests stand alike, and their money: the decided amounts, or where nothing is decided what was asked for."""
+    """How many requests stand alike, and their money: the decided amounts, or where nothing is decided what was asked for.
+
+    `in_doubt` of them were sent and are looked for later, the first of these at `next_look_at`.
+    """
 
     state: State
     held: HeldReason | None
@@ -543,16 +546,20 @@ class Tally:
     currency: str
     count: int
     amount_minor: int
+    in_doubt: int
+    next_look_at: float | None
 
 
 def tally(unit: Unit, ids: Iterable[str]) -> list[Tally]:
     """Count requests by where they stand, in the database."""
     alike = (t.state, t.held_reason, t.reason_code, t.currency)
     amount = sa.case((t.amount_minor > 0, t.amount_minor), else_=sa.func.coalesce(t.asked_minor, 0))
-    statement = sa.select(*alike, sa.func.count(), sa.func.sum(amount)).where(t.id.in_(list(ids))).group_by(*alike)
+    later = sa.case((sa.and_(t.state == State.SUBMITTING, t.due_at > unit.now), t.due_at))
+    counted = (sa.func.count(), sa.func.sum(amount), sa.func.count(later), sa.func.min(later))
+    statement = sa.select(*alike, *counted).where(t.id.in_(list(ids))).group_by(*alike)
     return [
-        Tally(State(state), HeldReason(held) if held else None, code, currency, count, int(total))
-        for state, held, code, currency, count, total in unit.connection.execute(statement)
+        Tally(State(state), HeldReason(held) if held else None, code, currency, count, int(total), in_doubt, next_look)
+        for state, held, code, currency, count, total, in_doubt, next_look in unit.connection.execute(statement)
     ]
 
 

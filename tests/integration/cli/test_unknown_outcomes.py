@@ -186,6 +186,23 @@ def test_what_waits_behind_one_in_doubt_says_so(refundry: Run, stripe: Server) -
     assert word in later.err
 
 
+def test_what_is_in_doubt_is_told_of_its_own_batch_alone(refundry: Run, stripe: Server, tmp_path: Path) -> None:
+    head = "order_id,amount,reason,ticket_id\n"
+    doubtful, other = tmp_path / "doubtful.csv", tmp_path / "other.csv"
+    doubtful.write_text(f"{head}o1,1.00,duplicate,T-1\n")
+    other.write_text(f"{head}o2,1.00,duplicate,T-2\n")
+    stripe.control("POST /_sim/faults", {"rules": [{"kind": "error_before", "operation": "POST /v1/refunds"}]})
+    told = refundry("batch", "run", str(doubtful), "--yes", "--patience", "0")
+    assert told.code == 3
+    assert "1 row in doubt: sent, and no answer that can be trusted" in " ".join(told.err.split())
+    stripe.control("DELETE /_sim/faults")
+    with sqlite3.connect(tmp_path / "state" / "refundry.db") as connection:
+        # The next look comes when the other batch is over.
+        connection.execute("UPDATE refund_requests SET due_at = due_at + 3600 WHERE state = 'submitting'")
+    told = refundry("batch", "run", str(other), "--yes")
+    assert (told.code, "in doubt" in told.err) == (0, False), told.err
+
+
 def test_what_the_first_person_says_does_not_steer_the_terminal_of_the_second(
     refundry: Run, stripe: Server, tmp_path: Path, logged_in: Callable[[str], None]
 ) -> None:
