@@ -408,7 +408,8 @@ def _charge(unit: Unit, account: str, reference: Reference, missing: Mapping[Ref
         told = ", ".join(charge.id for charge in captured[:5])
         return Verdict(
             "ambiguous_order",
-            f"{reference.kind} {reference.value} has {len(captured)} charges ({told}): name one by charge_id",
+            f"{reference.kind} {reference.value} has {len(captured)} charges ({told}): name one of them (in a file as charge_id, "
+            "by command as --charge)",
         )
     return captured[0]
 

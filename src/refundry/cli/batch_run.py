@@ -154,9 +154,11 @@ def _unconfirmed(file: FileOpened, schedule: str, before: Batch | None) -> NotCo
     """Show what a file asks for, as far as it says so itself, and when it would be paid, and refuse to pay it yet."""
     asked: Counter[str] = Counter()
     unreadable = full = unpriced = 0
+    why = ""
     for row in file.rows():
         if not isinstance(row, ParsedRow):
             unreadable += 1
+            why = why or f"row {row.number}: {row.message}"
         elif any(amount.kind is AmountKind.FULL for amount in row.amounts):
             full += 1
         elif row.currency is None:
@@ -164,8 +166,9 @@ def _unconfirmed(file: FileOpened, schedule: str, before: Batch | None) -> NotCo
         else:
             try:
                 money = amount_asked(row.amounts, row.currency)
-            except RefundryError:
+            except RefundryError as error:
                 unreadable += 1
+                why = why or f"row {row.number}: {error.message}"
                 continue
             asked[row.currency] += money.minor_units if money else 0
     output.say(f"{file.name}: {output.counted(file.row_count, 'row')}")
@@ -177,6 +180,8 @@ def _unconfirmed(file: FileOpened, schedule: str, before: Batch | None) -> NotCo
     output.say(f"  asks for {', and for '.join(sums)}")
     if unreadable:
         output.say(f"  {output.counted(unreadable, 'row')} cannot be read, and will be refused")
+        # One reason is often that of all of them, as a decimal comma, and then nobody has to say yes to see it.
+        output.say(f"    {'the first, ' if unreadable > 1 else ''}{why}")
     if file.unknown_columns:
         output.say(f"  columns that mean nothing here, and are kept for the report: {', '.join(file.unknown_columns)}")
     if schedule:

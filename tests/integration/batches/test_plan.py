@@ -84,7 +84,7 @@ def test_an_order_with_several_captured_charges_is_never_guessed(clerk: Clerk) -
     (line,) = clerk.lines(clerk.planned(HEAD + row(order="A1")))
     assert (line.standing, line.code) == ("refused", "ambiguous_order")
     assert "ch_1, ch_4" in line.text
-    assert "charge_id" in line.text
+    assert "in a file as charge_id, by command as --charge" in line.text
 
 
 @pytest.mark.parametrize("other", [{"status": "failed", "captured": False}, {"captured": False, "captured_minor": 0}])

@@ -257,6 +257,7 @@ def test_without_yes_the_totals_are_shown_and_nothing_is_taken_in(
     assert "--yes" in told.error["message"]
     counts = {name: told.error[name] for name in ("rows", "amounts", "full", "unreadable", "without_currency")}
     assert counts == {"rows": 4, "amounts": {"gbp": 1000}, "full": 1, "unreadable": 1, "without_currency": 1}
+    assert "1 row cannot be read, and will be refused\n    row 3: amount: 'abc' is not an amount" in told.err
     assert refundry("batch", "list", "--json").json == {"batches": []}
     assert refunds_of() == 0
 
