@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from refundry.accounts import service as accounts
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchDone, BatchState, Standing, Totals
 from refundry.cli import batch_told, output, session
@@ -98,7 +99,7 @@ def _told(local: session.Local, unit: Unit, batch: Batch, *, as_json: bool) -> i
         output.as_json(batch_told.facts(batch, totals, outlook=outlook))
     else:
         why, where = batch_told.examples(unit, batch, totals), session.where(batch.account, local.settings)
-        nobody = not batch_told.executing(local, unit, batch.account)
-        batch_told.words(batch, totals, why, where, outlook, stuck=batches.stuck(unit, batch), nobody=nobody)
+        nobody, held = not batch_told.executing(local, unit, batch.account), accounts.held_text(unit, batch.account)
+        batch_told.words(batch, totals, why, where, outlook, stuck=batches.stuck(unit, batch), nobody=nobody, held=held)
         batch_told.advice(batch, totals)
     return batch_told.exit_code(totals)

@@ -18,7 +18,9 @@ from refundry.refunds import service as refunds
 
 # A file can have as many reasons as rows; the report has them all.
 REASONS_MAX = 12
-NOBODY = "nobody executes: `refundry serve`, `refundry worker` or the command that began it goes on"
+GOES_ON = "`refundry serve`, `refundry worker` or the command that began it goes on"
+NOBODY = f"nobody executes: {GOES_ON}"
+HELD = "the account is held, and nothing is paid until its key works: {}"
 WORDS = {
     Standing.PAID: "paid",
     Standing.REFUSED: "refused",
@@ -79,8 +81,9 @@ def words(
     *,
     stuck: Stuck | None = None,
     nobody: bool = False,
+    held: str = "",
 ) -> None:
-    """Write a batch for people, on stdout; `stuck` tells of rows that a person keeps waiting, `nobody` that no process executes."""
+    """Write a batch for people, on stdout; `stuck` tells of rows that a person keeps waiting, `nobody` that no process executes, `held` why none may."""
     output.line(output.wrapped(f"Batch {batch.id[:8]} ({batch.name}), {stands(batch, totals)}, {where}", hanging=2))
     counts = [
         f"{output.number(totals.standings[s])} {WORDS[s]}"
@@ -98,11 +101,13 @@ def words(
             output.line(output.wrapped(waits, indent=2, hanging=4))
     if stuck is not None:
         output.line(output.wrapped(stuck.text, indent=2, hanging=4))
-    if (
-        nobody
-        and totals.moving > (stuck.count if stuck else 0)
-        and batch.state in {BatchState.ACCEPTED, BatchState.RUNNING}
-    ):
+    begun = batch.state in {BatchState.ACCEPTED, BatchState.RUNNING}
+    if held and begun and totals.standings[Standing.WAITING]:
+        # A process that is started before that is mended does not help.
+        output.line(output.wrapped(HELD.format(held), indent=2, hanging=4))
+        if nobody:
+            output.line(output.wrapped(f"with a key that works, {GOES_ON}", indent=2, hanging=4))
+    elif nobody and begun and totals.moving > (stuck.count if stuck else 0):
         told = NOBODY if outlook is not None and not outlook.due else f"due now, and {NOBODY}"
         output.line(output.wrapped(told, indent=2, hanging=4))
     if totals.reasons:

@@ -250,7 +250,7 @@ def _notes(moment: Moment) -> list[str]:
     """Say what a person could do."""
     short, notes = moment.batch.id[:8], list[str]()
     if moment.held:
-        notes.append(f"the account is held, and nothing is paid until its key works: {moment.held}")
+        notes.append(batch_told.HELD.format(moment.held))
     if moment.batch.state is BatchState.PAUSED:
         why = moment.outlook.halted if moment.outlook else ""
         notes.append(f"{f'halted: {why};' if why else 'paused:'} `refundry batch resume {short}` goes on")

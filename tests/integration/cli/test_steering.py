@@ -48,6 +48,21 @@ def unpaid(refundry: Run, stripe: Server) -> Callable[..., Told]:
     return run
 
 
+# A key that is refused
+
+
+def test_the_status_of_a_batch_whose_account_is_held_says_so_and_not_what_would_be_refused(
+    refundry: Run, unpaid: Callable[..., Told], tmp_path: Path
+) -> None:
+    batch = unpaid(written(tmp_path, "o1", "o2")).json["batch_id"]
+    told = " ".join(refundry("batch", "status", batch).out.split())
+    assert "the account is held, and nothing is paid until its key works: Permission denied" in told
+    assert "with a key that works, `refundry serve`, `refundry worker` or the command that began it goes on" in told
+    assert "nobody executes" not in told
+    assert refundry("batch", "run", str(tmp_path / "refunds.csv"), "--yes", "--json").json["paid"] == 2
+    assert "is held" not in refundry("batch", "status", batch).out
+
+
 # Repeats
 
 
