@@ -13,7 +13,7 @@ from refundry.accounts import service as accounts
 from refundry.accounts.model import Account
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState
-from refundry.cli import doctor_machine, doctor_waits, output
+from refundry.cli import doctor_machine, doctor_waits, output, session
 from refundry.cli.doctor_findings import Area, Finding, Level, of_error
 from refundry.inbox import service as inbox
 from refundry.inbox.model import Source
@@ -92,8 +92,9 @@ def _tables(settings: Settings, database: Inspected, seen: Seen) -> None:
         executing = _workers(settings, facts)
         seen.findings.append(executing)
         for account in seen.accounts:
-            seen.findings += _work(unit, account, nobody=executing.code == "nobody_executes")
-            seen.findings += doctor_waits.of_account(unit, account, settings)
+            about = session.about(account.id, several=len(seen.accounts) > 1)
+            seen.findings += _work(unit, account, about, nobody=executing.code == "nobody_executes")
+            seen.findings += doctor_waits.of_account(unit, account, settings, about)
             last = inbox.last_received(unit, account.name, Source.WEBHOOK)
             if last is not None:
                 seen.webhook_ages[account.name] = unit.now - last
@@ -239,7 +240,7 @@ def _workers(settings: Settings, facts: PostgresFacts | None) -> Finding:
     )
 
 
-def _work(unit: Unit, account: Account, *, nobody: bool) -> Iterator[Finding]:
+def _work(unit: Unit, account: Account, about: str, *, nobody: bool) -> Iterator[Finding]:
     name = account.name
     if account.held_text:
         yield Finding(
@@ -262,7 +263,7 @@ def _work(unit: Unit, account: Account, *, nobody: bool) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding(Area.WORK, "requests", said)
-    yield from _stuck(unit, account, count)
+    yield from _stuck(unit, account, count, about)
 
 
 def _overdue(unit: Unit, account: str) -> str:
@@ -287,7 +288,7 @@ def _turn_has_come(unit: Unit, batch: Batch, before: float) -> bool:
     return outlook is not None and outlook.due and batches.totals(unit, batch).in_line > 0
 
 
-def _stuck(unit: Unit, account: Account, count: dict[State, int]) -> Iterator[Finding]:
+def _stuck(unit: Unit, account: Account, count: dict[State, int], about: str) -> Iterator[Finding]:
     if unknown := count.get(State.OUTCOME_UNKNOWN, 0):
         named = [
             request.id
@@ -296,7 +297,7 @@ def _stuck(unit: Unit, account: Account, count: dict[State, int]) -> Iterator[Fi
         yield Finding(
             Area.WORK, "unknown", f"{output.counted(unknown, 'request')} with an unknown outcome: {_list(named, unknown)}", Level.WARNING,
             "outcome_unknown", "Stripe may or may not have paid them, and nothing is sent again before a person has looked",
-            "refundry task list --kind outcome_unknown",
+            f"refundry task list --kind outcome_unknown{about}",
         )  # fmt: skip
     paused = batches.every(unit, account.name, [BatchState.PAUSED])
     if paused:

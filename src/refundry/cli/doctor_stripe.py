@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from refundry import bootstrap
 from refundry.accounts.model import Account, NoSuchAccount
 from refundry.accounts.rules import Choice, choose, kept_out_by
-from refundry.cli import doctor_database, doctor_machine, output
+from refundry.cli import doctor_database, doctor_machine, output, session
 from refundry.cli.doctor_findings import Area, Finding, Level, of_error
 from refundry.cli.webhook_endpoints import lacks, ours
 from refundry.cli.webhook_trial import probe
@@ -370,36 +370,37 @@ async def _webhooks(
 
     A connected account's events come through its platform, whose endpoints are told there.
     """
+    about = session.about(account.id, several=len(settings.accesses) > 1)
     if access.connected is not None:
-        return [_last(age)] if age is not None else []
+        return [_last(age, about)] if age is not None else []
     try:
         endpoints = await gateway.endpoints()
     except GatewayError as error:
         if error.trouble is Trouble.FORBIDDEN:
-            return [_last(age)] if age is not None else []
+            return [_last(age, about)] if age is not None else []
         raise
     mine = [endpoint for endpoint in endpoints if ours(endpoint)]
     if not mine:
         return [
             Finding(
                 Area.STRIPE, "webhooks", "no endpoint is registered", Level.NOTE, "webhooks_not_registered",
-                "changes at Stripe are found by polling, within minutes instead of seconds", "refundry webhooks register https://…",
+                "changes at Stripe are found by polling, within minutes instead of seconds", f"refundry webhooks register https://…{about}",
             )
         ]  # fmt: skip
     further = account.id if access.name else ""
-    findings = [_endpoint(settings, one, lacks(one, gateway.api_version, further)) for one in mine]
+    findings = [_endpoint(settings, one, lacks(one, gateway.api_version, further), about) for one in mine]
     if not access.webhook_secrets:
         setting = access.setting("webhook_secret")
         findings.append(
             Finding(
                 Area.STRIPE, "webhooks", f"{setting} is not set", Level.WARNING, "webhook_secret_missing",
                 "every event is refused; changes at Stripe are found by polling",
-                f"set it to the secret that the endpoint was made with, or take a new one: refundry webhooks rotate {mine[0].url}",
+                f"set it to the secret that the endpoint was made with, or take a new one: refundry webhooks rotate {mine[0].url}{about}",
             )
         )  # fmt: skip
     else:
         findings += await asyncio.gather(*(_reached(access, one, age) for one in mine if one.enabled))
-    return [*findings, _last(age)]
+    return [*findings, _last(age, about)]
 
 
 async def _reached(access: Access, endpoint: SeenEndpoint, age: float | None) -> Finding:
@@ -421,23 +422,23 @@ async def _reached(access: Access, endpoint: SeenEndpoint, age: float | None) ->
     )
 
 
-def _last(age: float | None) -> Finding:
+def _last(age: float | None, about: str) -> Finding:
     """Tell when an event came last. That none came for long may be right: perhaps nothing has happened."""
     if age is not None:
         return Finding(Area.STRIPE, "webhooks", f"the last event came {output.span(age)} ago")
     return Finding(
         Area.STRIPE, "webhooks", "no event has come yet", Level.NOTE, "webhooks_silent", "changes at Stripe are found by polling meanwhile",
-        "refundry webhooks test, with the address that Stripe calls",
+        f"refundry webhooks test{about}, with the address that Stripe calls",
     )  # fmt: skip
 
 
-def _endpoint(settings: Settings, endpoint: SeenEndpoint, amiss: list[str]) -> Finding:
+def _endpoint(settings: Settings, endpoint: SeenEndpoint, amiss: list[str], about: str) -> Finding:
     said = f"{endpoint.id} sends to {endpoint.url}"
     if not amiss:
         return Finding(Area.STRIPE, "webhooks", said)
     return Finding(
         Area.STRIPE, "webhooks", f"{said}; {'; '.join(amiss)}", Level.WARNING, "webhook_endpoint", "what it does not tell is found by polling",
-        f"refundry webhooks rotate {endpoint.url}" if endpoint.enabled else f"enable it at {_page(settings, 'webhooks')}",
+        f"refundry webhooks rotate {endpoint.url}{about}" if endpoint.enabled else f"enable it at {_page(settings, 'webhooks')}",
     )  # fmt: skip
 
 

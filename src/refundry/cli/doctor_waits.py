@@ -80,16 +80,16 @@ def traces(settings: Settings) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def of_account(unit: Unit, account: Account, settings: Settings) -> Iterator[Finding]:
-    """Tell what of an account waits."""
+def of_account(unit: Unit, account: Account, settings: Settings, about: str) -> Iterator[Finding]:
+    """Tell what of an account waits; `about` names it in what is to be typed."""
     backlog = follow.backlog(unit, account.name)
-    yield from _tasks(account, backlog)
-    yield from _disputes(account, backlog)
+    yield from _tasks(account, backlog, about)
+    yield from _disputes(account, backlog, about)
     yield from _events(account, backlog)
-    yield from _followed(unit, account, backlog, settings)
+    yield from _followed(unit, account, backlog, settings, about)
 
 
-def _tasks(account: Account, backlog: Backlog) -> Iterator[Finding]:
+def _tasks(account: Account, backlog: Backlog, about: str) -> Iterator[Finding]:
     count = sum(backlog.tasks.values())
     if not count or backlog.task_since is None:
         return
@@ -97,7 +97,7 @@ def _tasks(account: Account, backlog: Backlog) -> Iterator[Finding]:
     oldest = f"the oldest for {output.lasting(backlog.at - backlog.task_since)}"
     said = f"{output.counted(count, 'open task')} of {account.id} ({by_kind}), {oldest}"
     why = "nothing of them goes on by itself: a customer waits for money, or a loss can still be told to somebody"
-    do = "refundry task list, and then refundry task show ID"
+    do = f"refundry task list{about}, and then refundry task show ID"
     if backlog.tasks_overdue:
         said = f"{said}; {output.number(backlog.tasks_overdue)} overdue"
         yield Finding(Area.WORK, "tasks", said, Level.WARNING, "tasks_overdue", why, do)
@@ -105,14 +105,14 @@ def _tasks(account: Account, backlog: Backlog) -> Iterator[Finding]:
         yield Finding(Area.WORK, "tasks", said, Level.NOTE, "tasks_open", why, do)
 
 
-def _disputes(account: Account, backlog: Backlog) -> Iterator[Finding]:
+def _disputes(account: Account, backlog: Backlog, about: str) -> Iterator[Finding]:
     if not backlog.disputes:
         return
     said = f"{output.counted(backlog.disputes, 'open dispute')} of {account.id}"
     if not backlog.disputes_due:
         why = "what is not paid yet on their charges waits until they have ended"
         yield Finding(
-            Area.WORK, "disputes", said, Level.NOTE, "disputes_open", why, "nothing, or: refundry dispute list"
+            Area.WORK, "disputes", said, Level.NOTE, "disputes_open", why, f"nothing, or: refundry dispute list{about}"
         )
         return
     due = backlog.disputes_due
@@ -122,7 +122,7 @@ def _disputes(account: Account, backlog: Backlog) -> Iterator[Finding]:
     yield Finding(
         Area.WORK, "disputes", f"{said}; evidence is due soon for {named}{more}", Level.WARNING, "disputes_due_soon",
         "a dispute that is not answered in time is lost, with its amount and its fee",
-        f"answer at {DASHBOARD}{mode}/disputes, with refunds of the charge as evidence; refundry dispute list shows all",
+        f"answer at {DASHBOARD}{mode}/disputes, with refunds of the charge as evidence; refundry dispute list{about} shows all",
     )  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def _events(account: Account, backlog: Backlog) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _followed(unit: Unit, account: Account, backlog: Backlog, settings: Settings) -> Iterator[Finding]:
+def _followed(unit: Unit, account: Account, backlog: Backlog, settings: Settings, about: str) -> Iterator[Finding]:
     """Tell how long ago Stripe was asked for what no webhook has told."""
     mark = backlog.marks.get(Feed.EVENTS, backlog.marks.get(Feed.REFUNDS))
     if mark is None:
@@ -163,7 +163,7 @@ def _followed(unit: Unit, account: Account, backlog: Backlog, settings: Settings
         Area.WORK, "following", f"{account.id} was followed up to {output.lasting(behind)} ago, and not since",
         Level.WARNING if going_on else Level.NOTE, "follow_behind",
         "what no webhook told is not seen: refunds that settle, fail or are made by others, and disputes; Stripe tells events for 30 days",
-        "refundry serve goes on with it, refundry catch-up does it at once",
+        f"refundry serve goes on with it, refundry catch-up{about} does it at once",
     )  # fmt: skip
 
 

@@ -143,6 +143,11 @@ def place(read: Settings) -> str:
     return f"{mode} mode" + ("" if base is None or base == STRIPE_API else f", {base} (not Stripe)")
 
 
+def about(account: str, *, several: bool) -> str:
+    """Tell which account a command to copy is about, where there are several: ` --account acct_…`."""
+    return f" --account {account}" if several else ""
+
+
 def where(account: str, read: Settings) -> str:
     """Tell on whose money a command works: `acct_…, test mode`; a test or a simulator says so."""
     return f"{account.partition('|')[0]}, {place(read)}"

@@ -114,6 +114,11 @@ def _at_seat(account: str | None, work: Callable[[Desk, Seat], Awaitable[Result]
     return loop.run(run())
 
 
+def _about(seat: Seat) -> str:
+    """Tell which account a command to copy is about, where several are set."""
+    return session.about(seat.account.id, several=len(session.settings().accesses) > 1)
+
+
 def register(url: str, account: str | None, *, connect: bool, as_json: bool) -> int:
     """Make an endpoint.
 
@@ -126,7 +131,7 @@ def register(url: str, account: str | None, *, connect: bool, as_json: bool) -> 
         to = _allowed(seat, url)
         if same := [one.id for one in await seat.gateway.endpoints() if _same(one, to)]:
             raise EndpointRefused(
-                f"{same[0]} sends to {to} already: `refundry webhooks rotate {to}` replaces it by one with a new secret",
+                f"{same[0]} sends to {to} already: `refundry webhooks rotate {to}{_about(seat)}` replaces it by one with a new secret",
                 endpoint=same[0],
             )
         return seat, await _made(desk, seat, to, connect=connect)
@@ -139,8 +144,9 @@ def register(url: str, account: str | None, *, connect: bool, as_json: bool) -> 
         f"{made.endpoint.id} sends {output.counted(len(made.endpoint.events), 'type')} of events to {made.endpoint.url}"
     )
     _tell_secret(seat, made)
-    which = f" --account {seat.account.id}" if seat.access.name else ""
-    output.say(f"then start `refundry serve` again, and try it: refundry webhooks test {made.endpoint.url}{which}")
+    output.say(
+        f"then start `refundry serve` again, and try it: refundry webhooks test {made.endpoint.url}{_about(seat)}"
+    )
     return output.DONE
 
 
@@ -197,7 +203,7 @@ def show_all(account: str | None, *, as_json: bool) -> int:
         return output.DONE
     if not found:
         output.line(
-            "There are none: `refundry webhooks register URL` makes one; without, changes are found by polling."
+            f"There are none: `refundry webhooks register URL{_about(seat)}` makes one; without, changes are found by polling."
         )
         return output.DONE
     words = [
@@ -220,12 +226,12 @@ def rotate(url: str, account: str | None, *, connect: bool, as_json: bool) -> in
         to = _allowed(seat, url)
         same = [one for one in await seat.gateway.endpoints() if _same(one, to)]
         if not same:
-            text = f"no endpoint sends to {to}: `refundry webhooks register {to}` makes one"
+            text = f"no endpoint sends to {to}: `refundry webhooks register {to}{_about(seat)}` makes one"
             raise EndpointRefused(text, code="endpoint_missing")
         if len(same) > 1:
             told = " and ".join(one.id for one in same)
             raise EndpointRefused(
-                f"{told} send to {to}: delete the one whose secret is not to be used any more with `refundry webhooks rotate {to} --retire ENDPOINT`"
+                f"{told} send to {to}: delete the one whose secret is not to be used any more with `refundry webhooks rotate {to} --retire ENDPOINT{_about(seat)}`"
             )
         return seat, same[0], await _made(desk, seat, to, connect=connect)
 
@@ -238,7 +244,7 @@ def rotate(url: str, account: str | None, *, connect: bool, as_json: bool) -> in
     )
     _tell_secret(seat, made)
     output.say(
-        f"then start `refundry serve` again, and when it has taken events in: refundry webhooks rotate {made.endpoint.url} --retire {old.id}"
+        f"then start `refundry serve` again, and when it has taken events in: refundry webhooks rotate {made.endpoint.url} --retire {old.id}{_about(seat)}"
     )
     return output.DONE
 
@@ -254,11 +260,11 @@ def retire(url: str, endpoint: str, account: str | None, *, as_json: bool) -> in
         to = _allowed(seat, url)
         same = [one for one in await seat.gateway.endpoints() if _same(one, to)]
         if endpoint not in {one.id for one in same}:
-            text = f"{endpoint:.80} does not send to {to}: `refundry webhooks list` shows what there is"
+            text = f"{endpoint:.80} does not send to {to}: `refundry webhooks list{_about(seat)}` shows what there is"
             raise EndpointRefused(text, code="endpoint_missing")
         if not any(one.enabled for one in same if one.id != endpoint):
             raise EndpointRefused(
-                f"no other endpoint sends to {to}: make its successor first, with `refundry webhooks rotate {to}`",
+                f"no other endpoint sends to {to}: make its successor first, with `refundry webhooks rotate {to}{_about(seat)}`",
                 code="endpoint_needed",
             )
         await seat.gateway.delete_endpoint(endpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import urllib.parse
 import urllib.request
 from collections.abc import Awaitable, Callable
@@ -89,6 +90,23 @@ def test_events_of_a_connected_account_come_through_its_platform(refundry: Run, 
     told = refundry("webhooks", "register", URL, "--account", "eu", "--json", **connected)
     assert (told.code, told.error["code"]) == (2, "endpoint_of_platform")
     assert refundry("webhooks", "register", URL, "--connect", "--account", stripe.account, **connected).code == 0
+
+
+def test_what_is_said_to_be_typed_names_the_account_where_there_are_several(refundry: Run, stripe: Server) -> None:
+    other = stripe.control("POST /_sim/accounts", {"secret": "sk_test_other"})["account"]
+    eu = {"REFUNDRY_ACCOUNTS__EU__SECRET_KEY": "sk_test_other"}
+    asked = ("refund", "create", "--order", "o3", "--full", "--reason", "duplicate", "--dry-run", "--json")
+    charge = refundry(*asked, "--account", stripe.account, **eu).json["charge"]
+    stripe.control("POST /_sim/disputes", {"charge": charge})
+    assert refundry("catch-up", "--account", stripe.account, "--since", "3d", **eu).code == 0
+    made = refundry("webhooks", "register", URL, "--account", stripe.account, **eu)
+    assert made.err.endswith(f"refundry webhooks test {URL} --account {stripe.account}\n")
+    seen = refundry("doctor", "--json", **eu).json["findings"]
+    for code in ("webhook_secret_missing", "disputes_open"):
+        (do,) = [finding["do"] for finding in seen if finding["code"] == code]
+        assert refundry(*shlex.split(do.rpartition("refundry ")[2]), **eu).code == 0, do
+    (register,) = [finding["do"] for finding in seen if finding["code"] == "webhooks_not_registered"]
+    assert register == f"refundry webhooks register https://… --account {other}"
 
 
 def test_a_further_account_is_told_of_at_the_address_that_takes_its_secret(refundry: Run, stripe: Server) -> None:
