@@ -99,6 +99,12 @@ def page(
     return [_task(row) for row in unit.connection.execute(statement.limit(most))]
 
 
+def open_of(unit: Unit, account: str, kind: Kind) -> list[Task]:
+    """Read all open tasks of an account that are of a kind."""
+    mine = t.account == account, t.kind == kind.value, t.resolved_at.is_(None)
+    return [_task(row) for row in unit.connection.execute(sa.select(tasks).where(*mine))]
+
+
 def of_charge(unit: Unit, charge: str) -> list[Task]:
     """Read the tasks about a charge, the first opened first."""
     return [

@@ -43,9 +43,16 @@ def opened_by(concern: Concern, now: float) -> Task | None:
         return replace(task, due_at=now + DISPUTE_PATIENCE) if after.reason_code == DISPUTED else task
     if after.state is State.REQUIRES_ACTION and concern.refund is not None:
         return _action(concern, concern.refund, now)
-    if after.state is State.OUTCOME_UNKNOWN:
-        return _task(Kind.OUTCOME_UNKNOWN, concern, None, _unsure(after), now, subject=_attempt_of(after))
-    return None
+    return unsure(after, now) if after.state is State.OUTCOME_UNKNOWN else None
+
+
+def unsure(request: RefundRequest, now: float) -> Task:
+    """Write the task about a request of unknown outcome."""
+    content, kind = request.content, Kind.OUTCOME_UNKNOWN
+    return Task(
+        task_id(kind, request.account, _attempt_of(request)), request.account, kind, request.id, None, content.charge,
+        request.amount_minor, content.currency, _unsure(request), now, now + PATIENCE[kind],
+    )  # fmt: skip
 
 
 def ended_by(concern: Concern) -> str | None:

@@ -17,7 +17,7 @@ from refundry.kernel.errors import UsageError
 from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import SeenRefund
 from refundry.refunds import service as refunds
-from refundry.refunds.model import Concern, RefundRequest
+from refundry.refunds.model import Concern, RefundRequest, State
 from refundry.refunds.rules import Clocks
 from refundry.tasks import repository
 from refundry.tasks.model import (
@@ -32,7 +32,7 @@ from refundry.tasks.model import (
     TaskUnknown,
     task_id,
 )
-from refundry.tasks.rules import FAILED, double_loss, ended_by, moment, opened_by
+from refundry.tasks.rules import FAILED, double_loss, ended_by, moment, opened_by, unsure
 
 
 def attach(database: Database) -> None:
@@ -68,6 +68,26 @@ def _hasten(unit: Unit, charge: str, known: Sequence[Dispute]) -> None:
     """Have what waits for the end of disputes done soon, once they are all decided."""
     if known and not any(dispute.phase in OPEN for dispute in known):
         repository.hasten(unit, charge, FAILED.values(), unit.now + PATIENCE[Kind.REFUND_FAILED])
+
+
+def complete(unit: Unit, account: str) -> None:
+    """Open the tasks about requests of unknown outcome that are missing, and end those that are open without such a request.
+
+    A program from before there were such tasks may have worked on while the database was upgraded. For whoever executes.
+    """
+    unknown = refunds.many(unit, refunds.unknown(unit, account).values()).values()
+    wanted = {task.id: task for task in (unsure(request, unit.now) for request in unknown)}
+    there = {task.id: task for task in repository.open_of(unit, account, Kind.OUTCOME_UNKNOWN)}
+    odd = [(wanted | there)[one] for one in wanted.keys() ^ there.keys()]
+    for task in sorted(odd, key=lambda one: (one.charge, one.id)):
+        # Held, and read again: another process may have moved it, or opened its task, at this moment.
+        charges.hold_still(unit, task.charge)
+        request = refunds.find(unit, task.request or "", hold=True)
+        stands = request is not None and request.state is State.OUTCOME_UNKNOWN and unsure(request, 0.0).id == task.id
+        if not stands:
+            repository.end_all(unit, [task.id], str(SYSTEM))
+        elif repository.find(unit, task.id) is None:
+            repository.open_all(unit, [task])
 
 
 # What a person does

@@ -26,6 +26,7 @@ from refundry.infra.logs import logger
 from refundry.infra.readings import Recorder
 from refundry.kernel.lane import Lane
 from refundry.refunds import service as refunds
+from refundry.tasks import service as tasks
 from refundry.worker.executor import Executor
 from refundry.worker.flight import Flight
 from refundry.worker.following import Following
@@ -192,6 +193,10 @@ class Worker:
             if shut.name is not None and _key_refused(shut):
                 accounts.hold(unit, shut.name, shut.error.message)
 
+    def _complete_tasks(self, unit: Unit) -> None:
+        for account in self.stations:
+            tasks.complete(unit, account)
+
     async def _took_lock(self) -> bool:
         return self._lock is None or self._lock.take()
 
@@ -316,6 +321,8 @@ class Worker:
                     forgot_at = self._desk.clock.boot_seconds()
                     before = int((self._desk.clock.now() - KEEP_SECONDS) * 1000)
                     await asyncio.to_thread(engine.forget_old, before)
+                    # Once more: what an older program was working on when this one began, it has left since.
+                    await self._desk.writer.put(self._complete_tasks)
             except DatabaseUnusable as error:
                 # A Postgres that restarts comes back; a disk that is full or a file that cannot be written does not by itself.
                 if not self._desk.database.postgres or error.code in migrations.CHANGED:
@@ -393,6 +400,7 @@ def take_charge(unit: Unit, account: str, *, alone: bool) -> None:
     """
     accounts.free(unit, account)
     charges.distrust_future_looks(unit, account)
+    tasks.complete(unit, account)
     if alone:
         refunds.end_leases(unit, account)
         batches.end_planning(unit, account)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from refundry.audit import service as audit
 from refundry.follow import service as follow
@@ -17,6 +20,8 @@ from refundry.refunds.rules import ABSENT_AFTER, Clocks
 from refundry.refunds.service import StateForbids
 from refundry.tasks import service as tasks
 from refundry.tasks.model import How, Kind, Task, TaskChoiceWrong, TaskForbids
+from refundry.tasks.tables import tasks as tasks_table
+from refundry.worker.main import take_charge
 from tests.support.builders import ACCOUNT
 from tests.support.following import Scene
 from tests.support.hand import ADA
@@ -218,6 +223,68 @@ async def test_nobody_has_to_say_what_became_of_a_request_whose_outcome_is_known
     with scene.database.unit() as unit, pytest.raises(StateForbids, match="settled"):
         refunds.name_refund(unit, request.id, other, scene.clock.now(), ADA, "note")
     assert scene.now(request).refund == request.refund
+
+
+async def turned_up(scene: Scene, request: RefundRequest, amount: int = 1200) -> str:
+    """Have a refund of a request appear at Stripe, long after anybody has looked for it."""
+    mark = {"refundry_request_id": request.id}
+    made = await scene.sim.call("POST /v1/refunds", charge=request.content.charge, amount=amount, metadata=mark)
+    return str(made["id"])
+
+
+async def test_a_request_that_an_older_program_left_without_its_task_gets_it(scene: Scene) -> None:
+    request, task = await unknown(scene)
+    with scene.database.unit() as unit:
+        unit.connection.execute(sa.delete(tasks_table))
+    await scene.move(5)
+    for _ in range(2):
+        with scene.database.unit() as unit:
+            take_charge(unit, ACCOUNT, alone=False)
+        await scene.move(5)
+    (made,) = scene.tasks()
+    assert (made.id, made.request, made.text, made.options) == (task.id, request.id, task.text, task.options)
+    assert made.opened_at == scene.clock.now() - 10, "made once, and not again"
+    await scene.move(ABSENT_AFTER + 1)
+    await said(scene, made, ADA)
+    await said(scene, made, BEN)
+    assert scene.now(request).reason_code == "not_paid"
+    with scene.database.unit() as unit:
+        take_charge(unit, ACCOUNT, alone=False)
+    assert scene.tasks() == []
+
+
+async def test_two_processes_that_begin_at_once_give_it_one_task(scene: Scene) -> None:
+    request, task = await unknown(scene)
+    with scene.database.unit() as unit:
+        unit.connection.execute(sa.delete(tasks_table))
+    both = threading.Barrier(2)
+
+    def begin() -> None:
+        both.wait(10)
+        with scene.database.unit() as unit:
+            take_charge(unit, ACCOUNT, alone=False)
+
+    with ThreadPoolExecutor(2) as pool:
+        for one in [pool.submit(begin), pool.submit(begin)]:
+            one.result()
+    assert [(one.id, one.request) for one in scene.tasks()] == [(task.id, request.id)]
+
+
+async def test_a_task_that_an_older_program_left_open_though_its_refund_was_found_is_over(scene: Scene) -> None:
+    request, task = await unknown(scene)
+    await turned_up(scene, request)
+    await scene.looked(request.content.charge)
+    with scene.database.unit() as unit:
+        refunds.notice(unit, ACCOUNT, request.content.charge)
+    with scene.database.unit() as unit:
+        again = {"resolved_at": None, "resolved_by": None, "how": None}
+        unit.connection.execute(sa.update(tasks_table).values(again))
+    assert [one.id for one in scene.tasks()] == [task.id]
+    with scene.database.unit() as unit:
+        take_charge(unit, ACCOUNT, alone=False)
+    assert scene.tasks() == []
+    (over,) = scene.tasks(resolved=True)
+    assert (over.how, over.resolved_by) == (How.OVER, "system:refundry")
 
 
 @pytest.mark.parametrize(

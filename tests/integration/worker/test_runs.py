@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from refundry import bootstrap
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, Standing
+from refundry.bootstrap import Desk
 from refundry.connectors.base import ReadOptions
 from refundry.infra.db import Database, DatabaseUnusable
 from refundry.infra.engine import Engine
@@ -20,6 +21,8 @@ from refundry.kernel.actor import SYSTEM
 from refundry.kernel.lane import Lane
 from refundry.refunds.model import State
 from refundry.refunds.tables import refund_requests
+from refundry.tasks import service as tasks
+from refundry.worker import main
 from refundry.worker.executor import Executor
 from refundry.worker.main import Worker
 from refundry.worker.planner import SLICE, Planner, planner_of
@@ -255,3 +258,42 @@ async def test_what_is_begun_in_the_moment_in_which_a_run_ends_is_worked_on(
         worker.begin(account, Lane.DESK)
         go_on.set()
         await until_true(lambda: state(desk, request) is State.SETTLED)
+
+
+@on_one
+@pytest.mark.parametrize("when", ["before it begins", "while it works"])
+async def test_what_an_older_program_left_unknown_without_its_task_gets_it(
+    world: World, database: HandDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """As where one on the same Postgres gives up what it had sent while, or after, a newer one has upgraded the database."""
+    monkeypatch.setattr(main, "FORGET_SECONDS", 0.0)
+    settings, charge = world.settings(database.url, tmp_path), two_charges(world)[0]
+
+    async def left(desk: Desk) -> str:
+        request = await asked(desk, f"{world.server.account}|test", charge)
+        unknown = {
+            "state": "outcome_unknown",
+            "amount_minor": 100,
+            "reserved_minor": 100,
+            "attempt": 1,
+            "reason_text": "nobody knows",
+        }
+        change = sa.update(refund_requests).where(refund_requests.c.id == request).values(unknown)
+        await desk.writer.put(lambda unit: unit.connection.execute(change) and None)
+        return request
+
+    async with bootstrap.desk(settings) as desk:
+        request = await left(desk) if when == "before it begins" else ""
+        async with working(desk, settings) as worker:
+            await worker.executing.wait()
+            request = request or await left(desk)
+            await until_true(lambda: told_of(desk) == [request])
+    assert told_of(desk) == [request]
+
+
+def told_of(desk: Desk) -> list[str | None]:
+    """Tell the requests that have an open task about an unknown outcome."""
+    with desk.database.reading() as unit:
+        return [
+            task.request for one in desk.seats for task in tasks.page(unit, one.account.name, ["outcome_unknown"], 9)
+        ]
