@@ -15,6 +15,8 @@ from refundry.tasks.model import Kind
 
 # The tasks whose subject is what became of one request.
 TOLD = frozenset({Kind.REFUND_FAILED, Kind.REFUND_CANCELED, Kind.OUTCOME_UNKNOWN})
+# And those of which whoever looks at the request has to hear first.
+TWICE = frozenset({Kind.PAID_TWICE, Kind.PAID_AFTER_ALL})
 HELD = {
     HeldReason.DISPUTE: "the charge is disputed",
     HeldReason.POSSIBLE_REPEAT: "it may be a repeat of another refund",
@@ -91,7 +93,7 @@ def sentence(request: RefundRequest) -> str:  # noqa: PLR0911  # one for each st
 
 
 def afterwards(unit: Unit, request: RefundRequest) -> str:
-    """Say what a person did about a failed one, or one of unknown outcome, or can do, and for which other one it waits; else nothing.
+    """Say what a person did about a failed one, or one of unknown outcome, or that may have been paid twice, or can do, and for which other one it waits; else nothing.
 
     Who hears only of the failure may pay it in another way, too.
     """
@@ -103,10 +105,14 @@ def afterwards(unit: Unit, request: RefundRequest) -> str:
             else "which was sent and has no answer yet that can be trusted"
         )
         return f"it waits for refund request {other.id} of the same charge, {why}"
+    known = [task for task in tasks.of_charge(unit, request.content.charge) if task.request == request.id]
+    for task in known:
+        if task.kind in TWICE and task.resolved_at is None:
+            return f"it may have been paid twice: `refundry task show {task.id}` says what can be done"
     if request.state not in {State.FAILED, State.CANCELED, State.OUTCOME_UNKNOWN}:
         return ""
-    for task in tasks.of_charge(unit, request.content.charge):
-        if task.request != request.id or task.kind not in TOLD:
+    for task in known:
+        if task.kind not in TOLD:
             continue
         if task.kind is Kind.OUTCOME_UNKNOWN and task.resolved_at is not None:
             # What people have said of it stands in what became of it since.

@@ -40,6 +40,7 @@ class Kind(StrEnum):
     DOUBLE_LOSS = "double_loss"
     UNKNOWN_REFUNDRY = "unknown_refundry"
     PAID_TWICE = "paid_twice"
+    PAID_AFTER_ALL = "paid_after_all"
     OUTCOME_UNKNOWN = "outcome_unknown"
 
 
@@ -64,6 +65,7 @@ OPTIONS: dict[Kind, tuple[How, ...]] = {
     Kind.DOUBLE_LOSS: (How.NOTED,),
     Kind.UNKNOWN_REFUNDRY: (How.NOTED,),
     Kind.PAID_TWICE: (How.NOTED,),
+    Kind.PAID_AFTER_ALL: (How.NOTED,),
     Kind.OUTCOME_UNKNOWN: (How.PAID_BY, How.NOT_PAID),
 }
 # What nobody could understand later without a word.
@@ -76,6 +78,7 @@ PATIENCE: dict[Kind, float] = {
     Kind.DOUBLE_LOSS: 7 * DAY,
     Kind.UNKNOWN_REFUNDRY: DAY,
     Kind.PAID_TWICE: DAY,
+    Kind.PAID_AFTER_ALL: DAY,
     Kind.OUTCOME_UNKNOWN: 2 * DAY,
 }
 # Longer than banks take to decide a dispute. Until then nothing can be done about a refund that failed because of one.

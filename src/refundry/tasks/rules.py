@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from refundry.disputes.model import Dispute, Loss
 from refundry.kernel.money import shown
 from refundry.kernel.outcome import SeenRefund
-from refundry.refunds.model import Concern, RefundRequest, State
+from refundry.refunds.model import REOPENABLE, Concern, RefundRequest, State
 from refundry.tasks.model import DISPUTE_PATIENCE, PATIENCE, Kind, Task, task_id
 
 FAILED = {State.FAILED: Kind.REFUND_FAILED, State.CANCELED: Kind.REFUND_CANCELED}
@@ -25,8 +25,14 @@ WHY = {
 }
 
 
-def opened_by(concern: Concern, now: float) -> Task | None:
-    """Tell the task that a concern opens; `None`, if it opens none."""
+def opened_by(concern: Concern, now: float, alive: SeenRefund | None = None) -> Task | None:
+    """Tell the task that a concern opens; `None`, if it opens none.
+
+    Args:
+        concern: What has happened.
+        now: By the database's clock.
+        alive: A refund that carries the request's id too, and whose money is out.
+    """
     before, change = concern.before, concern.change
     if before is None:
         return _unknown(concern, now) if concern.refund is not None and not concern.refund.over else None
@@ -36,10 +42,13 @@ def opened_by(concern: Concern, now: float) -> Task | None:
     if change.break_ is not None and change.break_.code == Kind.PAID_TWICE and concern.refund is not None:
         text = f"{change.break_.text}: the customer has got it twice; ask for it back, or write it off, and note what you did"
         return _task(Kind.PAID_TWICE, concern, concern.refund, text, now, subject=concern.refund.id)
+    if concern.refund is not None and _over_before(before, concern.refund):
+        text = _after_all(before, concern.refund)
+        return _task(Kind.PAID_AFTER_ALL, concern, concern.refund, text, now, subject=concern.refund.id)
     if after.state is before.state and after.state is not State.REQUIRES_ACTION:
         return None
     if after.state in FAILED:
-        task = _task(FAILED[after.state], concern, concern.refund, _failed(before, after), now, subject=after.id)
+        task = _task(FAILED[after.state], concern, concern.refund, _failed(before, after, alive), now, subject=after.id)
         return replace(task, due_at=now + DISPUTE_PATIENCE) if after.reason_code == DISPUTED else task
     if after.state is State.REQUIRES_ACTION and concern.refund is not None:
         return _action(concern, concern.refund, now)
@@ -75,7 +84,7 @@ def _attempt_of(request: RefundRequest) -> str:
 def _task(kind: Kind, concern: Concern, refund: SeenRefund | None, text: str, now: float, *, subject: str) -> Task:
     request = concern.change.after if concern.change is not None else None
     amount, currency = (refund.amount_minor, refund.currency) if refund else (0, "")
-    if request is not None and kind is not Kind.PAID_TWICE:
+    if request is not None and kind not in {Kind.PAID_TWICE, Kind.PAID_AFTER_ALL}:
         amount, currency = request.amount_minor, request.content.currency
     return Task(
         task_id(kind, concern.account, subject), concern.account, kind, request.id if request else None,
@@ -84,7 +93,7 @@ def _task(kind: Kind, concern: Concern, refund: SeenRefund | None, text: str, no
     )  # fmt: skip
 
 
-def _failed(before: RefundRequest, after: RefundRequest) -> str:
+def _failed(before: RefundRequest, after: RefundRequest, alive: SeenRefund | None) -> str:
     money = shown(after.amount_minor, after.content.currency)
     told = WHY.get(
         after.reason_code, f"Stripe says {after.reason_code}" if after.reason_code else "Stripe does not say why"
@@ -96,6 +105,11 @@ def _failed(before: RefundRequest, after: RefundRequest) -> str:
         if after.reason_code == DISPUTED
         else "and the customer has none of it: pay in another way and note how, replace it by a new request, or give up"
     )
+    if alive is not None:
+        now = (
+            f"and the customer gets another one: {alive.id} over {shown(alive.amount_minor, alive.currency)} carries the id of this request too, "
+            f"and is {alive.status}. Pay nothing beside it, and give up"
+        )
     return (
         f"{after.refund} over {money} of {after.content.charge} {late}has {_word(after.state)} at Stripe: {told}. The money is back on your "
         f"balance {now}"
@@ -108,6 +122,32 @@ def _unsure(after: RefundRequest) -> str:
         f"{after.reason_text}. Look at the payment in Stripe. If its refund is there, name it (paid_by, with --refund re_…). If there is none, "
         "say so (not_paid), 25 hours after the last send at the earliest, and have a second person say so too: then it may be tried again"
     )
+
+
+def _over_before(before: RefundRequest, refund: SeenRefund) -> bool:
+    """Tell whether a refund has paid a request that was over, and that whoever has read so may have paid in another way."""
+    over = before.state in REOPENABLE or (before.state in FAILED and refund.id != before.refund)
+    return over and not refund.over and refund.charge == before.content.charge
+
+
+def _after_all(before: RefundRequest, refund: SeenRefund) -> str:
+    money = shown(refund.amount_minor, refund.currency)
+    if before.state in FAILED:
+        was = f"whose refund {before.refund} has {_word(before.state)}"
+        now = f"The customer gets this one: pay nothing beside it, and resolve the task about {before.refund}, if it is open, by give_up"
+    elif before.attempt:
+        was, now = _was(before), "Ask for that request again, as it was asked for: it is paid by this refund then, and nothing is sent"
+    else:
+        was, now = _was(before), "Nothing was sent from here: see that no second installation pays the same files"
+    return (
+        f"{refund.id} over {money} of {refund.charge} is at Stripe for refund request {before.id}, {was}. {now}. See whether it was paid in "
+        "another way meanwhile; if so, ask for one of the two back, or write it off, and note what you did"
+    )
+
+
+def _was(before: RefundRequest) -> str:
+    why = before.reason_text or before.reason_code
+    return f"which was {before.state}{f' ({why})' if why else ''}"
 
 
 def _word(state: State) -> str:

@@ -45,10 +45,19 @@ def _flush(unit: Unit, concerns: list[Concern]) -> None:
     for concern in concerns:
         if (over := ended_by(concern)) is not None:
             repository.end_all(unit, [over], str(SYSTEM))
-        if (task := opened_by(concern, unit.now)) is not None:
+        after = concern.change.after if concern.change is not None else None
+        alive = _alive(unit, concern.charge, after.id) if after is not None and after.state in FAILED else None
+        if (task := opened_by(concern, unit.now, alive)) is not None:
             repository.open_all(unit, [task])
             if task.due_at >= unit.now + DISPUTE_PATIENCE:
                 _hasten(unit, concern.charge, disputes.of_charge(unit, concern.charge))
+
+
+def _alive(unit: Unit, charge_id: str, request: str) -> SeenRefund | None:
+    """Tell a refund that carries a request's id and whose money is out."""
+    charge = charges.find(unit, charge_id)
+    seen = charge.refunds if charge is not None else ()
+    return next((one for one in seen if not one.over and one.metadata.get(REQUEST_ID) == request), None)
 
 
 def weigh(unit: Unit, account: str, charge: str) -> None:
@@ -183,16 +192,15 @@ def replace_failed(
         )
     old = refunds.need(unit, task.request or "")
     refunds.heard(unit, task.account, now, began_at)
-    charge = charges.find(unit, task.charge)
-    for other in charge.refunds if charge else ():
-        if not other.over and other.metadata.get(REQUEST_ID) == old.id:
-            raise TaskForbids(
-                f"{other.id} carries the id of this request too, and is {other.status} at Stripe: the customer gets that one, and a second refund "
-                "would pay it twice: nothing was changed",
-                code="refund_not_over",
-                task=task.id,
-                refund=other.id,
-            )
+    other = _alive(unit, task.charge, old.id)
+    if other is not None:
+        raise TaskForbids(
+            f"{other.id} carries the id of this request too, and is {other.status} at Stripe: the customer gets that one, and a second refund "
+            "would pay it twice: nothing was changed",
+            code="refund_not_over",
+            task=task.id,
+            refund=other.id,
+        )
     (received,) = refunds.receive(unit, [_again(old)], actor)
     _resolved(unit, task, How.REPLACE, actor, note, received.request.id)
     return received.request

@@ -125,6 +125,31 @@ def test_two_people_say_that_it_was_not_paid_and_the_same_command_pays_it_then(
     assert (paid.code, paid.json["state"], paid.json["attempts"]) == (0, "settled", 2)
 
 
+def test_who_asks_again_after_its_refund_has_turned_up_hears_that_it_is_paid_and_may_be_so_twice(
+    refundry: Run, stripe: Server, tmp_path: Path, logged_in: Callable[[str], None]
+) -> None:
+    refundry("db", "upgrade")
+    request, task = unknown(refundry, stripe)
+    aged(tmp_path / "state", 25)
+    for name in (ADA, BEN):
+        logged_in(name)
+        refundry("task", "resolve", task, "--how", "not_paid", "--note", "none in the dashboard")
+    charge = refundry("refund", "show", request, "--json").json["charge"]
+    made = called(
+        stripe, "POST /v1/refunds", charge=charge, amount="1234", **{"metadata[refundry_request_id]": request}
+    )["id"]
+    assert refundry("catch-up").code == 0
+    (late,) = refundry("task", "list", "--json").json["tasks"]
+    assert (late["kind"], late["request"], late["refund"]) == ("paid_after_all", request, made)
+    before, asked, after = refundry("refund", "show", request), refundry(*CREATE), refundry("refund", "show", request)
+    assert "not paid: 12.34 GBP" in before.out
+    for told in (asked, after):
+        assert f"Stripe says succeeded ({made})" in " ".join(told.out.split())
+    for told in (before, asked, after):
+        assert f"it may have been paid twice: `refundry task show {late['task_id']}`" in told.err
+    assert len(called(stripe, f"GET /v1/refunds?charge={charge}")["data"]) == 1
+
+
 def test_who_says_that_it_was_not_paid_hears_of_its_refund_that_is_there_after_all(
     refundry: Run, stripe: Server
 ) -> None:

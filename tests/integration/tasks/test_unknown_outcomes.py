@@ -232,6 +232,138 @@ async def turned_up(scene: Scene, request: RefundRequest, amount: int = 1200) ->
     return str(made["id"])
 
 
+async def not_paid(scene: Scene) -> RefundRequest:
+    """Have two people say of a request that it was not paid."""
+    request, task = await unknown(scene)
+    await scene.move(ABSENT_AFTER + 1)
+    await said(scene, task, ADA)
+    await said(scene, task, BEN)
+    return scene.now(request)
+
+
+@pytest.mark.parametrize("by", ["webhook", "polling", "look", "payment"])
+async def test_a_refund_that_turns_up_after_two_people_have_said_not_paid_is_told_and_pays_the_request_once_it_is_wanted(
+    scene: Scene, by: str
+) -> None:
+    if by == "webhook":
+        await scene.listen()
+    request = await not_paid(scene)
+    if by == "polling":
+        await scene.poll()
+    made = await turned_up(scene, request)
+    if by == "webhook":
+        await scene.follow()
+    elif by == "polling":
+        await scene.days(1)
+    elif by == "look":
+        await scene.move(0.01)
+        seen = await scene.gateway.look(request.content.charge, Lane.DESK)
+        with scene.database.unit() as unit:
+            assert follow.take_look(unit, ACCOUNT, seen, "order_id")
+    else:
+        # Somebody asks for another refund of the charge, and the look for that shows it.
+        await scene.move(700)
+        await scene.paid(request.content.charge, 100)
+    assert scene.state(request) is State.DECLINED
+    (task,) = scene.tasks()
+    assert (task.kind, task.request, task.refund, task.amount_minor) == (Kind.PAID_AFTER_ALL, request.id, made, 1200)
+    assert task.options == (How.NOTED,)
+    for word in (made, request.id, "declined", "ada and ben say that it was not paid", "nothing is sent"):
+        assert word in task.text
+    with scene.database.unit() as unit:
+        refunds.reopen(unit, request.id, ADA)
+    await scene.pay_due()
+    after = scene.now(request)
+    assert (after.state, after.refund, after.amount_minor, after.reserved_minor) == (State.SETTLED, made, 1200, 0)
+    await scene.days(2)
+    assert scene.kinds() == ["paid_after_all"], "told once"
+    assert [one["id"] for one in await scene.at_stripe() if one["amount"] == 1200] == [made]
+
+
+async def test_one_that_gives_back_another_amount_is_told_as_that_too(scene: Scene) -> None:
+    await scene.listen()
+    request = await not_paid(scene)
+    made = await turned_up(scene, request, 900)
+    await scene.follow()
+    assert [(one.kind, one.amount_minor) for one in scene.tasks()] == [(Kind.PAID_AFTER_ALL, 900)]
+    assert "9.00 USD" in scene.tasks()[0].text
+    with scene.database.unit() as unit:
+        refunds.reopen(unit, request.id, ADA)
+    await scene.pay_due()
+    after = scene.now(request)
+    assert (after.state, after.refund, after.amount_minor) == (State.SETTLED, made, 900)
+
+
+async def test_a_refund_that_turns_up_and_has_failed_pays_nothing(scene: Scene) -> None:
+    await scene.listen()
+    request = await not_paid(scene)
+    made = await turned_up(scene, request)
+    await scene.control(f"POST /_sim/refunds/{made}/fail", {"reason": "declined"})
+    await scene.follow()
+    assert (scene.state(request), scene.tasks()) == (State.DECLINED, [])
+
+
+async def test_one_that_turns_up_once_another_has_paid_is_told_with_both_their_names(scene: Scene) -> None:
+    await scene.listen()
+    request = await not_paid(scene)
+    with scene.database.unit() as unit:
+        refunds.reopen(unit, request.id, ADA)
+    await scene.pay_due()
+    paid = scene.now(request)
+    assert (paid.state, paid.attempt) == (State.SETTLED, 2)
+    late = await turned_up(scene, request)
+    await scene.follow()
+    (task,) = scene.tasks()
+    assert (task.kind, task.refund, task.amount_minor) == (Kind.PAID_TWICE, late, 1200)
+    assert late in task.text
+    assert str(paid.refund) in task.text
+    await scene.control(f"POST /_sim/refunds/{paid.refund}/fail", {"reason": "declined"})
+    await scene.follow()
+    (failed,) = [one for one in scene.tasks() if one.kind is Kind.REFUND_FAILED]
+    assert f"{late} over 12.00 USD carries the id of this request too" in failed.text
+    assert "Pay nothing beside it" in failed.text
+    assert "in another way" not in failed.text
+
+
+async def test_one_that_turns_up_once_another_has_failed_is_told_so_that_nobody_pays_a_second_time(
+    scene: Scene,
+) -> None:
+    await scene.listen()
+    request = await not_paid(scene)
+    with scene.database.unit() as unit:
+        refunds.reopen(unit, request.id, ADA)
+    await scene.pay_due()
+    paid = scene.now(request)
+    await scene.control(f"POST /_sim/refunds/{paid.refund}/fail", {"reason": "declined"})
+    await scene.follow()
+    assert scene.kinds() == ["refund_failed"]
+    late = await turned_up(scene, request)
+    await scene.follow()
+    assert scene.kinds() == ["paid_after_all", "refund_failed"]
+    (task,) = [one for one in scene.tasks() if one.kind is Kind.PAID_AFTER_ALL]
+    assert (task.refund, task.request) == (late, request.id)
+    assert f"{paid.refund}" in task.text
+    assert "give_up" in task.text
+
+
+async def test_the_refund_of_one_that_was_withdrawn_unsent_is_told_to_a_person(scene: Scene) -> None:
+    """As where another installation pays the same file."""
+    await scene.listen()
+    request = await scene.requested(await scene.sim.charge(5000), 1200)
+    with scene.database.unit() as unit:
+        refunds.withdraw(unit, request.id, ADA, "the customer kept it")
+    made = await turned_up(scene, request)
+    await scene.follow()
+    assert scene.state(request) is State.WITHDRAWN
+    (task,) = scene.tasks()
+    assert (task.kind, task.refund, task.amount_minor) == (Kind.PAID_AFTER_ALL, made, 1200)
+    assert "withdrawn (the customer kept it)" in task.text
+    assert "second installation" in task.text
+    await scene.sim.call(f"POST /v1/refunds/{made}", metadata={"note": "x"})
+    await scene.follow()
+    assert len(scene.tasks()) == 1
+
+
 async def test_a_request_that_an_older_program_left_without_its_task_gets_it(scene: Scene) -> None:
     request, task = await unknown(scene)
     with scene.database.unit() as unit:
