@@ -1067,12 +1067,17 @@ def reopen(
         RequestUnknown: There is none.
         StateForbids: It is not over, or Stripe had taken it.
     """
+    # The charge first, as everywhere, so that two units never wait for each other.
+    charges.hold_still(unit, need(unit, request_id).content.charge)
     request = _held(unit, request_id)
     if request.state not in REOPENABLE:
         raise StateForbids(
             f"request {request_id} is {request.state}: only declined, rejected and withdrawn ones can be tried again",
             request=request_id,
         )
+    if request.reason_code == NOT_PAID:
+        # Nothing has proven that, and its refund may have turned up since: the next number is only sent after a look that begins from here on.
+        charges.touch(unit, request.content.charge, unit.now)
     fact = _reopened(unit, request, allow_repeat=allow_repeat, allow_inquiry=allow_inquiry)
     facts = {"allowed": sorted(fact.allowed)} if fact.allowed else {}
     return _by_person(unit, request, fact, actor, facts)

@@ -280,6 +280,17 @@ async def test_a_refund_that_turns_up_after_two_people_have_said_not_paid_is_tol
     assert [one["id"] for one in await scene.at_stripe() if one["amount"] == 1200] == [made]
 
 
+async def test_asked_for_again_before_its_refund_turns_up_it_is_not_paid_a_second_time(scene: Scene) -> None:
+    request = await not_paid(scene)
+    made = await turned_up(scene, request)
+    with scene.database.unit() as unit:
+        refunds.reopen(unit, request.id, ADA)
+    await scene.pay_due()
+    after = scene.now(request)
+    assert (after.state, after.refund, after.attempt) == (State.SETTLED, made, 1)
+    assert [one["id"] for one in await scene.at_stripe() if one["amount"] == 1200] == [made]
+
+
 async def test_one_that_gives_back_another_amount_is_told_as_that_too(scene: Scene) -> None:
     await scene.listen()
     request = await not_paid(scene)
