@@ -375,6 +375,41 @@ async def test_the_refund_of_one_that_was_withdrawn_unsent_is_told_to_a_person(s
     assert len(scene.tasks()) == 1
 
 
+@pytest.mark.parametrize("name", ["Ada", " ada", "ADA "])
+async def test_the_same_person_written_otherwise_is_no_second_one(scene: Scene, name: str) -> None:
+    request, task = await unknown(scene)
+    await scene.move(ABSENT_AFTER + 1)
+    await said(scene, task, ADA)
+    with pytest.raises(TaskForbids, match="a second person") as alone:
+        await said(scene, task, Actor(ActorKind.PERSON, name))
+    assert alone.value.code == "second_person_needed"
+    assert scene.state(request) is State.OUTCOME_UNKNOWN
+
+
+@pytest.mark.parametrize("second", [BEN, ADA], ids=["two people", "one person twice"])
+async def test_what_is_said_twice_in_the_same_moment_ends_it_only_if_two_people_have_said_it(
+    scene: Scene, second: Actor
+) -> None:
+    request, task = await unknown(scene)
+    await scene.move(ABSENT_AFTER + 1)
+    now, both = scene.clock.now(), threading.Barrier(2)
+
+    def say(actor: Actor) -> str:
+        both.wait(10)
+        try:
+            with scene.database.unit() as unit:
+                done = tasks.say_not_paid(unit, task.id, Clocks(now, now, now), actor, f"seen by {actor.name}")
+        except TaskForbids as refused:
+            return refused.code
+        return done.how.value if done.how else "first"
+
+    with ThreadPoolExecutor(2) as pool:
+        told = sorted(pool.map(say, (ADA, second)))
+    alone = second is ADA
+    assert told == ["first", "second_person_needed" if alone else "not_paid"]
+    assert scene.state(request) is (State.OUTCOME_UNKNOWN if alone else State.DECLINED)
+
+
 async def test_a_request_that_an_older_program_left_without_its_task_gets_it(scene: Scene) -> None:
     request, task = await unknown(scene)
     with scene.database.unit() as unit:
