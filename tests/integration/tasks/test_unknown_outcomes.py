@@ -375,6 +375,23 @@ async def test_the_refund_of_one_that_was_withdrawn_unsent_is_told_to_a_person(s
     assert len(scene.tasks()) == 1
 
 
+async def test_what_is_asked_for_again_after_its_refund_was_seen_is_paid_by_that_and_not_once_more(
+    scene: Scene,
+) -> None:
+    """As long as the look that has shown it is young, nobody need look again for any other reason."""
+    await scene.paid(await scene.sim.charge(5000), 100)
+    request = await scene.requested(await scene.sim.charge(5000), 1200)
+    with scene.database.unit() as unit:
+        refunds.withdraw(unit, request.id, ADA, "the customer kept it")
+    made = await turned_up(scene, request)
+    await scene.looked(request.content.charge)
+    with scene.database.unit() as unit:
+        refunds.reopen(unit, request.id, ADA)
+    await scene.pay_due()
+    assert [one["id"] for one in await scene.at_stripe() if one["amount"] == 1200] == [made]
+    assert (scene.state(request), scene.now(request).refund) == (State.SETTLED, made)
+
+
 @pytest.mark.parametrize("name", ["Ada", " ada", "ADA "])
 async def test_the_same_person_written_otherwise_is_no_second_one(scene: Scene, name: str) -> None:
     request, task = await unknown(scene)
