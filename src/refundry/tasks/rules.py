@@ -136,7 +136,10 @@ def _after_all(before: RefundRequest, refund: SeenRefund) -> str:
         was = f"whose refund {before.refund} has {_word(before.state)}"
         now = f"The customer gets this one: pay nothing beside it, and resolve the task about {before.refund}, if it is open, by give_up"
     elif before.attempt:
-        was, now = _was(before), "Ask for that request again, as it was asked for: it is paid by this refund then, and nothing is sent"
+        was, now = (
+            _was(before),
+            "Ask for that request again, as it was asked for: it is paid by this refund then, and nothing is sent",
+        )
     else:
         was, now = _was(before), "Nothing was sent from here: see that no second installation pays the same files"
     return (
