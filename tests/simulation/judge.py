@@ -6,7 +6,7 @@ The first half trusts only the simulator and the files that were handed in; the 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from refundry.audit import service as audit
@@ -15,6 +15,7 @@ from refundry.batches.model import Standing
 from refundry.infra.db import Unit
 from refundry.refunds import service as refunds
 from refundry.refunds.model import AT_STRIPE, OF_STRIPE, TRANSITIONS, HeldReason, RefundRequest, State
+from refundry.refunds.service import NOT_PAID
 from stripesim import invariants
 from stripesim.invariants import Obligation
 from tests.simulation.judge_followed import Followed
@@ -108,10 +109,17 @@ class Desk:
         for request in self.requests:
             yield from self._request(request)
             yield from self._history(request)
+        yield from self._words()
         yield from self._audit()
         yield from self._batches()
         yield from self._breaks()
-        told = [Obligation(r.content.charge, r.amount_minor, r.id) for r in self.requests if r.state in PAID]
+        # What a person has named carries no mark, so that only its amount tells it.
+        named = self._world.people.named
+        told = [
+            Obligation(r.content.charge, r.amount_minor, None if (self._place.url, r.id) in named else r.id)
+            for r in self.requests
+            if r.state in PAID
+        ]
         answer = invariants.audit(self._world.simulator.world, told)
         if answer["not_paid"]:
             yield f"said to be paid, and not paid at Stripe: {answer['not_paid']}"
@@ -129,7 +137,7 @@ class Desk:
 
     def _request(self, request: RefundRequest) -> Iterator[str]:
         who = f"request {request.id} ({request.state}, {request.reason_code})"
-        seen = self._books.by_request[request.id]
+        seen = self._refunds(request)
         alive = [doc for doc in seen if invariants.alive(doc)]
         if request.reserved_minor and request.state not in {State.APPROVED, State.SUBMITTING, State.OUTCOME_UNKNOWN}:
             yield f"{who} still reserves {request.reserved_minor}"
@@ -154,7 +162,9 @@ class Desk:
         if alive and self.alone:
             yield f"{who} was paid at Stripe by {[doc['id'] for doc in alive]}"
         if request.state is State.OUTCOME_UNKNOWN:
-            if self.alone:
+            if "unknown" in self._world.scenario.traits:
+                yield f"{who}: people cannot end it: {request.reason_text}"
+            elif self.alone:
                 yield f"{who}: no person should be needed: {request.reason_text}"
             return
         if request.state is State.WITHDRAWN:
@@ -164,7 +174,47 @@ class Desk:
             if not self._place.withdrawn:
                 yield f"{who} was taken back by nobody"
             return
+        if request.state is State.DECLINED and request.reason_code == NOT_PAID:
+            # Two people have said so, which `_words` holds against the audit log; whoever wants it all the same asks again.
+            return
         yield from self._missing(request, who)
+
+    def _refunds(self, request: RefundRequest) -> list[Doc]:
+        """Tell the refunds of a request: those that carry its id, and the one that a person has named."""
+        named = self._world.people.named.get((self._place.url, request.id))
+        marked = self._books.by_request[request.id]
+        docs = [doc for doc in self._books.refunds[request.content.charge] if doc["id"] == named]
+        return [*marked, *(doc for doc in docs if doc not in marked)]
+
+    def _words(self) -> Iterator[str]:
+        """See that the audit log tells who has said what of unknown outcomes, and that nobody else has moved one."""
+        said: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
+        for word in self._world.people.words:
+            if word.url == self._place.url:
+                said[word.request].append((word.event, f"person:{word.who}", word.what))
+        for request in self.requests:
+            told, unknown = [], False
+            for entry in audit.timeline(self._unit, request.id):
+                facts = entry.facts
+                if entry.event in {"task.not_paid_said", "task.resolved", "refund_request.refund_named"}:
+                    told.append((entry.event, entry.actor, facts.get("how") or facts.get("refund") or facts["note"]))
+                if (
+                    unknown
+                    and facts.get("to") not in {None, State.OUTCOME_UNKNOWN}
+                    and not self._ended(entry.actor, facts)
+                ):
+                    yield f"request {request.id} of unknown outcome became {facts['to']} by {entry.actor}"
+                unknown = facts.get("to", State.OUTCOME_UNKNOWN if unknown else None) == State.OUTCOME_UNKNOWN
+            if told != said[request.id]:
+                yield f"of request {request.id} was said {said[request.id]}, and the audit log has {told}"
+            paid = [doc["id"] for doc in self._refunds(request) if invariants.alive(doc)]
+            if len(paid) > 1 and self.alone:
+                yield f"request {request.id} is paid by {paid}"
+
+    @staticmethod
+    def _ended(actor: str, facts: Mapping[str, Any]) -> bool:
+        """Tell whether an unknown outcome may end so: by what stands at Stripe, or by people who say that it was not paid."""
+        return facts["to"] in AT_STRIPE or (facts["to"] == State.DECLINED and actor.startswith("person:"))
 
     def _full(self, request: RefundRequest, who: str) -> Iterator[str]:
         """See that `full` left nothing, where nobody else touched the charge and what others had claimed of it was paid too."""
@@ -239,7 +289,7 @@ class Desk:
             paid: dict[str, int] = defaultdict(int)
             for line in lines:
                 if line.standing is Standing.PAID and line.request is not None:
-                    doc = next(d for d in self._books.by_request[line.request.id] if d["id"] == line.request.refund)
+                    doc = next(d for d in self._refunds(line.request) if d["id"] == line.request.refund)
                     paid[doc["currency"]] += doc["amount"]
             if dict(paid) != {currency: sum_ for currency, sum_ in totals.paid.items() if sum_}:
                 yield f"file {file}: {totals.paid} said to be paid, {dict(paid)} at Stripe"

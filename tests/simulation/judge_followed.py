@@ -71,8 +71,9 @@ class Followed:
 
     def _seen(self) -> Iterator[str]:
         here = {request.id for request in self._requests}
+        named = {refund: one for (url, one), refund in self._world.people.named.items() if url == self._place.url}
         for doc in self._each_refund():
-            kept, mark = self._refunds.get(doc["id"]), doc.get("metadata", {}).get(REQUEST_ID)
+            kept, mark = self._refunds.get(doc["id"]), doc.get("metadata", {}).get(REQUEST_ID) or named.get(doc["id"])
             if kept is None:
                 if self._concerns(doc["charge"], doc["created"]):
                     yield f"refund {doc['id']} of {doc['charge']} is not on record"

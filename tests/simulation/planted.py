@@ -14,6 +14,7 @@ from typing import Any
 from refundry.batches import service as batches
 from refundry.bootstrap import read_webhook
 from refundry.charges import repository as mirror
+from refundry.cli import task_steer
 from refundry.gateways.stripe.client import StripeGateway
 from refundry.inbox import service as inbox
 from refundry.inbox.model import Source
@@ -24,6 +25,7 @@ from refundry.outbox import repository as outbox
 from refundry.refunds import model, repository, rules
 from refundry.refunds import service as refunds
 from refundry.refunds.model import RefundRequest, body_of
+from refundry.tasks import service as tasks
 from refundry.web.webhooks import STORED, Intake
 from refundry.worker.executor import AGAIN_WAIT, Executor
 from refundry.worker.follower import Follower
@@ -213,6 +215,21 @@ BUGS: dict[str, Bug] = {
     "next_attempt_after_hours": Bug(
         cuts=(Cut(batches, "held_back", "rules.too_early(batch.schedule, unit.now)", "False"),)
     ),
+    # What people say of unknown outcomes: that none was paid whose refund is there, before its key is forgotten, one alone; and any refund is it.
+    "not_paid_without_a_look": Bug(
+        cuts=(Cut(task_steer, "_not_paid", "look = await seat.gateway.look(task.charge, Lane.DESK)", "look = None"),)
+    ),
+    "not_paid_too_early": Bug(cuts=(Cut(tasks, "say_not_paid", "if wait > 0:", "if False:"),)),
+    "not_paid_without_stripes_clock": Bug(
+        cuts=(Cut(task_steer, "_not_paid", "None if stripe is None else stripe - since", "None"),)
+    ),
+    "one_person_is_enough": Bug(cuts=(Cut(tasks, "say_not_paid", "task.first_by == str(actor)", "False"),)),
+    "not_paid_tried_again_by_its_batch": Bug(
+        cuts=(
+            Cut(batches, "retry", "request.state in over and request.reason_code != NOT_PAID", "request.state in over"),
+        )
+    ),
+    "any_refund_named": Bug(cuts=(Cut(refunds, "name_refund", "if why:", "if False:"),)),
     "messages_out_of_order": Bug(cuts=(Cut(outbox, "claim", ", ~_BLOCKED", ""),)),
 }
 

@@ -257,7 +257,7 @@ class Process:
         self.ending = False
         self._paying = False
         self._planned_from = 0.0
-        self._long_waits = bool(world.scenario.traits & {"tight", "doubted"})
+        self._long_waits = bool(world.scenario.traits & {"tight", "doubted", "unknown"})
         if self._long_waits:
             writer.intended = self._intended
 

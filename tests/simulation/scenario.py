@@ -126,6 +126,7 @@ def drawn(seed: int) -> Scenario:
     _tight(scenario)
     _doubted(scenario)
     _sliced(scenario)
+    _unknown(scenario)
     scenario.happenings.sort(key=lambda happening: happening.at)
     return scenario
 
@@ -555,3 +556,44 @@ def _sliced(scenario: Scenario) -> None:
     if chance.random() < SLICED:
         scenario.traits.add("sliced")
         scenario.slice_rows = chance.choice((1, 3))
+
+
+# What people say of unknown outcomes takes days. By this name none of the seeds that are kept for another bug has them, as with slices.
+UNKNOWN, UNKNOWNS = 0.12, "unknown 1"
+WORDS = {"says_not_paid": 5, "names_true": 2, "names_wrong": 3, "asks_again": 3, "retry": 1}
+# Who says that it was not paid, one after the other or both in one moment.
+WHO: tuple[tuple[str, ...], ...] = (("ada",), ("ben",), ("ada", "ada"), ("ada", "ben"), ("ada", "ben"))
+# What was sent is out of doubt by then, and Stripe has forgotten its key; before it a refund of it may still turn up.
+SAYABLE, TURNS_UP = 25 * HOUR, 20 * HOUR
+
+
+def _unknown(scenario: Scenario) -> None:
+    """Draw keys of ours that another program has used, so that nobody knows what became of what is sent under them, and people who say it."""
+    chance = Random(f"{UNKNOWNS}/{scenario.seed}")  # noqa: S311  # no secret
+    rows = [row for row in scenario.files[0] if row.charge is not None]
+    # With these, each second of the days that follow would cost a turn.
+    if chance.random() >= UNKNOWN or scenario.traits & {"tight", "doubted"} or not rows:
+        return
+    scenario.traits.add("unknown")
+    add, ours = scenario.happenings.append, {"installation": 0}
+    for row in chance.sample(rows, min(chance.randint(2, 6), len(rows))):
+        add(Happening(0.05, "key_used", {"row": row, "attempt": 1}))
+        if (marked := chance.choice((None, None, False, True))) is not None:
+            at = chance.choice((60.0, chance.uniform(60.0, TURNS_UP)))
+            add(Happening(at, "turns_up", ours | {"row": row, "marked": marked}))
+    for _ in range(chance.randint(4, 10)):
+        soon, early = chance.uniform(10.0, 900.0), chance.uniform(900.0, SAYABLE)
+        late = SAYABLE + chance.uniform(600.0, 30 * HOUR)
+        at, what = chance.choice((soon, early, late, late, late)), chance.choices(list(WORDS), list(WORDS.values()))[0]
+        how: dict[str, Any] = ours | {"number": chance.randint(0, 20)}
+        match what:
+            case "says_not_paid":
+                how |= {"who": chance.choice(WHO), "together": chance.random() < 0.3}
+            case "names_wrong":
+                how |= {"which": chance.randint(0, 20)}
+            case "asks_again":
+                how |= {"key_used": chance.random() < 0.2}
+            case "retry":
+                how = ours | {"file": 0}
+        add(Happening(at, what, how))
+        scenario.calm_at = max(scenario.calm_at, at)

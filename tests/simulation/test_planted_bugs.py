@@ -36,6 +36,12 @@ SEEDS = {
     "hand_unheard_in_doubt": 184,
     "next_attempt_not_held_back": 32,
     "next_attempt_after_hours": 73,
+    "not_paid_without_a_look": 62,
+    "not_paid_too_early": 10,
+    "not_paid_without_stripes_clock": 10,
+    "one_person_is_enough": 57,
+    "not_paid_tried_again_by_its_batch": 10,
+    "any_refund_named": 10,
     "messages_out_of_order": 4,
 }
 

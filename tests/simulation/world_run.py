@@ -45,6 +45,7 @@ from stripesim.clock import Clock as StripeClock
 from stripesim.resources.disputes import CLOSED, INQUIRY
 from stripesim.webhooks import Pump
 from tests.simulation.order_system import OrderSystem
+from tests.simulation.people import People
 from tests.simulation.process import KEY, Life, Process, turns_in
 from tests.simulation.scenario import HOUR, FileRow, Follow, Happening, Scenario
 from tests.support.clock import START
@@ -55,7 +56,7 @@ COLUMNS = ("charge_id", "payment_intent", "order_id", "amount_minor", "ticket_id
 # Proof of absence takes up to 25 h, a refund whose sums do not add up five more; with clocks set back, twice that.
 QUIET_WITHIN = 120 * HOUR
 # With these, others refund too, or a mirror lags behind: what is claimed may then exceed what is left until it is looked at again.
-SHARED = {"by_hand", "busy_charge", "second_installation", "deleted", "fails", "pends", "stale", "jumps"}
+SHARED = {"by_hand", "busy_charge", "second_installation", "deleted", "fails", "pends", "stale", "jumps", "unknown"}
 # Turns of catching up until nothing new is found: what one finds may make something happen that the next finds.
 ROUNDS_MAX = 20
 RESTLESS = ("request.interrupted", "invariant.violated")
@@ -86,6 +87,8 @@ class Sends:
     # Of requests that a person has stopped or taken back before they were sent: how.
     barred: dict[tuple[str, str], str] = field(default_factory=dict)
     intents: Counter[tuple[str, str]] = field(default_factory=Counter)
+    # By request, when its last send left, in seconds after the start.
+    left_at: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def begins(self, process: Process, key: str) -> None:
         """Hold a send against what is on disk: its intent, what is claimed of its charge, and that nobody else sends for it now."""
@@ -104,6 +107,7 @@ class Sends:
             self.broken.append(f"{key} is sent by {process.life.name} while {other.life.name} sends for it")
         self.flying[process.url, request] = process
         self.names[key] = request
+        self.left_at[process.url, request] = process.now()
 
     def intended(self, process: Process, unit: Unit) -> None:
         """Hold each intent that has just been committed against what was known then: by the mirror, and by what persons have said.
@@ -204,6 +208,7 @@ class WorldRun:
         self.faulty = False
         # By installation, what Stripe signs its webhooks with.
         self.secrets: dict[int, str] = {}
+        self.people = People(self)
         self._names = 0
         self._sent = 0
 
@@ -424,6 +429,8 @@ class WorldRun:
         await self.quiet()
         await self.person()
         await self.quiet()
+        if "unknown" in self.scenario.traits:
+            await self.people.end_all()
         if self.scenario.follow is None:
             await self.follow()
             return
@@ -450,7 +457,7 @@ class WorldRun:
             writer = csv.DictWriter(out, COLUMNS)
             writer.writeheader()
             for row in self.scenario.files[file]:
-                writer.writerow(self._cells(row))
+                writer.writerow(self.cells(row))
         opened = bootstrap.read_file(path, options=ReadOptions())
         with self.unit(place) as unit:
             batch, _ = batches.accept(unit, self.name, opened, "", PERSON)
@@ -458,7 +465,8 @@ class WorldRun:
                 batches.set_schedule(unit, batch, schedule, PERSON)
         place.batches[file] = batch.id
 
-    def _cells(self, row: FileRow) -> dict[str, str]:
+    def cells(self, row: FileRow) -> dict[str, str]:
+        """Write a row of a file."""
         names = {"charge_id": "ch_nobody1", "payment_intent": "pi_nobody1", "order_id": "order-nobody"}
         if row.charge is not None:
             at = row.charge
@@ -471,12 +479,20 @@ class WorldRun:
             row.by: names[row.by], "amount_minor": amount, "ticket_id": row.ticket, "request_key": row.key, "note": row.note,
         }  # fmt: skip
 
+    def key_of(self, row: FileRow) -> str:
+        """Name what a row asks for."""
+        if row.charge is None or row.key:
+            return f"key:{row.key}"
+        if row.ticket:
+            return f"ticket:{row.ticket}:{self.cells(row)[row.by]}"
+        currency = self.scenario.charges[row.charge].currency
+        return f"row:{self.charges[row.charge]}:{'full' if row.amount is None else row.amount}:{currency}"
+
     async def on_desk(self, installation: int, row: FileRow) -> None:
         """Ask for one refund at the desk: the same ticket as a row of the file is the same request."""
         if row.charge is None or not row.ticket:
             return
-        charge = self.charges[row.charge]
-        key = f"ticket:{row.ticket}:{self._cells(row)[row.by]}" if not row.key else f"key:{row.key}"
+        charge, key = self.charges[row.charge], self.key_of(row)
         asked = Content(
             charge, row.amount, self.scenario.charges[row.charge].currency, "requested_by_customer", row.ticket or None
         )
@@ -630,6 +646,50 @@ class WorldRun:
         """Let a pending refund settle."""
         if (refund := self._refund(number, "pending")) is not None:
             await self.control(f"POST /_sim/refunds/{refund}/settle")
+
+    # Unknown outcomes, and who ends them
+
+    async def on_key_used(self, row: FileRow, attempt: int) -> None:
+        """Let another program, which makes its keys by the same rule, use one of ours for something that Stripe refuses."""
+        await self.people.key_used(
+            ids.request_id(self.account, "test", self.key_of(row)), self.charges[row.charge or 0], attempt
+        )
+
+    async def on_turns_up(self, installation: int, row: FileRow, marked: bool) -> None:  # noqa: FBT001  # by name
+        """Let a refund of a request turn up whose outcome nobody knows, with its mark or without."""
+        await self.people.turns_up(self.installation(installation), self.key_of(row), marked=marked)
+
+    async def on_says_not_paid(self, installation: int, number: int, who: tuple[str, ...], together: bool) -> None:  # noqa: FBT001
+        """Let people say that a request of unknown outcome was not paid."""
+        request = self._some_request(installation, number, {State.OUTCOME_UNKNOWN})
+        if request is not None:
+            await self.people.say_not_paid(self.installation(installation), request, who, together=together)
+
+    async def on_names_true(self, installation: int, number: int) -> None:
+        """Let a person name the refund that has paid a request of unknown outcome, if there is one."""
+        request = self._some_request(installation, number, {State.OUTCOME_UNKNOWN})
+        if request is not None:
+            await self.people.name_true(self.installation(installation), request)
+
+    async def on_names_wrong(self, installation: int, number: int, which: int) -> None:
+        """Let a person name a refund that cannot be the one."""
+        request = self._some_request(installation, number, {State.OUTCOME_UNKNOWN})
+        if request is not None:
+            await self.people.name_wrong(self.installation(installation), request, which)
+
+    async def on_asks_again(self, installation: int, number: int, key_used: bool) -> None:  # noqa: FBT001  # by name
+        """Let a person ask once more for what is said to be not paid, or is still unknown."""
+        request = self._some_request(installation, number, {State.OUTCOME_UNKNOWN, State.DECLINED})
+        if request is not None:
+            if key_used:
+                await self.people.key_used(request.id, request.content.charge, request.attempt + 1)
+            await self.people.ask_again(self.installation(installation), request)
+
+    async def on_retry(self, installation: int, file: int) -> None:
+        """Have the rows of a batch tried again that were refused; what people have said was not paid is not among them."""
+        place = self.installation(installation)
+        if file in place.batches and not place.withdrawn:
+            self.people.retry(place, place.batches[file])
 
     async def on_delete(self, installation: int) -> None:
         """Lose a database, and the processes on it; begin with an empty one."""
