@@ -30,6 +30,8 @@ SEEDS = {
     877: {"jumps", "second_installation"},
     # A refund failed after another had come since the last look: its order was told the sum of that look for ever.
     28: {"fails", "followed"},
+    # The event of a dispute came while Stripe's lists did not show it yet, and counted as applied: nobody ever heard of it.
+    150078: {"disputes", "followed", "stale"},
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from refundry.charges import service as charges
@@ -172,6 +172,13 @@ def take_look(unit: Unit, account: str, look: Look, order_key: str, claims: Mapp
         refunds.suspect(unit, refund)
     tasks.weigh(unit, account, look.charge.id)
     return True
+
+
+def not_on_record(unit: Unit, events: Iterable[Event]) -> list[str]:
+    """Tell the disputes that events of one charge tell of, and that no look at it has shown."""
+    told = {event.object_id: event.charge for event in events if _disputes(event) and event.object_id and event.charge}
+    known = {one.id for one in disputes.of_charges(unit, set(told.values()))}
+    return sorted(told.keys() - known)
 
 
 def take_warnings(unit: Unit, account: str, found: Sequence[SeenWarning]) -> None:

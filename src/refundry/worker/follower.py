@@ -214,10 +214,16 @@ class Follower:
         look = await self._gateway.look(charge, Lane.BULK)
         self.done.reads += bool(look.disputes)
         dated = replace(look, began_at=look.began_at + self._database.offset)
-        taken = await self._writer.put(
-            lambda unit: follow.take_look(unit, self.account, dated, self._order_key, found.claims), needs=Needs(charge)
-        )
-        return "" if taken else OVERTAKEN
+        events = found.reads.get(Target(About.CHARGE, charge), ())
+
+        def work(unit: Unit) -> str:
+            if not follow.take_look(unit, self.account, dated, self._order_key, found.claims):
+                return OVERTAKEN
+            # Stripe's lists may be behind its events, and no other event may ever tell of it.
+            hidden = follow.not_on_record(unit, events)
+            return f"Stripe does not show {', '.join(hidden)} yet" if hidden else ""
+
+        return await self._writer.put(work, needs=Needs(charge))
 
     async def _take_refund(self, refund: SeenRefund, began_at: float, claim: str | None) -> str:
         taken = await self._writer.put(

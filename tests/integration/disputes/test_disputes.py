@@ -202,3 +202,18 @@ async def test_a_paused_request_is_held_for_the_dispute_when_it_is_resumed(scene
         refunds.go_on(unit, [request.id], ADA)
     await scene.pay_due()
     assert scene.held(request) == "dispute"
+
+
+async def test_a_dispute_that_stripe_does_not_show_yet_when_its_event_comes_is_looked_for_again(scene: Scene) -> None:
+    await scene.listen()
+    charge = await scene.sim.charge(5000)
+    await scene.looked(charge)
+    late = {"kind": "stale_read", "operation": "GET /v1/disputes", "bound_seconds": 45}
+    await scene.control("POST /_sim/faults", {"rules": [late]})
+    await scene.disputed(charge)
+    await scene.follow()
+    assert scene.disputes(charge) == []
+    await scene.control("POST /_sim/faults", {"rules": []})
+    await scene.move(60)
+    await scene.follow()
+    assert [one.phase for one in scene.disputes(charge)] == ["chargeback"]
