@@ -17,7 +17,7 @@ import pytest
 from refundry import bootstrap
 from refundry.batches import service as batches
 from refundry.bootstrap import Desk, Seat
-from refundry.cli import refund_create, task_steer
+from refundry.cli import refund_create, session, task_steer
 from refundry.connectors.base import AmountKind
 from refundry.infra.db import Unit
 from refundry.infra.settings import Access
@@ -327,11 +327,11 @@ def _mark(doc: Doc) -> str | None:
 
 
 def _as(who: str, work: Callable[[Unit], Any]) -> Callable[[Unit], Any]:
-    """Do something as a user of the machine, whose name the command line asks for."""
+    """Do something as a user who has logged in: who has, is kept by the kernel, where no test can change it."""
 
     def done(unit: Unit) -> Any:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("LOGNAME", who)
+            patch.setattr(session, "person", lambda: Actor(ActorKind.PERSON, who))
             return work(unit)
 
     return done

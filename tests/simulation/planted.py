@@ -223,7 +223,7 @@ BUGS: dict[str, Bug] = {
     "not_paid_without_stripes_clock": Bug(
         cuts=(Cut(task_steer, "_not_paid", "None if stripe is None else stripe - since", "None"),)
     ),
-    "one_person_is_enough": Bug(cuts=(Cut(tasks, "say_not_paid", "task.first_by == str(actor)", "False"),)),
+    "one_person_is_enough": Bug(cuts=(Cut(tasks, "say_not_paid", "actor.name.strip().casefold()", "None"),)),
     "not_paid_tried_again_by_its_batch": Bug(
         cuts=(
             Cut(batches, "retry", "request.state in over and request.reason_code != NOT_PAID", "request.state in over"),
