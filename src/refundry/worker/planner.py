@@ -57,6 +57,10 @@ PAGES_IN_VAIN = 10
 DAY = 86_400.0
 
 
+class _Stopped(Exception):  # noqa: N818  # it is a wish, not an error
+    """Whoever plans is told to stop, in the middle of a list; what is mirrored by then stays."""
+
+
 class Planner:
     """Plans the batches of one account.
 
@@ -110,6 +114,7 @@ class Planner:
         self._rests_on_looks = False
         # For a plan: whether Stripe's fees are asked for.
         self._fees = False
+        self._until: Callable[[], bool] = lambda: False
 
     async def check(
         self,
@@ -233,7 +238,7 @@ class Planner:
         Args:
             batch: The batch.
             lease: A token that nobody else has, under which the turn is taken.
-            until: Asked before each slice; true stops.
+            until: Asked before each slice and each further page of charges; true stops.
 
         Raises:
             GatewayError: A charge could not be looked up; what was planned stays.
@@ -278,6 +283,7 @@ class Planner:
     async def _planned(self, batch: Batch, until: Callable[[], bool]) -> None:
         """Plan slice after slice. While one is looked up and planned the next is looked up already, so that Stripe never waits for us."""
         self._covered = self._listed = False
+        self._until = until
         after, ahead = 0, deque[asyncio.Task[Callable[[Unit], int]]]()
         try:
             while True:
@@ -295,6 +301,9 @@ class Planner:
                 elif not rows:
                     # Once more from the beginning: a person may have had a row looked up anew meanwhile.
                     after = 0
+        except _Stopped:
+            # The rows are left as they are: by a list that is not whole, an order may have more charges than we know.
+            return
         finally:
             for one in ahead:
                 one.cancel()
@@ -467,6 +476,9 @@ class Planner:
         pages = 0
         async with aclosing(Listing(self._charge_pages, since, began).walk()) as walk:
             async for page in walk:
+                if pages and self._until():
+                    # A large account's charges are minutes of calls, and a stop is to be over in moments.
+                    raise _Stopped
                 await self._writer.put(lambda unit, some=page: self._mirror(unit, some))  # type: ignore[misc]
                 pages += 1
                 if pages >= pages_max:

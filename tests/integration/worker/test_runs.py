@@ -24,6 +24,7 @@ from refundry.refunds.tables import refund_requests
 from refundry.tasks import service as tasks
 from refundry.worker import main
 from refundry.worker.executor import Executor
+from refundry.worker.listing import LISTS
 from refundry.worker.main import Worker
 from refundry.worker.planner import SLICE, Planner, planner_of
 from tests.integration.worker.test_accounts import (
@@ -157,6 +158,27 @@ async def test_orders_of_thousands_of_charges_are_found_by_parallel_lists_and_on
     [listed] = [times["calls"] for name, times in asked.items() if "charges" in name]
     pages = -(-len(rows) // 100) + 1
     assert pages <= listed <= pages + 3
+
+
+@on_one
+async def test_a_stop_ends_the_listing_of_charges_and_the_next_run_goes_on(
+    world: World, database: HandDatabase, tmp_path: Path
+) -> None:
+    minutes, first = 6000, 1_770_000_000
+    rows = [{"order_id": f"b{at}", "amount_minor": 1000, "created": first + 60 * at} for at in range(minutes)]
+    world.server.control("POST /_sim/load", {"charges": [{"currency": "gbp", **row} for row in rows]})
+    settings = world.settings(database.url, tmp_path)
+    async with bootstrap.desk(settings) as desk:
+        wanted = {f"b{at}": "1.00" for at in range(0, minutes, 60)}
+        batch = await handed_in(desk, world.server.account, wanted, tmp_path)
+        pacer, planner = desk.seats[0].pacer, planner_of(desk, desk.seats[0])
+        before, few = pacer.taken_count, 3
+        await planner.plan(batch, lease="this", until=lambda: pacer.taken_count >= before + few)
+        # So many pages are on their way at once, or wait to be mirrored; and no row's order is searched for instead.
+        assert pacer.taken_count - before <= few + LISTS
+        assert totals(desk.database, batch).reasons["not_looked_up"] == len(wanted)
+        await planner.plan(batch, lease="other", until=lambda: False)
+        assert totals(desk.database, batch).standings[Standing.WAITING] == len(wanted)
 
 
 @on_one
