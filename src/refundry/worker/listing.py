@@ -19,6 +19,9 @@ LISTS = 8
 PART_PAGES = 20
 # Stripe dates charges by the second; in a burst, shorter parts would show the same charges again and again.
 PART_SECONDS = 60.0
+# Parts overlap by so much. Stripe lists newest first, and does not promise that this is by the second that it tells of a charge: one that
+# two parts both take for the other's would be an order with two charges of which one is known.
+APART_SECONDS = 10.0
 
 Pages = Callable[[float, float], AsyncGenerator[Sequence[Look], None]]
 
@@ -82,7 +85,8 @@ class Listing:
                 pages = await closed.enter_async_context(aclosing(self._pages(self._since, self._rest)))
                 # That there is a second page tells that there may be more, and saves a call for nothing where a window has few charges.
                 first, last = await self._next(pages), await self._next(pages)
-                end = self._rest = self._split(first, last) if first and last else None
+                end = self._split(first, last) if first and last else None
+                self._rest = None if end is None else end + APART_SECONDS
             # An empty page is not the end: what lists says that it should not be.
             while last is not None and not (end is not None and last and last[-1].charge.created_at <= end):
                 last = await self._next(pages)

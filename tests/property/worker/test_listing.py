@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refundry.gateways.base import Look
-from refundry.worker.listing import LISTS, PART_PAGES, Listing
+from refundry.worker.listing import APART_SECONDS, LISTS, PART_PAGES, Listing
 from tests.support.builders import look
 
 pytestmark = pytest.mark.property
@@ -87,6 +87,12 @@ def test_every_charge_of_the_window_is_told_and_no_other(gaps: list[int], one: f
 @given(st.integers(1, 12), st.integers(0, 1500))
 def test_many_in_each_second_are_told_where_one_part_ends_and_the_next_begins(each: int, count: int) -> None:
     shop = Shop([BEGIN + at // each for at in range(count)])
+    assert set(shop.walk()) == {one.charge.id for one in shop.looks}
+
+
+@given(st.integers(0, 1500), st.lists(st.sampled_from([0, int(APART_SECONDS)]), min_size=1, max_size=40))
+def test_none_is_left_out_where_charges_are_listed_some_seconds_out_of_order(count: int, late: list[int]) -> None:
+    shop = Shop([BEGIN + 5 * at + late[at % len(late)] for at in range(count)])
     assert set(shop.walk()) == {one.charge.id for one in shop.looks}
 
 
