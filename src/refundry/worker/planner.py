@@ -474,7 +474,9 @@ class Planner:
             window = None
         since = window[1] - OVERLAP_SECONDS if window else 0.0
         pages = 0
-        async with aclosing(Listing(self._charge_pages, since, began).walk()) as walk:
+        # By whichever clock is ahead: with ours behind, an order's second charge would be of a time that is yet to come.
+        until = max(began, self._gateway.stripe_now() or began)
+        async with aclosing(Listing(self._charge_pages, since, until).walk()) as walk:
             async for page in walk:
                 if pages and self._until():
                     # A large account's charges are minutes of calls, and a stop is to be over in moments.

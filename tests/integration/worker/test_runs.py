@@ -182,6 +182,23 @@ async def test_a_stop_ends_the_listing_of_charges_and_the_next_run_goes_on(
 
 
 @on_one
+async def test_a_charge_is_listed_that_stripe_dates_later_than_a_clock_that_is_behind(
+    world: World, database: HandDatabase, tmp_path: Path
+) -> None:
+    world.server.move(3600)
+    now = world.server.control("GET /_sim/clock")["now"]
+    second = {"order_id": "o0", "amount_minor": 1000, "currency": "gbp", "created": int(now) - 60}
+    world.server.control("POST /_sim/load", {"charges": [second]})
+    settings = world.settings(database.url, tmp_path)
+    async with bootstrap.desk(settings) as desk:
+        batch = await handed_in(desk, world.server.account, {"o0": "1.00", "o1": "1.00"}, tmp_path)
+        await planner_of(desk, desk.seats[0]).plan(batch, lease="this", until=lambda: False)
+        told = totals(desk.database, batch)
+    assert told.reasons["ambiguous_order"] == 1
+    assert told.standings[Standing.WAITING] == 1
+
+
+@on_one
 async def test_while_one_look_up_is_late_those_of_the_next_rows_are_made(
     world: World, database: HandDatabase, tmp_path: Path
 ) -> None:
