@@ -537,7 +537,7 @@ def but_for_waiting(unit: Unit, ids: Sequence[str], line: Iterable[HeldReason]) 
 class Tally:
     """How many requests stand alike, and their money: the decided amounts, or where nothing is decided what was asked for.
 
-    `in_doubt` of them were sent and are looked for later, the first of these at `next_look_at`.
+    `in_doubt` of them were sent and are still looked for, the first of these at `next_look_at`, which may be past.
     """
 
     state: State
@@ -554,8 +554,8 @@ def tally(unit: Unit, ids: Iterable[str]) -> list[Tally]:
     """Count requests by where they stand, in the database."""
     alike = (t.state, t.held_reason, t.reason_code, t.currency)
     amount = sa.case((t.amount_minor > 0, t.amount_minor), else_=sa.func.coalesce(t.asked_minor, 0))
-    later = sa.case((sa.and_(t.state == State.SUBMITTING, t.due_at > unit.now), t.due_at))
-    counted = (sa.func.count(), sa.func.sum(amount), sa.func.count(later), sa.func.min(later))
+    look = sa.case((_doubtful(unit), t.due_at))
+    counted = (sa.func.count(), sa.func.sum(amount), sa.func.count(look), sa.func.min(look))
     statement = sa.select(*alike, *counted).where(t.id.in_(list(ids))).group_by(*alike)
     return [
         Tally(State(state), HeldReason(held) if held else None, code, currency, count, int(total), in_doubt, next_look)
@@ -595,11 +595,15 @@ def flying(unit: Unit, account: str) -> dict[str, int]:
     return {row[0]: int(row[1]) for row in unit.connection.execute(statement.group_by(t.currency))}
 
 
+def _doubtful(unit: Unit) -> sa.ColumnElement[bool]:
+    """Tell what was sent, has no answer, and is on nobody's hands: it is looked for later, or by now, if somebody executes."""
+    idle = sa.or_(t.lease.is_(None), t.leased_until <= unit.now)
+    return sa.and_(t.state == State.SUBMITTING, sa.or_(t.due_at > unit.now, idle))
+
+
 def in_doubt(unit: Unit, account: str) -> tuple[int, float | None]:
-    """Count what was sent and is looked for later, and tell when the first of it is; all of it, since after an outage many thousand may be."""
-    statement = sa.select(sa.func.count(), sa.func.min(t.due_at)).where(
-        t.account == account, t.state == State.SUBMITTING, t.due_at > unit.now
-    )
+    """Count what was sent and is still looked for, and tell when the next of it is; all of it, since after an outage many thousand may be."""
+    statement = sa.select(sa.func.count(), sa.func.min(t.due_at)).where(t.account == account, _doubtful(unit))
     count, soonest = unit.connection.execute(statement).one()
     return int(count), None if soonest is None else float(soonest)
 

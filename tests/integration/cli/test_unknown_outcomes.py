@@ -221,9 +221,14 @@ def test_what_is_in_doubt_is_told_of_its_own_batch_alone(refundry: Run, stripe: 
     assert told.code == 3
     assert "1 row in doubt: sent, and no answer that can be trusted" in " ".join(told.err.split())
     stripe.control("DELETE /_sim/faults")
+    batch = refundry("batch", "list", "--json").json["batches"][0]["batch_id"]
     with sqlite3.connect(tmp_path / "state" / "refundry.db") as connection:
-        # The next look comes when the other batch is over.
-        connection.execute("UPDATE refund_requests SET due_at = due_at + 3600 WHERE state = 'submitting'")
+        # The next look is due, and nobody executes who would make it.
+        connection.execute("UPDATE refund_requests SET due_at = due_at - 3600 WHERE state = 'submitting'")
+        connection.commit()
+        assert refundry("batch", "watch", batch, "--once", "--json").json["in_doubt"] == 1
+        # And now it comes when the other batch is over.
+        connection.execute("UPDATE refund_requests SET due_at = due_at + 7200 WHERE state = 'submitting'")
     told = refundry("batch", "run", str(other), "--yes")
     assert (told.code, "in doubt" in told.err) == (0, False), told.err
 
