@@ -108,9 +108,11 @@ def _change(scene: Scene, count: int, freed: list[str]) -> None:
         scene.shop.server.control(f"POST /_sim/refunds/{refund}/fail", {"reason": "lost_or_stolen_card"})
     for at in range(count):
         scene.refund_by_hand(f"hand{at}", BY_HAND)
-        scene.shop.server.control("POST /_sim/disputes", {"charge": scene.charges[f"dispute{at}"]})
+        opened = scene.shop.server.control("POST /_sim/disputes", {"charge": scene.charges[f"dispute{at}"]})["created"]
         for kind in ("hand", "dispute"):
             scene.bar(f"{kind}{at}", CHANGED)
+    # One that is received in the second of the dispute may have come before it, and waits for its end instead.
+    crash_run.wait_until("the next second", lambda: scene.shop.server.control("GET /_sim/clock")["now"] >= opened + 1)
 
 
 def _judge(scene: Scene, house: crash_run.House, counts: dict[str, Any], written: Path) -> None:

@@ -108,6 +108,8 @@ class Planner:
         self._listing = asyncio.Lock()
         self._covered = False
         self._listed = False
+        # Whether a stop has ended the list: rows that waited for it are not searched for instead.
+        self._stopped = False
         # How old a look may be, in seconds, and since when looks are believed; for a plan of all charges, else of those of orders.
         self._age_max = self.look_max_age
         self._believed_since = 0.0
@@ -139,7 +141,7 @@ class Planner:
         Raises:
             GatewayError: A charge could not be looked up; what was checked stays.
         """
-        self._covered = self._listed = False
+        self._covered = self._listed = self._stopped = False
         self._age_max, self._rests_on_looks, self._fees = look_max_age, True, True
         # A plan is what somebody approves: it rests on looks of its own, and not on those of a command before it, since which
         # somebody may have paid by hand and no event may have been read.
@@ -282,7 +284,7 @@ class Planner:
 
     async def _planned(self, batch: Batch, until: Callable[[], bool]) -> None:
         """Plan slice after slice. While one is looked up and planned the next is looked up already, so that Stripe never waits for us."""
-        self._covered = self._listed = False
+        self._covered = self._listed = self._stopped = False
         self._until = until
         after, ahead = 0, deque[asyncio.Task[Callable[[Unit], int]]]()
         try:
@@ -339,7 +341,7 @@ class Planner:
         Raises:
             GatewayError: A charge could not be looked up.
         """
-        self._covered, self._listed = False, True
+        self._covered, self._listed, self._stopped = False, True, False
         self._believed_since = self._clock.now() + self._database.offset
         return await self._look_up(references, 1, self.look_max_age)
 
@@ -370,6 +372,8 @@ class Planner:
             if not self._listed and any(reference.kind is ReferenceKind.ORDER_ID for reference in wanted):
                 self._listed = True
                 await self._list_charges(max(PAGES_MIN, rows))
+            if self._stopped:
+                raise _Stopped
         unknown, old = await self._read(lambda unit: self._not_mirrored_and_old(unit, wanted, age_max, anew))
         missing: dict[Reference, Missing] = {}
 
@@ -480,7 +484,8 @@ class Planner:
             async for page in walk:
                 if pages and self._until():
                     # A large account's charges are minutes of calls, and a stop is to be over in moments.
-                    raise _Stopped
+                    self._stopped = True
+                    return
                 await self._writer.put(lambda unit, some=page: self._mirror(unit, some))  # type: ignore[misc]
                 pages += 1
                 if pages >= pages_max:

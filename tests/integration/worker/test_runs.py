@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from refundry import bootstrap
 from refundry.batches import service as batches
-from refundry.batches.model import Batch, Standing
+from refundry.batches.model import Batch, BatchRow, Standing
 from refundry.bootstrap import Desk
 from refundry.connectors.base import ReadOptions
 from refundry.infra.db import Database, DatabaseUnusable
@@ -161,8 +161,9 @@ async def test_orders_of_thousands_of_charges_are_found_by_parallel_lists_and_on
 
 
 @on_one
-async def test_a_stop_ends_the_listing_of_charges_and_the_next_run_goes_on(
-    world: World, database: HandDatabase, tmp_path: Path
+@pytest.mark.parametrize("listing", ["first", "second"])
+async def test_a_stop_ends_the_listing_of_charges_whichever_slice_lists_and_the_next_run_goes_on(
+    world: World, database: HandDatabase, tmp_path: Path, listing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     minutes, first = 6000, 1_770_000_000
     rows = [{"order_id": f"b{at}", "amount_minor": 1000, "created": first + 60 * at} for at in range(minutes)]
@@ -173,6 +174,19 @@ async def test_a_stop_ends_the_listing_of_charges_and_the_next_run_goes_on(
         batch = await handed_in(desk, world.server.account, wanted, tmp_path)
         pacer, planner = desk.seats[0].pacer, planner_of(desk, desk.seats[0])
         before, few = pacer.taken_count, 3
+        sliced, list_charges, begun = planner._sliced, planner._list_charges, asyncio.Event()
+
+        async def in_order(of: Batch, rows: list[BatchRow]) -> object:
+            if listing == "second" and rows[0].number == 1:
+                await begun.wait()
+            return await sliced(of, rows)
+
+        async def begin(pages_max: int) -> None:
+            begun.set()
+            await list_charges(pages_max)
+
+        monkeypatch.setattr(planner, "_sliced", in_order)
+        monkeypatch.setattr(planner, "_list_charges", begin)
         await planner.plan(batch, lease="this", until=lambda: pacer.taken_count >= before + few)
         # So many pages are on their way at once, or wait to be mirrored; and no row's order is searched for instead.
         assert pacer.taken_count - before <= few + LISTS
