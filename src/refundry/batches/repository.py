@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import orjson
@@ -28,7 +29,7 @@ from refundry.batches.model import (
 )
 from refundry.batches.tables import batch_budgets, batch_rows, batches
 from refundry.connectors.base import ParsedRow, Row
-from refundry.infra.db import Unit
+from refundry.infra.db import Hot, Unit, among, rows_given
 
 r = batch_rows.c
 PAGE = 1000
@@ -180,25 +181,33 @@ def of_codes(unit: Unit, batch: str, codes: Sequence[str], *, after: int, most: 
     return [_row(row) for row in unit.connection.execute(statement)]
 
 
+@cache
+def _plan(*, postgres: bool) -> Hot:
+    verdict = {
+        "code": r.code,
+        "text": r.text,
+        "request": r.request,
+        "currency": r.currency,
+        "asked_minor": r.asked_minor,
+    }
+    kinds = {"the_batch": r.batch.type, "the_number": r.number.type} | {f"new_{n}": c.type for n, c in verdict.items()}
+    given = rows_given(kinds).c if postgres else {name: sa.bindparam(name, type_=kind) for name, kind in kinds.items()}
+    row = r.batch == given["the_batch"], r.number == given["the_number"]
+    new = {name: given[f"new_{name}"] for name in verdict}
+    return Hot(sa.update(batch_rows).where(*row).values(planned=sa.true(), **new))
+
+
 def plan(unit: Unit, batch: str, verdicts: dict[int, Verdict]) -> None:
     """Write what became of rows."""
-    b = sa.bindparam
-    statement = (
-        sa.update(batch_rows)
-        .where(r.batch == batch, r.number == b("the_number"))
-        .values(
-            planned=True, code=b("new_code"), text=b("new_text"), request=b("new_request"), currency=b("new_currency"),
-            asked_minor=b("new_asked"),
-        )
-    )  # fmt: skip
     values = [
         {
-            "the_number": number, "new_code": v.code, "new_text": v.text, "new_request": v.request,
-            "new_currency": v.currency, "new_asked": v.asked_minor,
+            "the_batch": batch, "the_number": number, "new_code": v.code, "new_text": v.text, "new_request": v.request,
+            "new_currency": v.currency, "new_asked_minor": v.asked_minor,
         }
         for number, v in verdicts.items()
     ]  # fmt: skip
-    unit.connection.execute(statement, values)
+    if values:
+        _plan(postgres=unit.postgres).many(unit.connection, values)
 
 
 def unplan(unit: Unit, batch: str) -> int:
@@ -377,7 +386,7 @@ _SCHEDULES = (
     sa.select(batches, r.request, r.number, r.released)
     .join(batch_rows, r.batch == batches.c.id)
     .where(
-        r.request.in_(sa.bindparam("requests", expanding=True)),
+        among(r.request, "requests"),
         r.code == "",
         sa.or_(batches.c.schedule.is_not(None), batches.c.state == sa.literal_column("'paused'")),
     )

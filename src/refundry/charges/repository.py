@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from refundry.charges.model import REQUEST_ID, Charge, KnownRefund, Origin
 from refundry.charges.tables import charge_windows, charges, stripe_refunds
 from refundry.gateways.base import SeenDispute
-from refundry.infra.db import Hot, Unit, insert_of_rows
+from refundry.infra.db import Hot, Unit, among, insert_of_rows, rows_given
 from refundry.kernel.outcome import SeenRefund
 
 _b = sa.bindparam
@@ -73,19 +73,20 @@ class Mirror:
         if self.unsaved:
             _upsert(charges, postgres=postgres).many(connection, [self.unsaved[id_] for id_ in sorted(self.unsaved)])
         if self.touched:
-            _TOUCH.many(connection, [{"the_charge": c, "the_time": self.touched[c]} for c in sorted(self.touched)])
+            times = [{"the_charge": c, "the_time": self.touched[c]} for c in sorted(self.touched)]
+            _touch(postgres=postgres).many(connection, times)
         if self.unsaved_refunds:
             values = [self.unsaved_refunds[id_] for id_ in sorted(self.unsaved_refunds)]
             _upsert(stripe_refunds, postgres=postgres).many(connection, values)
 
 
-_FIND = sa.select(charges).where(charges.c.id.in_(_b("ids", expanding=True))).order_by(charges.c.id)
+_FIND = sa.select(charges).where(among(charges.c.id, "ids")).order_by(charges.c.id)
 _FIND_HELD = _FIND.with_for_update()
 _RESERVE = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(id, 0)) FROM unnest(CAST(:ids AS text[])) AS id")
 _FREE = _FIND.with_only_columns(charges.c.id).with_for_update(skip_locked=True)
 _REFUNDS = (
     sa.select(stripe_refunds)
-    .where(stripe_refunds.c.charge.in_(_b("ids", expanding=True)))
+    .where(among(stripe_refunds.c.charge, "ids"))
     .order_by(stripe_refunds.c.created_at, stripe_refunds.c.id)
 )
 
@@ -195,11 +196,15 @@ def _marked(refund: SeenRefund, known: Sequence[SeenRefund]) -> SeenRefund:
     return refund if mark is None else replace(refund, metadata=refund.metadata | {REQUEST_ID: mark})
 
 
-_TOUCH = Hot(
-    sa.update(charges)
-    .where(charges.c.id == _b("the_charge"), charges.c.touched_at < _b("the_time"))
-    .values(touched_at=_b("the_time", type_=sa.Double))
-)
+@cache
+def _touch(*, postgres: bool) -> Hot:
+    if postgres:
+        given = rows_given({"the_charge": sa.Text(), "the_time": sa.Double()}).c
+        the_charge, the_time = given.the_charge, given.the_time
+    else:
+        the_charge, the_time = _b("the_charge"), _b("the_time", type_=sa.Double)
+    older = charges.c.id == the_charge, charges.c.touched_at < the_time
+    return Hot(sa.update(charges).where(*older).values(touched_at=the_time))
 
 
 def touch(unit: Unit, charge: str, at: float) -> None:
@@ -229,9 +234,7 @@ def find(unit: Unit, charge: str) -> Charge | None:
     return fetch(unit, [charge], hold=False).charges[charge].charge
 
 
-_LOOKED_AT = sa.select(charges.c.id, charges.c.looked_at, charges.c.touched_at).where(
-    charges.c.id.in_(_b("ids", expanding=True))
-)
+_LOOKED_AT = sa.select(charges.c.id, charges.c.looked_at, charges.c.touched_at).where(among(charges.c.id, "ids"))
 
 
 def looked_at(unit: Unit, ids: Iterable[str]) -> dict[str, float]:
@@ -244,7 +247,7 @@ def looked_at(unit: Unit, ids: Iterable[str]) -> dict[str, float]:
 
 _NAMED = {
     column.name: sa.select(charges.c.id, column.label("name"))
-    .where(charges.c.account == _b("the_account"), column.in_(_b("names", expanding=True)))
+    .where(charges.c.account == _b("the_account"), among(column, "names"))
     .order_by(charges.c.id)
     for column in (charges.c.order_id, charges.c.payment_intent)
 }
@@ -328,13 +331,13 @@ def many(unit: Unit, ids: Iterable[str]) -> dict[str, Charge]:
     return {row.id: _charge_with(row, theirs[row.id]) for row in found}
 
 
-_MANY = sa.select(charges).where(charges.c.id.in_(_b("ids", expanding=True)))
+_MANY = sa.select(charges).where(among(charges.c.id, "ids"))
 _REFUNDS_OF_MANY = (
     sa.select(stripe_refunds)
-    .where(stripe_refunds.c.charge.in_(_b("ids", expanding=True)))
+    .where(among(stripe_refunds.c.charge, "ids"))
     .order_by(stripe_refunds.c.created_at, stripe_refunds.c.id)
 )
-_KNOWN = sa.select(stripe_refunds).where(stripe_refunds.c.id.in_(_b("ids", expanding=True)))
+_KNOWN = sa.select(stripe_refunds).where(among(stripe_refunds.c.id, "ids"))
 
 
 def refunds_known(unit: Unit, ids: Iterable[str]) -> dict[str, KnownRefund]:

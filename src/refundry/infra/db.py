@@ -7,7 +7,7 @@ transaction, and no transaction may wait for Stripe.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -17,6 +17,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from refundry.infra.http import unit_open
 from refundry.kernel.clock import Clock
@@ -54,6 +57,11 @@ ALIVE = {
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
+}
+SESSION = {
+    "idle_in_transaction_session_timeout": f"{IDLE_UNIT_SECONDS}s",
+    # A plan that was made once for all values may have been made while a table was empty, and reads it whole when it has a million rows.
+    "plan_cache_mode": "force_custom_plan",
 }
 # The codes of both (Postgres, appendix A).
 CUT_OFF = {"25P03", "25P04"}
@@ -199,7 +207,7 @@ class Database:
             max_overflow=OVERFLOW_MAX,
             pool_pre_ping=True,
             isolation_level="READ COMMITTED",
-            connect_args={"options": f"-c idle_in_transaction_session_timeout={IDLE_UNIT_SECONDS}s"} | ALIVE,
+            connect_args={"options": " ".join(f"-c {name}={value}" for name, value in SESSION.items())} | ALIVE,
         )
 
     def _sqlite(self) -> sa.Engine:
@@ -438,9 +446,57 @@ def insert_of_rows(table: sa.Table, names: Sequence[str], *, postgres: bool) -> 
     return postgresql.insert(table).from_select(names, sa.select(*(rows.c[name] for name in names)))
 
 
+def rows_given(columns: Mapping[str, sa.types.TypeEngine[Any]]) -> Any:  # noqa: ANN401  # SQLAlchemy's own
+    """Tell the rows that a statement on Postgres gets in one text, as a table with these columns: an update joins it by its keys.
+
+    One statement for many rows: Postgres runs it in a fraction of the time that as many statements take.
+    """
+    text = sa.cast(sa.bindparam(ROWS, type_=sa.Text), postgresql.JSON)
+    given = sa.func.json_to_recordset(text).table_valued(*(sa.column(name, kind) for name, kind in columns.items()))
+    return given.render_derived(name="given", with_types=True)
+
+
 def rows_as_text(values: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Write rows for `insert_of_rows` on Postgres: numbers, texts, truths and nothing come out of it as they are."""
+    """Write rows for `insert_of_rows` and `rows_given` on Postgres: numbers, texts, truths and nothing come out of it as they are."""
     return {ROWS: orjson.dumps(values).decode()}
+
+
+class _AsOne(sa.types.TypeDecorator[Collection[str]]):
+    """Many texts in one value."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Collection[str] | None, _: sa.Dialect) -> str:
+        return orjson.dumps(list(value or ())).decode()
+
+
+class _Among(FunctionElement[bool]):
+    """See `among`."""
+
+    inherit_cache = True
+    type = sa.Boolean()
+
+
+def among(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
+    """Compare a column of texts with many values, which are handed in under a name.
+
+    With a list (`IN (…, …)`) a statement is another one for every number of values: Postgres, and the driver, understand it anew each
+    time. They get the values in one text. SQLite reads a list sooner than such a text.
+    """
+    return _Among(column, sa.bindparam(name, type_=_AsOne))
+
+
+@compiles(_Among, "sqlite")
+def _among_sqlite(element: _Among, compiler: SQLCompiler, **more: Any) -> str:  # noqa: ANN401  # the compiler's own
+    column, values = element.clauses
+    return compiler.process(column.in_(sa.bindparam(values.key, expanding=True)), **more)
+
+
+@compiles(_Among, "postgresql")
+def _among_postgres(element: _Among, compiler: SQLCompiler, **more: Any) -> str:  # noqa: ANN401  # the compiler's own
+    column, values = (compiler.process(one, **more) for one in element.clauses)
+    return f"{column} = ANY (ARRAY (SELECT json_array_elements_text(CAST({values} AS json))))"
 
 
 def rows(unit: Unit, statement: sa.Executable, values: Any = None) -> Sequence[sa.Row[Any]]:  # noqa: ANN401

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from refundry.charges.model import Expected
 from refundry.gateways.base import RefundBody
-from refundry.infra.db import Hot, Unit, insert_of_rows, rows_as_text
+from refundry.infra.db import Hot, Unit, among, insert_of_rows, rows_as_text, rows_given
 from refundry.kernel.errors import InvariantViolated
 from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import Answer
@@ -119,8 +119,20 @@ def _literals(states: Iterable[State]) -> list[sa.ColumnElement[str]]:
     return [sa.literal_column(f"'{state.value}'", sa.Text) for state in states]
 
 
-_SET: dict[str, Any] = {name: _b("new_" + name) for name in (*CHANGING, "changed_at", "lease", "leased_until")}
-_WRITE = Hot(sa.update(refund_requests).where(t.id == _b("the_id"), t.version == _b("the_version")).values(_SET))
+_SET = (*CHANGING, "changed_at", "lease", "leased_until")
+_WRITE = Hot(
+    sa.update(refund_requests)
+    .where(t.id == _b("the_id"), t.version == _b("the_version"))
+    .values({name: _b("new_" + name) for name in _SET})
+)
+
+
+@cache
+def _write_together() -> Hot:
+    kinds = {"the_id": t.id.type, "the_version": t.version.type} | {"new_" + name: t[name].type for name in _SET}
+    given = rows_given(kinds).c
+    as_read = t.id == given.the_id, t.version == given.the_version
+    return Hot(sa.update(refund_requests).where(*as_read).values({name: given["new_" + name] for name in _SET}))
 
 
 @dataclass(slots=True)
@@ -182,11 +194,17 @@ class Desk:
         if self.unsaved:
             # In the order in which they were changed: one of a charge that is on its way makes room before the next begins.
             values = [self._values(id_, at) for id_, at in self.unsaved.items()]
-            if _WRITE.many(connection, values) != len(values):
+            if self._writing(connection).many(connection, values) != len(values):
                 raise InvariantViolated(f"of {len(values)} requests some changed inside a unit that holds them")
         if self.attempts:
             postgres = connection.dialect.name == "postgresql"
             _save_attempt(postgres=postgres).many(connection, [_of_attempt(one) for one in self.attempts.values()])
+
+    def _writing(self, connection: sa.Connection) -> Hot:
+        charges = {self.requests[id_].request.content.charge for id_ in self.unsaved}
+        # Postgres updates the rows of one statement in an order of its own.
+        together = connection.dialect.name == "postgresql" and len(charges) == len(self.unsaved)
+        return _write_together() if together else _WRITE
 
     def _values(self, id_: str, at: float) -> dict[str, Any]:
         kept = self.requests[id_]
@@ -229,7 +247,7 @@ def fetch(unit: Unit, ids: Iterable[str]) -> Desk:
 
 _SIBLINGS = sa.select(
     t.id, t.charge, t.sequence, t.ticket_id, t.state, t.reserved_minor
-).where(t.charge.in_(_b("charges", expanding=True)), t.state.not_in(_literals(OVER_UNPAID)))  # fmt: skip
+).where(among(t.charge, "charges"), t.state.not_in(_literals(OVER_UNPAID)))  # fmt: skip
 
 
 def fetch_siblings(unit: Unit, charges: Iterable[str]) -> Desk:
@@ -443,7 +461,7 @@ def claim(unit: Unit, account: str, lane: Lane, lease: str, *, until: float, mos
 
 @cache
 def _renew(*, postgres: bool) -> sa.Executable:
-    held = (t.id.in_(_b("ids", expanding=True)), t.lease.in_(_b("leases", expanding=True)))
+    held = (among(t.id, "ids"), among(t.lease, "leases"))
     mine = sa.select(t.sequence).where(*held, t.leased_until > _THE_NOW).order_by(t.sequence)
     # What another unit changes at this moment is renewed the next time: whoever waited here would hold requests before charges.
     mine = mine.with_for_update(skip_locked=True) if postgres else mine
@@ -494,7 +512,7 @@ def next_due(unit: Unit, account: str) -> float | None:
     return None if found is None else float(found)
 
 
-_MANY = sa.select(refund_requests).where(t.id.in_(_b("ids", expanding=True))).order_by(t.sequence)
+_MANY = sa.select(refund_requests).where(among(t.id, "ids")).order_by(t.sequence)
 _MANY_HELD = _MANY.with_for_update()
 
 

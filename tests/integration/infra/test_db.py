@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from refundry.accounts import repository as accounts
 from refundry.accounts.model import Account
 from refundry.infra import db
-from refundry.infra.db import Database, DatabaseUnusable, Unit, sqlite_url
+from refundry.infra.db import Database, DatabaseUnusable, Unit, among, sqlite_url
 from refundry.infra.http import refuse_inside_unit, unit_open
 from refundry.infra.writer import GroupWriter
 from refundry.kernel.clock import SystemClock
@@ -58,6 +58,22 @@ def test_what_is_collected_is_written_once_just_before_the_commit(database: Data
         unit.collect("test", "two")
         assert seen == []
     assert seen == [["one", "two"]]
+
+
+STRANGE = ["", " ", "a,b", "{x}", '"', "'", "\\", "\\n", "\n", "null", "NULL", "é", "\u2028", "😀", "%(x)s", ":x", "?"]
+
+
+def test_texts_are_compared_as_they_are_however_many_they_are(database: Database) -> None:
+    table = sa.table("strange", sa.column("name", sa.Text))
+    found = sa.select(table.c.name).where(among(table.c.name, "names"))
+    with database.unit() as unit:
+        unit.connection.exec_driver_sql("CREATE TABLE strange (name TEXT)")
+        unit.connection.execute(sa.insert(table), [{"name": name} for name in STRANGE])
+        for wanted in ([], ["none"], ["n"], *([name] for name in STRANGE), STRANGE, [str(at) for at in range(1000)]):
+            assert sorted(unit.connection.execute(found, {"names": wanted}).scalars()) == sorted(
+                set(wanted) & set(STRANGE)
+            )
+        unit.connection.exec_driver_sql("DROP TABLE strange")
 
 
 def test_reading_waits_for_no_writer(database: Database) -> None:
