@@ -39,6 +39,7 @@ Result = TypeVar("Result")
 OVERLAP_SECONDS = 600.0
 # Listing stops here and searching takes over, unless the file has more rows than that: pages cost a call each, and so does a search.
 PAGES_MIN = 200
+# So many charges are asked for at once.
 LOOKUPS = 20
 # A batch of this size is worth a list: below it, reading one by one costs about as little.
 LIST_FROM = 200
@@ -378,10 +379,9 @@ class Planner:
         missing: dict[Reference, Missing] = {}
 
         async def one(reference: Reference) -> None:
-            async with self._gate:
-                gone = await self._look_for(reference)
-                if gone is not None:
-                    missing[reference] = gone
+            gone = await self._look_for(reference)
+            if gone is not None:
+                missing[reference] = gone
 
         await asyncio.gather(*(one(reference) for reference in unknown))
         resting = [reference for reference in wanted if self._rests_on(reference, anew) and reference not in missing]
@@ -423,27 +423,28 @@ class Planner:
         gone: dict[Reference, Missing] = {}
 
         async def one(charge: str, named: list[Reference]) -> None:
-            async with self._gate:
-                try:
-                    await self._looked(charge)
-                except GatewayError as error:
-                    if error.trouble is not Trouble.NOT_FOUND:
-                        raise
-                    # Its rows are refused, and the others are planned.
-                    gone.update({reference: _missing(reference, error.message) for reference in named})
+            try:
+                await self._looked(charge)
+            except GatewayError as error:
+                if error.trouble is not Trouble.NOT_FOUND:
+                    raise
+                # Its rows are refused, and the others are planned.
+                gone.update({reference: _missing(reference, error.message) for reference in named})
 
         await asyncio.gather(*(one(charge, named) for charge, named in old.items()))
         return gone
 
     async def _looked(self, charge: str) -> Look:
         """Look at a charge, with Stripe's fee where that is asked for and the key may see it, and mirror it."""
-        try:
-            look = await self._gateway.look(charge, self._lane, fees=self._fees)
-        except GatewayError as error:
-            if error.trouble is not Trouble.FORBIDDEN or not self._fees:
-                raise
-            self._fees = False
-            look = await self._gateway.look(charge, self._lane)
+        async with self._gate:
+            try:
+                look = await self._gateway.look(charge, self._lane, fees=self._fees)
+            except GatewayError as error:
+                if error.trouble is not Trouble.FORBIDDEN or not self._fees:
+                    raise
+                self._fees = False
+                look = await self._gateway.look(charge, self._lane)
+        # Mirrored by those that have looked while the next ones look: a commit is not what keeps Stripe waiting.
         [look] = self._dated([look])
         await self._writer.put(lambda unit: self._mirror(unit, [look]), needs=Needs(charge))
         return look
@@ -526,10 +527,13 @@ class Planner:
             case ReferenceKind.CHARGE_ID:
                 return [reference.value]
             case ReferenceKind.PAYMENT_INTENT:
-                charge = await self._gateway.charge_of(reference.value, self._lane)
+                async with self._gate:
+                    charge = await self._gateway.charge_of(reference.value, self._lane)
                 return [] if charge is None else [charge]
             case ReferenceKind.ORDER_ID:
-                return [charge.id for charge in await self._gateway.charges_of_order(reference.value, self._lane)]
+                async with self._gate:
+                    found = await self._gateway.charges_of_order(reference.value, self._lane)
+                return [charge.id for charge in found]
 
     async def _read(self, work: Callable[[Unit], Result]) -> Result:
         def reading() -> Result:

@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -15,8 +17,9 @@ from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchRow, Standing
 from refundry.bootstrap import Desk
 from refundry.connectors.base import ReadOptions
-from refundry.infra.db import Database, DatabaseUnusable
+from refundry.infra.db import Database, DatabaseUnusable, Needs, Unit
 from refundry.infra.engine import Engine
+from refundry.infra.writer import NOTHING
 from refundry.kernel.actor import SYSTEM
 from refundry.kernel.lane import Lane
 from refundry.refunds.model import State
@@ -26,12 +29,13 @@ from refundry.worker import main
 from refundry.worker.executor import Executor
 from refundry.worker.listing import LISTS
 from refundry.worker.main import Worker
-from refundry.worker.planner import SLICE, Planner, planner_of
+from refundry.worker.planner import LOOKUPS, SLICE, SLICES_AHEAD, Planner, planner_of
 from tests.integration.worker.test_accounts import (
     DEADLINE_SECONDS,
     ROWS,
     World,
     asked,
+    called,
     first_unanswered,
     four,
     handed_in,
@@ -173,6 +177,7 @@ async def test_a_stop_ends_the_listing_of_charges_whichever_slice_lists_and_the_
         wanted = {f"b{at}": "1.00" for at in range(0, minutes, 60)}
         batch = await handed_in(desk, world.server.account, wanted, tmp_path)
         pacer, planner = desk.seats[0].pacer, planner_of(desk, desk.seats[0])
+        planner.slice = len(wanted) // SLICES_AHEAD
         before, few = pacer.taken_count, 3
         sliced, list_charges, begun = planner._sliced, planner._list_charges, asyncio.Event()
 
@@ -243,6 +248,44 @@ async def test_while_one_look_up_is_late_those_of_the_next_rows_are_made(
         planning.cancel()
         await asyncio.gather(planning, return_exceptions=True)
     world.server.control("POST /_sim/faults", {"rules": []})
+
+
+@on_one
+async def test_charges_are_looked_at_while_those_before_them_are_saved(
+    world: World, database: HandDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, look = world.settings(database.url, tmp_path), "GET /v1/charges/{charge}"
+    loaded = [{"order_id": f"late{at}", "amount_minor": 1000, "currency": "gbp"} for at in range(SLICE)]
+    world.server.control("POST /_sim/load", {"charges": loaded})
+    page = called(world.server, f"GET /v1/charges?limit={SLICE}", world.server.account)["data"]
+    ids = [charge["id"] for charge in page]
+    path = tmp_path / "refunds.csv"
+    path.write_text("charge_id,amount_minor,ticket_id\n" + "".join(f"{one},100,T{one}\n" for one in ids))
+    world.server.control("DELETE /_sim/calls")
+
+    def looks() -> int:
+        return int(world.server.control("GET /_sim/calls")["operations"].get(look, {"calls": 0})["calls"])
+
+    async with bootstrap.desk(settings) as desk:
+        account = f"{world.server.account}|test"
+        file = bootstrap.read_file(path, options=ReadOptions())
+        batch, _ = await desk.writer.put(lambda unit: batches.accept(unit, account, file, "", SYSTEM))
+        planner, saved = planner_of(desk, desk.seats[0]), asyncio.Event()
+        put = desk.writer.put
+
+        async def late(work: Callable[[Unit], Any], *, needs: Needs = NOTHING, alone: bool = False) -> object:
+            if needs.charge:
+                await saved.wait()
+            return await put(work, needs=needs, alone=alone)
+
+        monkeypatch.setattr(planner, "_writer", SimpleNamespace(put=late, aside=desk.writer.aside))
+        planning = asyncio.create_task(planner.plan(batch, lease="this", until=lambda: False))
+        # More than are asked for at once; and nothing of them is saved yet.
+        assert LOOKUPS < SLICE
+        await until_true(lambda: looks() == SLICE)
+        saved.set()
+        await planning
+        assert totals(desk.database, batch).standings[Standing.WAITING] == SLICE
 
 
 async def test_two_processes_ask_stripe_about_a_file_once(world: World, database: HandDatabase, tmp_path: Path) -> None:
