@@ -173,7 +173,7 @@ class PaySettings(BaseModel):
     absence_wait: FiniteFloat = Field(default=600, ge=0)
     absence_gap: FiniteFloat = Field(default=60, ge=0)
     slice: int = Field(default=50, ge=1, le=500)
-    flight_max: int = Field(default=100, ge=1, le=500)
+    flight_max: int = Field(default=200, ge=1, le=500)
     age_max_days: int = Field(default=0, ge=0)
 
 

@@ -7,6 +7,7 @@ may be a minute behind (stripe-facts 4.2).
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Container, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -39,14 +40,16 @@ Result = TypeVar("Result")
 OVERLAP_SECONDS = 600.0
 # Listing stops here and searching takes over, unless the file has more rows than that: pages cost a call each, and so does a search.
 PAGES_MIN = 200
+LOOK = "GET /v1/charges/{charge}"
 # So many charges are asked for at once.
-LOOKUPS = 20
+LOOKUPS = 30
 # A batch of this size is worth a list: below it, reading one by one costs about as little.
 LIST_FROM = 200
 # So many rows, evenly taken from the whole file, tell whether a list is worth its calls, and a few of them which time it is of.
 SAMPLE, DATED = 200, 20
-# So many rows are looked up together, and then paid while the next ones are looked up.
-SLICE = 50
+# So many rows are looked up together at most, and then paid while the next ones are looked up; and no more than Stripe answers in so many
+# seconds, since a stop waits for them. A few are worth a unit at any pace.
+SLICE, SLICE_SECONDS, SLICE_LEAST = 100, 0.5, 10
 # Once the account's charges are listed orders cost no look-up, and nobody waits for their rows: fewer and larger units are cheaper.
 SLICE_LISTED = batches.SLICE
 SLICES_AHEAD = 2
@@ -557,7 +560,13 @@ def planner_of(desk: Desk, seat: Seat, lane: Lane = Lane.BULK) -> Planner:
         connect=seat.connect,
     )
     planner.look_max_age = desk.settings.pay.look_max_age
+    planner.slice = slice_at(seat.pacer.rate_of(LOOK))
     return planner
+
+
+def slice_at(rate: float) -> int:
+    """Tell how many rows are looked up together, at so many looks a second; zero means any number."""
+    return min(max(math.ceil(rate * SLICE_SECONDS), SLICE_LEAST), SLICE) if rate else SLICE
 
 
 def _missing(reference: Reference, why: str) -> Missing:
