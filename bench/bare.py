@@ -1,6 +1,6 @@
 """The least program that makes the product's calls: a loop of asyncio and aiohttp on the product's event loop, with nothing kept and nothing checked.
 
-`python -m bench.bare ADDRESS FILE [--look]` pays a file of `bench.shop`, as many calls in flight as the product has. With `--look` it
+`python -m bench.bare ADDRESS FILE [--look]` pays a file of `bench.shop`, fifty calls in flight, as many as the product sends at once. With `--look` it
 reads each charge before its refund; without, it lists all charges by the hundred first. It is what the product is compared with,
 and nothing to pay refunds with: an answer that is lost, or a second run, pays twice.
 """
