@@ -472,10 +472,12 @@ class _AsOne(sa.types.TypeDecorator[Collection[str]]):
 
 
 class _Among(FunctionElement[bool]):
-    """See `among`."""
+    """See `among`.
+
+    It has no type: a function of type Boolean is compared with 1 where a database knows no truths, and then SQLite reads the whole table.
+    """
 
     inherit_cache = True
-    type = sa.Boolean()
 
 
 def among(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
