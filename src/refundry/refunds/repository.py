@@ -574,10 +574,11 @@ def tally(unit: Unit, ids: Iterable[str]) -> list[Tally]:
     amount = sa.case((t.amount_minor > 0, t.amount_minor), else_=sa.func.coalesce(t.asked_minor, 0))
     look = sa.case((_doubtful(unit), t.due_at))
     counted = (sa.func.count(), sa.func.sum(amount), sa.func.count(look), sa.func.min(look))
-    statement = sa.select(*alike, *counted).where(t.id.in_(list(ids))).group_by(*alike)
+    statement = sa.select(*alike, *counted).where(among(t.id, "ids")).group_by(*alike)
+    found = unit.connection.execute(statement, {"ids": list(ids)})
     return [
         Tally(State(state), HeldReason(held) if held else None, code, currency, count, int(total), in_doubt, next_look)
-        for state, held, code, currency, count, total, in_doubt, next_look in unit.connection.execute(statement)
+        for state, held, code, currency, count, total, in_doubt, next_look in found
     ]
 
 
