@@ -47,7 +47,6 @@ class Writer(Protocol):
             long: Whether it may take its time, as a file of a million rows does: it gets a unit of its own. All other units are
                 ended by Postgres after a few seconds, since a process that was stopped in the middle of one keeps others waiting.
             alone: Whether it gets a unit of its own that is ended all the same: many such pieces together would take too long.
-                On Postgres one of each is committed beside all others; on SQLite, where one unit writes at a time, between them.
 
         Raises:
             Exception: What the work raised, or what the commit raised; then nothing of it was kept.
@@ -99,8 +98,6 @@ class GroupWriter:
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._others_were_first = False
-        # On Postgres, what is committed beside the others: what takes its time, and what does not.
-        self._beside: dict[bool, asyncio.Task[None]] = {}
 
     def start(self) -> None:
         """Begin to commit, in the running loop."""
@@ -137,31 +134,15 @@ class GroupWriter:
     async def _run(self) -> None:
         while self._waiting or not self._stopping:
             await self._woken.wait()
-            self._woken.clear()
-            if self._database.postgres:
-                self._begin_beside()
             batch = self._next()
+            if not self._waiting:
+                self._woken.clear()
             if batch:
-                if self._waiting:
-                    self._woken.set()
                 await self._commit(batch)
-        await asyncio.gather(*self._beside.values())
-
-    def _begin_beside(self) -> None:
-        """Begin what gets a unit of its own, one of each kind at a time: on Postgres it keeps rows from the others, and not the whole database."""
-        for long in (True, False):
-            piece = next((piece for piece in self._waiting if (piece.long or piece.alone) and piece.long is long), None)
-            if piece is None or (long in self._beside and not self._beside[long].done()):
-                continue
-            self._waiting.remove(piece)
-            self._beside[long] = asyncio.get_running_loop().create_task(self._commit([piece]), name="writer beside")
-            self._beside[long].add_done_callback(lambda _: self._woken.set())
 
     def _next(self) -> list[Piece]:
-        """Take those that are committed together next, or on SQLite what gets a unit of its own: others go first, once each time."""
-        alone = None
-        if not self._database.postgres:
-            alone = next((piece for piece in self._waiting if piece.long or piece.alone), None)
+        """Take those that are committed together next. What takes its time is alone, and others go first, once each time."""
+        alone = next((piece for piece in self._waiting if piece.long or piece.alone), None)
         quick = [piece for piece in self._waiting if not (piece.long or piece.alone)][:BATCH_MAX]
         batch = [alone] if alone is not None and (self._others_were_first or not quick) else quick
         self._others_were_first = alone is not None and batch is quick

@@ -70,22 +70,15 @@ async def test_what_comes_in_together_shares_commits(writer: GroupWriter, databa
     assert units <= 4
 
 
-async def test_what_takes_its_time_has_a_unit_of_its_own(writer: GroupWriter, database: Database) -> None:
+async def test_what_takes_its_time_has_a_unit_of_its_own(writer: GroupWriter) -> None:
     seen: list[tuple[int, Unit]] = []
     await asyncio.gather(*(writer.put(lambda unit, n=n: seen.append((n, unit)), long=n == 2) for n in range(5)))  # type: ignore[misc]
     units = [unit for _, unit in seen]
-    assert sorted(number for number, _ in seen) == [0, 1, 2, 3, 4]
-    assert database.postgres or seen[-1][0] == 2
-    alone = next(unit for number, unit in seen if number == 2)
-    assert [number for number, unit in seen if unit is alone] == [2]
-    assert len({id(unit) for unit in units}) == 2
+    assert [number for number, _ in seen] == [0, 1, 3, 4, 2]
+    assert [units.index(unit) for unit in units] == [0, 0, 0, 0, 4]
 
 
-async def test_on_sqlite_those_that_are_alone_and_the_quick_ones_take_turns(
-    writer: GroupWriter, database: Database
-) -> None:
-    if database.postgres:
-        pytest.skip("there they are beside each other")
+async def test_those_that_are_alone_and_the_quick_ones_take_turns(writer: GroupWriter) -> None:
     order: list[str] = []
 
     def noting(name: str):  # noqa: ANN202  # a piece of work
@@ -101,32 +94,6 @@ async def test_on_sqlite_those_that_are_alone_and_the_quick_ones_take_turns(
     # However many wait for units of their own, no quick one waits for two of them.
     between = "".join("|" if name.startswith("alone") else "." for name in order)
     assert between == "..|..|..|"
-
-
-@pytest.mark.parametrize("slow", [{"long": True}, {"alone": True}])
-async def test_on_postgres_what_has_a_unit_of_its_own_keeps_nobody_else_waiting(
-    writer: GroupWriter, database: Database, slow: dict[str, bool]
-) -> None:
-    if not database.postgres:
-        pytest.skip("on SQLite one unit writes at a time")
-    go_on, at_once, most = threading.Event(), 0, 0
-
-    def waits(_: Unit) -> None:
-        nonlocal at_once, most
-        at_once += 1
-        most = max(most, at_once)
-        assert go_on.wait(20)
-        at_once -= 1
-
-    others = [asyncio.ensure_future(writer.put(waits, **slow)) for _ in range(3)]
-    assert await asyncio.wait_for(writer.put(adding(1)), 20) == 1
-    assert await asyncio.wait_for(writer.put(adding(2), long="alone" in slow, alone="long" in slow), 20) == 2
-    assert not any(other.done() for other in others)
-    stopping = asyncio.ensure_future(writer.stop())
-    await asyncio.sleep(0)
-    go_on.set()
-    await asyncio.wait_for(stopping, 20)
-    assert (await asyncio.gather(*others), most) == ([None] * 3, 1)
 
 
 @pytest.mark.parametrize("make", [GroupWriter, InlineWriter])

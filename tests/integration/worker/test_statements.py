@@ -1,4 +1,4 @@
-"""A refund costs the same however many there are: no statement of a worker reads a whole table that grows with them."""
+"""A refund costs the same however many there are: no statement by which a file is paid reads a whole table that grows with them."""
 
 from __future__ import annotations
 
@@ -51,13 +51,18 @@ NOT_OVER = {
 }
 # How Postgres reads tables whole.
 WHOLE = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
-SCAN = re.compile(r"^SCAN (\w+)(?: USING (?:COVERING )?INDEX (\w+))?$")
+# Before 3.36 SQLite says `SCAN TABLE`.
+SCAN = re.compile(r"^SCAN (?:TABLE )?(\w+)(?: AS (\w+))?(?: USING (?:COVERING )?INDEX (\w+))?")
 
 
 def walked_on_sqlite(connection: Any, sql: str, values: Any) -> Iterator[str]:
     for *_, step in connection.cursor().execute("EXPLAIN QUERY PLAN " + sql, values):
         found = SCAN.match(step)
-        if found and found[1] in LARGE and found[2] not in NOT_OVER:
+        if found is None:
+            continue
+        # A table that is read twice in a statement is told by its other name.
+        table = re.search(rf"(\w+) AS {found[1]}\b", sql)
+        if (table[1] if table else found[1]) in LARGE and found[3] not in NOT_OVER:
             yield step
 
 
@@ -75,8 +80,11 @@ def walked_on_postgres(connection: Any, sql: str, values: Any) -> Iterator[str]:
         node = waiting.pop()
         waiting += node.get("Plans", [])
         whole = node["Node Type"] == "Seq Scan" or ("Index Name" in node and "Index Cond" not in node)
-        if whole and node.get("Relation Name") in LARGE and node.get("Index Name") not in NOT_OVER:
-            yield f"{node['Node Type']} of {node['Relation Name']}"
+        index = node.get("Index Name", "")
+        # A bitmap of an index names no table.
+        table = node.get("Relation Name") or next((name for name in LARGE if f"_{name}_" in index), "")
+        if whole and table in LARGE and index not in NOT_OVER:
+            yield f"{node['Node Type']} of {table}"
 
 
 @contextmanager
