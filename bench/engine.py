@@ -6,14 +6,15 @@ simulator, from the first call on a charge to the last refund. Both are processe
 cores carry two busy processes; what the simulator leaves idle is told.
 
 What a program costs to start and to end is taken off the product's processor time, commits and bytes, by a run of one row after the one that
-has made the tables. Whether
-the processor time is flat is told by the smallest file before and after the largest: a machine that is slower for some minutes
-makes each second of it do less. The smallest file takes little more than a second, in which one hiccup is much: it is paid three times, and
-for each database the run with the middle ratio is told, beside the ratios of all three and the bare loop's rate in that run.
+has made the tables. The smallest file takes little more than a second, in which one hiccup is much: it is paid three times, and
+for each database the run with the middle ratio is told, beside the ratios of all three and the bare loop's rate in that run. Whether
+the processor time is flat is told by the largest file and by the smallest, paid three times just before it and three times just after
+it: a machine that is slower for some minutes makes each second of it do less. The middle one of the six counts, and all are told.
 """
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ LEAST = 0.5
 FLAT = 1.25
 # Runs of one row before what is measured: the first makes the tables, which no run after it does, and the second is what a run costs.
 FIRST = 2
-# How often the smallest file is paid.
+# How often the smallest file is paid; and how often just before the largest, and after it.
 TIMES = 3
 
 
@@ -131,21 +132,27 @@ def _size(house: Product, server: PostgresServer | None) -> int:
 
 
 def measure(variant: Variant, server: PostgresServer | None, again: Variant | None = None) -> dict[str, Any]:
-    """Run both, the bare loop before and after the product, so that what else the machine does slows both; and after it the product once more, with `again`."""
+    """Run both, the bare loop before and after the product, so that what else the machine does slows both; and the product with `again`, around its run."""
     before = bare(variant)
-    figures: dict[str, Any] = {"sqlite": refundry(variant, None)}
+    figures: dict[str, Any] = {"sqlite": _between(variant, None, again)}
     if server is not None:
-        figures["postgres"] = refundry(variant, server)
-    if again is not None:
-        for database, figure in figures.items():
-            told = refundry(again, server if database == "postgres" else None)
-            figure["cpu_ms_of_smallest_after"] = told["cpu_ms_per_refund"]
+        figures["postgres"] = _between(variant, server, again)
     after = bare(variant)
     mean = (before["refunds_per_second"] + after["refunds_per_second"]) / 2
     for figure in figures.values():
         figure["bare_refunds_per_second"] = round(mean)
         figure["ratio"] = round(figure["refunds_per_second"] / mean, 3)
     return {"bare": {name: round((before[name] + after[name]) / 2, 2) for name in before}, **figures}
+
+
+def _between(variant: Variant, server: PostgresServer | None, again: Variant | None) -> dict[str, Any]:
+    """Run the product, and with `again` just before that and just after it: tells the processor time of a refund there too."""
+    if again is None:
+        return refundry(variant, server)
+    around = [refundry(again, server)["cpu_ms_per_refund"] for _ in range(TIMES)]
+    figure: dict[str, Any] = refundry(variant, server)
+    around += [refundry(again, server)["cpu_ms_per_refund"] for _ in range(TIMES)]
+    return {**figure, "cpu_ms_of_smallest": around}
 
 
 def measured(variant: Variant, server: PostgresServer | None, again: Variant | None = None) -> dict[str, Any]:
@@ -188,9 +195,8 @@ def _ratios(figures: dict[str, Any]) -> Iterator[results.Aim]:
 
 def _flat(figures: dict[str, Any], sizes: tuple[int, ...]) -> Iterator[results.Aim]:
     for look in (True, False):
-        small, large = figures[Variant(sizes[0], look).name], figures[Variant(sizes[-1], look).name]
-        for database in small.keys() - {"bare"}:
-            least = (small[database]["cpu_ms_per_refund"] + large[database]["cpu_ms_of_smallest_after"]) / 2
-            grown = large[database]["cpu_ms_per_refund"] / least
+        large = figures[Variant(sizes[-1], look).name]
+        for database in large.keys() - {"bare"}:
+            grown = large[database]["cpu_ms_per_refund"] / statistics.median(large[database]["cpu_ms_of_smallest"])
             words = f"processor time of a refund, {sizes[-1]} rows against {sizes[0]}, {'looks' if look else 'lists'}, {database}"
             yield results.Aim(words, round(grown, 2), most=FLAT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
@@ -159,7 +159,21 @@ def unplanned(unit: Unit, batch: str, most: int, after: int = 0) -> list[BatchRo
     """Read the next rows, after one with this number, whose charge was not looked up yet."""
     statement = sa.select(batch_rows).where(r.batch == batch, r.planned.is_(False), r.number > after)
     statement = statement.order_by(r.number).limit(most)
-    return [_row(row) for row in unit.connection.execute(statement)]
+    return [_row(row) for row in unit.connection.execute(statement).all()]
+
+
+def still_unplanned(unit: Unit, batch: str, read: Sequence[BatchRow]) -> list[BatchRow]:
+    """Tell those of some neighbouring rows that were not planned since they were read, as they stand now; what a row asks for never changes."""
+    if not read:
+        return []
+    known = {row.number: row for row in read}
+    mine = r.batch == batch, r.planned.is_(False), r.number.between(min(known), max(known))
+    statement = sa.select(r.number, r.code, r.request).where(*mine).order_by(r.number)
+    return [
+        replace(known[number], anew=code == ANEW, became=request if code == ANEW else None)
+        for number, code, request in unit.connection.execute(statement).all()
+        if number in known
+    ]
 
 
 def rows(unit: Unit, batch: str, *, after: int = 0, most: int = PAGE) -> list[BatchRow]:
@@ -254,6 +268,13 @@ def requests(unit: Unit, batch: str) -> Iterator[list[str]]:
             return
         yield [row.request for row in found]
         after = found[-1].number
+
+
+def requests_selected(batch: str, row_count: int) -> Iterator[sa.Select[tuple[str]]]:
+    """Select the ids of the requests that a batch's rows became, page by page, for a statement that needs no more of them than which they are."""
+    own = r.batch == batch, r.request.is_not(None), r.code == ""
+    for after in range(0, row_count, PAGE):
+        yield sa.select(r.request).where(*own, r.number > after, r.number <= after + PAGE)
 
 
 def request_of_row(unit: Unit, batch: str, number: int) -> str | None:

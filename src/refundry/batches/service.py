@@ -6,7 +6,7 @@ import hashlib
 import marshal
 from array import array
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 
@@ -245,7 +245,7 @@ def plan_slice(
     *,
     mode: str,
     actor: Actor,
-    only: Collection[int] | None = None,
+    looked: Sequence[BatchRow] | None = None,
     connect: Connect = Connect(),  # noqa: B008  # frozen: nothing is set
     foreseen: Mapping[int, Foreseen] | None = None,
 ) -> int:
@@ -257,16 +257,18 @@ def plan_slice(
         missing: The references that were looked for at Stripe and lead to no charge.
         mode: `test` or `live`.
         actor: Who handed the file in.
-        only: The numbers of the rows whose references were looked for; another planner may have taken some of them since, and
-            then the next ones are not ours: what was not looked for would be called unknown.
+        looked: The rows whose references were looked for, as they were read then; another planner may have taken some of them since,
+            and then the next ones are not ours: what was not looked for would be called unknown. The next ones, if not told.
         connect: The Connect flags that are set for the account.
         foreseen: What the batch's plan says of those rows; `None` without a plan.
     """
     repository.lock(unit, batch.id)
     now = repository.find(unit, batch.id)
     scheduled = now is not None and now.schedule is not None
-    after, most = (min(only) - 1, max(only) - min(only) + 1) if only else (0, SLICE)
-    rows = [row for row in repository.unplanned(unit, batch.id, most, after) if only is None or row.number in only]
+    if looked is None:
+        rows = repository.unplanned(unit, batch.id, SLICE)
+    else:
+        rows = repository.still_unplanned(unit, batch.id, looked)
     fetch_named(unit, batch.account, rows)
     verdicts: dict[int, Verdict] = {}
     wanted: list[tuple[BatchRow, RefundRequest]] = []
@@ -304,15 +306,10 @@ def plan_slice(
 
 def fetch_named(unit: Unit, account: str, rows: Iterable[BatchRow]) -> None:
     """Read the charges that rows name, all together."""
-    named = [reference for row in rows if row.wanted is not None for reference in row.wanted.references]
-    fetch_references(unit, account, named)
-
-
-def fetch_references(unit: Unit, account: str, references: Iterable[Reference]) -> None:
-    """Read the charges that references lead to, all together."""
     of: dict[ReferenceKind, list[str]] = {kind: [] for kind in ReferenceKind}
-    for reference in references:
-        of[reference.kind].append(reference.value)
+    for row in rows:
+        for reference in row.wanted.references if row.wanted else ():
+            of[reference.kind].append(reference.value)
     charges.fetch(
         unit, account, ids=of[ReferenceKind.CHARGE_ID], orders=of[ReferenceKind.ORDER_ID],
         payment_intents=of[ReferenceKind.PAYMENT_INTENT],
@@ -526,7 +523,8 @@ def _in_line_count(unit: Unit, batch: Batch) -> int:
     """Count the rows that wait for their turn: a pause keeps them there, and so does going on."""
     if batch.schedule is None:
         return 0
-    tallies = (tally for page in repository.requests(unit, batch.id) for tally in refunds.tally(unit, page))
+    pages = repository.requests_selected(batch.id, batch.row_count)
+    tallies = (tally for page in pages for tally in refunds.tally(unit, page))
     return sum(tally.count for tally in tallies if tally.held in refunds.IN_LINE)
 
 
@@ -1377,7 +1375,7 @@ def totals(unit: Unit, batch: Batch) -> Totals:
         out.reasons["not_looked_up"] = out.waits["not_looked_up"] = unplanned
         # Nobody looks them up for a batch that is paused: whoever waits for it would wait for ever.
         out.moving += 0 if batch.state is BatchState.PAUSED else unplanned
-    for page in repository.requests(unit, batch.id):
+    for page in repository.requests_selected(batch.id, batch.row_count):
         for tally in refunds.tally(unit, page):
             _count(out, tally, batch)
     return out

@@ -42,6 +42,25 @@ class KnownRefund:
 
 
 @dataclass(frozen=True, slots=True)
+class LastLook:
+    """How and when a charge was last seen: what tells whether it has to be looked at again.
+
+    Args:
+        charge: Its id.
+        status: Stripe's.
+        created_at: When the charge was created at Stripe.
+        looked_at: When the look began, by the database's clock; `None`, if it does not count any more.
+        stale: Whether the charge has changed at Stripe since.
+    """
+
+    charge: str
+    status: str
+    created_at: float
+    looked_at: float | None
+    stale: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Expected:
     """What a charge was like when its refund was planned, as far as the plan rests on it; our own refunds are reserved, not expected.
 

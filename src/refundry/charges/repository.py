@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from refundry.charges.model import REQUEST_ID, Charge, KnownRefund, Origin
+from refundry.charges.model import REQUEST_ID, Charge, KnownRefund, LastLook, Origin
 from refundry.charges.tables import charge_windows, charges, stripe_refunds
 from refundry.gateways.base import SeenDispute
 from refundry.infra.db import Hot, Unit, among, insert_of_rows, rows_given
@@ -102,13 +102,13 @@ def fetch(unit: Unit, ids: Iterable[str], *, hold: bool) -> Mirror:
     if any(id_ in shelf.charges for id_ in wanted) and shelf.changed:
         unit.settle()
         return fetch(unit, ids, hold=hold)
-    rows = {row.id: row for row in unit.direct.execute(_FIND_HELD if held else _FIND, {"ids": wanted})}
+    rows = {row[0]: row for row in unit.direct.execute(_FIND_HELD if held else _FIND, {"ids": wanted}).all()}
     if held and unit.postgres and (new := [id_ for id_ in wanted if id_ not in rows]):
         # There is no row to hold yet: of two units that see a charge first, one would write over what the other has seen later.
         unit.direct.execute(_RESERVE, {"ids": new})
-        rows |= {row.id: row for row in unit.direct.execute(_FIND_HELD, {"ids": new})}
+        rows |= {row[0]: row for row in unit.direct.execute(_FIND_HELD, {"ids": new}).all()}
     refunds: dict[str, list[SeenRefund]] = {id_: [] for id_ in wanted}
-    for row in unit.direct.execute(_REFUNDS, {"ids": wanted}):
+    for row in unit.direct.execute(_REFUNDS, {"ids": wanted}).all():
         refunds[row.charge].append(_refund(row))
     for id_ in wanted:
         known, all_ = rows.get(id_), tuple(refunds[id_])
@@ -243,6 +243,42 @@ def looked_at(unit: Unit, ids: Iterable[str]) -> dict[str, float]:
         unit.settle()
     found = unit.direct.execute(_LOOKED_AT, {"ids": list(ids)})
     return {row.id: row.looked_at for row in found if row.looked_at is not None and row.touched_at < row.looked_at}
+
+
+def _last_looks(column: Any, *of_account: sa.ColumnElement[bool]) -> sa.Select[Any]:  # noqa: ANN401  # a column
+    c = charges.c
+    told = (c.id, column.label("name"), c.status, c.created_at, c.looked_at, c.touched_at)
+    return sa.select(*told).where(*of_account, among(column, "names")).order_by(c.id)
+
+
+_OF_ACCOUNT = charges.c.account == _b("the_account")
+_LAST_LOOKS = {
+    # A charge is named by its id whoever has it: of one of another account somebody is to hear just that.
+    "id": _last_looks(charges.c.id),
+    "order_id": _last_looks(charges.c.order_id, _OF_ACCOUNT),
+    "payment_intent": _last_looks(charges.c.payment_intent, _OF_ACCOUNT),
+}
+
+
+def last_looks(unit: Unit, account: str, column: str, names: Iterable[str]) -> dict[str, list[LastLook]]:
+    """Tell how charges were last seen, by their value in a column, each of these values having its list: without their refunds, and so cheap.
+
+    Args:
+        unit: The open unit.
+        account: Whose charges; not asked for by `id`.
+        column: `id`, `order_id` or `payment_intent`.
+        names: The values.
+    """
+    told: dict[str, list[LastLook]] = {name: [] for name in names}
+    if not told:
+        return told
+    if unit.shelf(Mirror).changed:
+        unit.settle()
+    found = unit.direct.execute(_LAST_LOOKS[column], {"the_account": account, "names": list(told)}).all()
+    for id_, name, status, created_at, looked_at, touched_at in found:
+        stale = looked_at is None or touched_at >= looked_at
+        told[name].append(LastLook(id_, status, created_at, looked_at, stale))
+    return told
 
 
 _NAMED = {
@@ -435,27 +471,32 @@ def _window_name(account: str, order_key: str) -> str:
 
 
 def _charge_with(row: Any, refunds: Sequence[SeenRefund]) -> Charge:  # noqa: ANN401  # a row
+    # A whole row, taken apart at once: by name each value costs several times as much, and every refund needs its charge several times.
+    (
+        id_, account, payment_intent, order_id, currency, amount_minor, captured_minor, refunded_minor, status, captured, disputed,
+        disputes, destination, application_fee, created_at, fee_minor, fee_currency, looked_at, touched_at,
+    ) = row  # fmt: skip
     return Charge(
-        id=row.id,
-        account=row.account,
-        payment_intent=row.payment_intent,
-        order_id=row.order_id,
-        currency=row.currency,
-        amount_minor=row.amount_minor,
-        captured_minor=row.captured_minor,
-        refunded_minor=row.refunded_minor,
-        status=row.status,
-        captured=bool(row.captured),
-        disputed=bool(row.disputed),
-        created_at=row.created_at,
-        looked_at=row.looked_at,
-        stale=row.looked_at is None or row.touched_at >= row.looked_at,
-        destination=row.destination,
-        application_fee=bool(row.application_fee),
+        id=id_,
+        account=account,
+        payment_intent=payment_intent,
+        order_id=order_id,
+        currency=currency,
+        amount_minor=amount_minor,
+        captured_minor=captured_minor,
+        refunded_minor=refunded_minor,
+        status=status,
+        captured=bool(captured),
+        disputed=bool(disputed),
+        created_at=created_at,
+        looked_at=looked_at,
+        stale=looked_at is None or touched_at >= looked_at,
+        destination=destination,
+        application_fee=bool(application_fee),
         refunds=tuple(refunds),
-        disputes=tuple(SeenDispute(*parts) for parts in json.loads(row.disputes)) if row.disputes != "[]" else (),
-        fee_minor=row.fee_minor,
-        fee_currency=row.fee_currency,
+        disputes=tuple(SeenDispute(*parts) for parts in json.loads(disputes)) if disputes != "[]" else (),
+        fee_minor=fee_minor,
+        fee_currency=fee_currency,
     )
 
 

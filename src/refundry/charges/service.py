@@ -165,6 +165,7 @@ refunds_unknown = repository.refunds_unknown
 set_origin = repository.set_origin
 by_order = repository.by_order
 by_payment_intent = repository.by_payment_intent
+last_looks = repository.last_looks
 looked_at = repository.looked_at
 refund_of = repository.refund_of
 orders_of = repository.orders_of

@@ -156,7 +156,7 @@ def receive(unit: Unit, wanted: Sequence[RefundRequest], actor: Actor) -> list[R
     out, seen = [], set()
     for request in wanted:
         held = kept[request.id]
-        same = held.content.fingerprint == request.content.fingerprint
+        same = held is request or held.content.fingerprint == request.content.fingerprint
         new = request.id in fresh and request.id not in seen
         seen.add(request.id)
         out.append(Received(Receipt.NEW if new and same else Receipt.SAME if same else Receipt.CONFLICT, held))

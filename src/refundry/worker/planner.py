@@ -20,7 +20,7 @@ from refundry.batches.model import Batch, BatchRow, Foreseen
 from refundry.batches.service import Missing
 from refundry.bootstrap import Desk, Seat
 from refundry.charges import service as charges
-from refundry.charges.model import Charge
+from refundry.charges.model import LastLook
 from refundry.connectors.base import Reference, ReferenceKind
 from refundry.gateways.base import GatewayError, Look, PaymentGateway, Trouble
 from refundry.infra.db import Database, DatabaseUnusable, Needs, Unit
@@ -59,6 +59,12 @@ TURN_SECONDS, RENEW_SECONDS = 10.0, 2.0
 # A list goes on for so many pages that show nothing of the sample before it is given up.
 PAGES_IN_VAIN = 10
 DAY = 86_400.0
+# By which column of the mirror a reference finds its charges.
+COLUMNS = {
+    ReferenceKind.CHARGE_ID: "id",
+    ReferenceKind.PAYMENT_INTENT: "payment_intent",
+    ReferenceKind.ORDER_ID: "order_id",
+}
 
 
 class _Stopped(Exception):  # noqa: N818  # it is a wish, not an error
@@ -197,28 +203,25 @@ class Planner:
 
     def _stale_and_dated(self, unit: Unit, sample: list[Reference]) -> tuple[list[Reference], list[float]]:
         """Tell which of the references have no fresh look, and when the charges that we know of were created."""
-        batches.fetch_references(unit, self._account, sample)
-        known = [charge for reference in sample for charge in self._charges_here(unit, reference)]
-        return [r for r in sample if self._stale(unit, r)], [charge.created_at for charge in known]
+        known = self._last_looks(unit, sample)
+        stale = [r for r in sample if not known[r] or any(self._too_old(unit, one, self._age_max) for one in known[r])]
+        return stale, [one.created_at for looks in known.values() for one in looks]
 
-    def _charges_here(self, unit: Unit, reference: Reference) -> list[Charge]:
-        match reference.kind:
-            case ReferenceKind.CHARGE_ID:
-                charge = charges.find(unit, reference.value)
-                return [] if charge is None else [charge]
-            case ReferenceKind.PAYMENT_INTENT:
-                return charges.by_payment_intent(unit, self._account, reference.value)
-            case ReferenceKind.ORDER_ID:
-                return charges.by_order(unit, self._account, reference.value)
+    def _last_looks(self, unit: Unit, references: Iterable[Reference]) -> dict[Reference, list[LastLook]]:
+        """Tell how and when the charges were last seen that each reference leads to."""
+        of: dict[ReferenceKind, list[str]] = {kind: [] for kind in COLUMNS}
+        for reference in references:
+            of[reference.kind].append(reference.value)
+        return {
+            Reference(kind, name): looks
+            for kind, names in of.items()
+            for name, looks in charges.last_looks(unit, self._account, COLUMNS[kind], names).items()
+        }
 
-    def _stale(self, unit: Unit, reference: Reference) -> bool:
-        known = self._charges_here(unit, reference)
-        return not known or any(self._too_old(unit, charge, self._age_max) for charge in known)
-
-    def _too_old(self, unit: Unit, charge: Charge, age_max: float) -> bool:
+    def _too_old(self, unit: Unit, last: LastLook, age_max: float) -> bool:
         """Tell whether nothing must rest on what is mirrored of a charge."""
         since = max(unit.now - age_max, self._believed_since)
-        return charge.stale or charge.looked_at is None or not since <= charge.looked_at <= unit.now
+        return last.stale or last.looked_at is None or not since <= last.looked_at <= unit.now
 
     async def _charge_pages(self, since: float, until: float) -> AsyncGenerator[Sequence[Look], None]:
         """List charges with Stripe's fees, as far as the key may see those."""
@@ -330,9 +333,8 @@ class Planner:
         named = dict.fromkeys(reference for one in wanted for reference in one.references)
         anew = {one for row in rows if row.anew and row.wanted for one in row.wanted.references}
         missing = await self._look_up(named, batch.row_count, max([self.look_max_age, *planned]), anew)
-        only = frozenset(row.number for row in rows)
         return lambda unit: batches.plan_slice(
-            unit, batch, missing, mode=self._mode, actor=SYSTEM, only=only, connect=self._connect, foreseen=foreseen
+            unit, batch, missing, mode=self._mode, actor=SYSTEM, looked=rows, connect=self._connect, foreseen=foreseen
         )
 
     def _foreseen(self, unit: Unit, batch: Batch, rows: Sequence[BatchRow]) -> Mapping[int, Foreseen] | None:
@@ -378,7 +380,7 @@ class Planner:
                 await self._list_charges(max(PAGES_MIN, rows))
             if self._stopped:
                 raise _Stopped
-        unknown, old = await self._read(lambda unit: self._not_mirrored_and_old(unit, wanted, age_max, anew))
+        unknown, old = await self._read(lambda unit: self._unknown_and_old(unit, wanted, age_max, anew))
         missing: dict[Reference, Missing] = {}
 
         async def one(reference: Reference) -> None:
@@ -389,7 +391,7 @@ class Planner:
         await asyncio.gather(*(one(reference) for reference in unknown))
         resting = [reference for reference in wanted if self._rests_on(reference, anew) and reference not in missing]
         if unknown and resting:
-            old = await self._read(lambda unit: self._old(unit, resting, age_max))
+            old = await self._read(lambda unit: self._old(unit, resting, age_max, self._last_looks(unit, resting)))
         if not resting or not (unknown or old):
             # Nothing has changed since: a person waits, and each read of the database waits for its turn.
             return missing
@@ -408,17 +410,18 @@ class Planner:
     def _orders_without(self, unit: Unit, references: Sequence[Reference]) -> list[Reference]:
         """Tell the orders that no charge names which we know of."""
         orders = [reference for reference in references if reference.kind is ReferenceKind.ORDER_ID]
-        batches.fetch_references(unit, self._account, orders)
-        return [one for one in orders if not charges.by_order(unit, self._account, one.value)]
+        known = self._last_looks(unit, orders)
+        return [one for one in orders if not known[one]]
 
-    def _old(self, unit: Unit, references: Sequence[Reference], age_max: float) -> dict[str, list[Reference]]:
+    def _old(
+        self, unit: Unit, references: Sequence[Reference], age_max: float, known: Mapping[Reference, list[LastLook]]
+    ) -> dict[str, list[Reference]]:
         """Tell the charges whose last look is too old to plan by, and what names each of them."""
-        batches.fetch_references(unit, self._account, references)
         named: dict[str, list[Reference]] = {}
         for reference in references:
-            for charge in self._charges_here(unit, reference):
-                if self._too_old(unit, charge, age_max):
-                    named.setdefault(charge.id, []).append(reference)
+            for last in known[reference]:
+                if self._too_old(unit, last, age_max):
+                    named.setdefault(last.charge, []).append(reference)
         return named
 
     async def _freshen(self, old: Mapping[str, list[Reference]]) -> dict[Reference, Missing]:
@@ -452,26 +455,25 @@ class Planner:
         await self._writer.put(lambda unit: self._mirror(unit, [look]), needs=Needs(charge))
         return look
 
-    def _not_mirrored_and_old(
+    def _unknown_and_old(
         self, unit: Unit, references: Sequence[Reference], age_max: float, anew: Container[Reference]
     ) -> tuple[list[Reference], dict[str, list[Reference]]]:
         """Tell what is not mirrored; and where all is, the charges whose last look is too old to plan by."""
-        batches.fetch_references(unit, self._account, references)
-        unknown = [reference for reference in references if not self._mirrored(unit, reference)]
+        known = self._last_looks(unit, references)
+        unknown = [reference for reference in references if not self._mirrored(reference, known[reference])]
         resting = [] if unknown else [reference for reference in references if self._rests_on(reference, anew)]
-        return unknown, self._old(unit, resting, age_max)
+        return unknown, self._old(unit, resting, age_max, known)
 
-    def _mirrored(self, unit: Unit, reference: Reference) -> bool:
+    def _mirrored(self, reference: Reference, known: Sequence[LastLook]) -> bool:
         match reference.kind:
             case ReferenceKind.CHARGE_ID:
-                return charges.find(unit, reference.value) is not None
+                return bool(known)
             case ReferenceKind.PAYMENT_INTENT:
                 # After a try that failed the customer may have paid by another, which is its latest charge then.
-                known = charges.by_payment_intent(unit, self._account, reference.value)
-                return any(charge.status != "failed" for charge in known)
+                return any(last.status != "failed" for last in known)
             case ReferenceKind.ORDER_ID:
                 # Without the whole list, an order may have more charges than we know.
-                return self._covered and bool(charges.by_order(unit, self._account, reference.value))
+                return self._covered and bool(known)
 
     async def _list_charges(self, pages_max: int) -> None:
         """Mirror the charges that are newer than the last time, all of them the first time."""
@@ -518,8 +520,8 @@ class Planner:
             raise
         if looked and reference.kind is ReferenceKind.CHARGE_ID:
             return None
-        found = await self._read(lambda unit: self._charges_here(unit, reference))
-        return None if found else _missing(reference, "")
+        known = await self._read(lambda unit: self._last_looks(unit, [reference]))
+        return None if known[reference] else _missing(reference, "")
 
     def _names_another(self, reference: Reference, look: Look) -> bool:
         named = look.charge.metadata.get(self._order_key)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from refundry.batches import repository
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState
 from refundry.batches.service import SLICE, Missing
@@ -207,12 +208,36 @@ def test_a_repeat_in_a_later_slice_names_the_row_of_the_earlier(clerk: Clerk) ->
 
 def test_only_rows_that_were_looked_up_are_planned(clerk: Clerk) -> None:
     batch = clerk.accept(HEAD + row("ch_1") + row("ch_8") + row("ch_2"))
-    done = clerk.unit(
-        lambda unit: batches.plan_slice(unit, batch, {}, mode="test", actor=SYSTEM, only={1, 3})
-    )  # fmt: skip
+    looked = [row for row in clerk.unit(lambda unit: batches.next_unplanned(unit, batch.id)) if row.number != 2]
+    done = clerk.unit(lambda unit: batches.plan_slice(unit, batch, {}, mode="test", actor=SYSTEM, looked=looked))
     assert done == 2
     assert clerk.told(batch) == [("waiting", "received"), ("waiting", "not_looked_up"), ("waiting", "received")]
     assert clerk.batch(batch).state is BatchState.ACCEPTED
+
+
+def test_rows_that_another_has_planned_since_they_were_looked_up_are_left_to_it(clerk: Clerk) -> None:
+    batch = clerk.accept(HEAD + row("ch_1") + row("ch_2"))
+    looked = clerk.unit(lambda unit: batches.next_unplanned(unit, batch.id))
+    assert clerk.plan(batch) == 2
+    assert clerk.unit(lambda unit: batches.plan_slice(unit, batch, {}, mode="test", actor=SYSTEM, looked=looked)) == 0
+    assert clerk.told(batch) == [("waiting", "received")] * 2
+
+
+def test_a_row_that_became_a_request_since_it_was_looked_up_and_is_to_be_decided_anew_keeps_it(clerk: Clerk) -> None:
+    batch = clerk.accept(HEAD + row("ch_1"))
+    looked = clerk.unit(lambda unit: batches.next_unplanned(unit, batch.id))
+    clerk.plan(batch)
+    assert clerk.unit(lambda unit: repository.unplan_rows(unit, batch.id, [1])) == 1
+    assert clerk.unit(lambda unit: batches.plan_slice(unit, batch, {}, mode="test", actor=SYSTEM, looked=looked)) == 1
+    # As it was read it became none, and would be called the repeat of a row: of itself.
+    assert clerk.told(batch) == [("waiting", "received")]
+
+
+def test_a_large_file_is_counted_once_row_by_row(clerk: Clerk) -> None:
+    rows = 2 * repository.PAGE + 1
+    batch = clerk.planned("charge_id,amount,ticket_id\n" + "".join(f"ch_1,0.01,T{n}\n" for n in range(rows)))
+    totals = clerk.totals(batch)
+    assert (totals.moving, totals.requested) == (rows, {"gbp": rows})
 
 
 def test_two_planners_plan_each_row_once(clerk: Clerk) -> None:

@@ -7,7 +7,7 @@ import pytest
 from refundry.charges import service as charges
 from refundry.charges.model import Charge
 from refundry.gateways.base import SeenDispute
-from refundry.infra.db import Database
+from refundry.infra.db import Database, Unit
 from tests.support.builders import ACCOUNT, CHARGE, look, seen_refund
 from tests.support.clock import HandClock
 from tests.support.hand import ORDER_KEY, Hand
@@ -121,6 +121,31 @@ def test_charges_are_found_by_order_and_payment_intent_of_their_account(hand: Ha
         assert ids(charges.by_payment_intent(unit, ACCOUNT, "pi_1")) == ["ch_1", "ch_2"]
         assert charges.by_order(unit, "acct_2|test", "A1") == []
         assert charges.find(unit, "ch_0") is None
+
+
+def test_how_charges_were_last_seen_is_told_by_each_name_also_where_there_is_none(hand: Hand) -> None:
+    hand.looked("ch_2", metadata={ORDER_KEY: "A1"}, payment_intent="pi_1")
+    hand.looked("ch_1", metadata={ORDER_KEY: "A1"}, status="failed")
+
+    def told(unit: Unit, column: str, *names: str, account: str = ACCOUNT) -> dict[str, list[tuple[str, str, bool]]]:
+        found = charges.last_looks(unit, account, column, names)
+        return {name: [(one.charge, one.status, one.stale) for one in looks] for name, looks in found.items()}
+
+    first, second = ("ch_1", "failed", False), ("ch_2", "succeeded", False)
+    with hand.database.unit() as unit:
+        assert told(unit, "order_id", "A1", "A2", "A1") == {"A1": [first, second], "A2": []}
+        assert told(unit, "payment_intent", "pi_1") == {"pi_1": [second]}
+        assert told(unit, "order_id", "A1", account="acct_2|test") == {"A1": []}
+        # Who names another account's charge is to hear just that.
+        assert told(unit, "id", "ch_2", account="acct_2|test") == {"ch_2": [second]}
+        assert told(unit, "id") == {}
+        charge = charges.find(unit, "ch_1")
+        assert charge is not None
+        (last,) = charges.last_looks(unit, ACCOUNT, "id", ["ch_1"])["ch_1"]
+        assert (last.looked_at, last.created_at) == (charge.looked_at, charge.created_at)
+        # Also what this unit has not written yet.
+        charges.touch(unit, "ch_2", unit.now + 1)
+        assert told(unit, "id", "ch_2") == {"ch_2": [("ch_2", "succeeded", True)]}
 
 
 def test_the_window_that_was_listed_is_kept_by_account_and_by_the_key_of_orders(hand: Hand) -> None:
