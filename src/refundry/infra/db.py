@@ -7,6 +7,7 @@ transaction, and no transaction may wait for Stripe.
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -36,6 +37,11 @@ metadata = sa.MetaData(
 )
 # Long enough for a batch of another process to commit, short enough that a stuck one is noticed.
 BUSY_SECONDS = 30
+# When SQLite takes its write-ahead log over into the file: after so many pages, 16 MB. The rows of a large file are found by indexes in
+# random order, so that each unit changes many pages a little: four times as late, each is copied fewer times.
+CHECKPOINT_PAGES = 4000
+# What SQLite keeps of the file in memory for the connection that writes, in KiB.
+WRITING_CACHE_KIB = 32_000
 # How many connections a process takes on Postgres. A small server has a hundred for everybody, and a process that finds none
 # works on nothing. The engine alone would take twenty-five by itself, for wake-ups that are few and short.
 POOL_SIZE, OVERFLOW_MAX = 8, 4
@@ -202,6 +208,8 @@ class Database:
         # The database's time less ours, in seconds, as of the last unit.
         self.offset = 0.0
         self.engine = self._postgres() if self.postgres else self._sqlite()
+        self._writing: sa.Connection | None = None
+        self._writing_turn = threading.Lock()
 
     def _postgres(self) -> sa.Engine:
         return sa.create_engine(
@@ -262,7 +270,8 @@ class Database:
     def _opened(self, options: dict[str, Any], *, writes: bool, short: bool = False) -> Iterator[Unit]:
         token = unit_open.set(True)
         try:
-            with self.engine.connect().execution_options(**options) as connection, connection.begin():
+            with self._connected(writes=writes) as taken, taken.execution_options(**options).begin():
+                connection = taken
                 asked = self._clock.boot_seconds()
                 now = self._now(connection, short=short)
                 # The database answered somewhere between.
@@ -294,6 +303,38 @@ class Database:
         finally:
             unit_open.reset(token)
 
+    @contextmanager
+    def _connected(self, *, writes: bool) -> Iterator[sa.Connection]:
+        """Take a connection. On SQLite all that writes takes turns on one.
+
+        SQLite forgets what a connection has read of the file as soon as another one has written, and one at a time writes anyway.
+        """
+        if self.postgres or not writes:
+            with self.engine.connect() as connection:
+                yield connection
+            return
+        if not self._writing_turn.acquire(timeout=BUSY_SECONDS):
+            raise DatabaseUnusable(
+                f"this process has written to {self.engine.url.render_as_string()} for longer than it should: nothing of this step was "
+                "kept, try again",
+                code="database_busy",
+            )
+        try:
+            if self._writing is None:
+                self._writing = self.engine.connect()
+                driver: Any = self._writing.connection.driver_connection
+                driver.execute(f"PRAGMA cache_size=-{WRITING_CACHE_KIB}")
+            yield self._writing
+        except BaseException:
+            # Whatever it was, the next unit begins with a connection that nothing has happened to.
+            writing, self._writing = self._writing, None
+            if writing is not None:
+                writing.invalidate()
+                writing.close()
+            raise
+        finally:
+            self._writing_turn.release()
+
     def _now(self, connection: sa.Connection, *, short: bool) -> float:
         if not self.postgres:
             wall, boot = self._began
@@ -303,7 +344,12 @@ class Database:
         return moment
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, but for one on which a unit still writes: that one ends with the process."""
+        if self._writing_turn.acquire(blocking=False):
+            if self._writing is not None:
+                self._writing.close()
+                self._writing = None
+            self._writing_turn.release()
         self.engine.dispose()
 
 
@@ -323,7 +369,9 @@ def _read_only(error: sa.exc.DBAPIError) -> bool:
 def _prepare_sqlite(connection: Any, _: Any) -> None:  # noqa: ANN401  # the driver's own
     # Transactions begin in `_begin_sqlite`, not by the driver's guess.
     connection.isolation_level = None
-    for pragma in (f"busy_timeout={BUSY_SECONDS * 1000}", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in (
+        f"busy_timeout={BUSY_SECONDS * 1000}", "synchronous=FULL", "foreign_keys=ON", f"wal_autocheckpoint={CHECKPOINT_PAGES}",
+    ):  # fmt: skip
         connection.execute("PRAGMA " + pragma)
     _write_ahead(connection)
 

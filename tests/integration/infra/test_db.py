@@ -261,7 +261,8 @@ def test_a_unit_that_postgres_has_cut_off_is_a_lost_database_and_the_next_one_wo
 def test_a_process_whose_connections_are_all_taken_says_so(database: Database) -> None:
     pool: Any = database.engine.pool
     pool._timeout = 0.01
-    most = pool.size() + pool._max_overflow
+    # On SQLite one is kept for what writes.
+    most = pool.size() + pool._max_overflow - pool.checkedout()
     with ExitStack() as taken:
         # Each reading holds one, and waits for no writer.
         for _ in range(most):
@@ -272,6 +273,52 @@ def test_a_process_whose_connections_are_all_taken_says_so(database: Database) -
     assert "taken for too long" in refused.value.message
     with database.unit() as unit:
         assert unit.now
+
+
+def test_all_that_writes_to_sqlite_takes_turns_on_one_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(f"sqlite:///{tmp_path}/one.db", HandClock())
+
+    def of(unit: Unit) -> int:
+        return id(unit.connection.connection.driver_connection)
+
+    def written(_: int) -> int:
+        with database.unit() as unit:
+            return of(unit)
+
+    with ThreadPoolExecutor(4) as pool:
+        (only,) = set(pool.map(written, range(40)))
+    with database.unit() as unit, database.reading() as beside:
+        assert of(unit) == only != of(beside)
+        monkeypatch.setattr(db, "BUSY_SECONDS", 0.01)
+        with pytest.raises(DatabaseUnusable) as refused:
+            written(0)
+        assert refused.value.code == "database_busy"
+        assert of(unit) == only
+    database.close()
+    kept: Any = database.engine.pool
+    assert kept.checkedout() == 0
+
+
+def test_after_a_unit_that_failed_the_next_one_on_sqlite_begins_anew(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/anew.db", HandClock())
+    with database.unit() as unit:
+        unit.connection.exec_driver_sql("CREATE TABLE t (n INTEGER)")
+    seen: list[Any] = []
+
+    def failing() -> None:
+        with database.unit() as unit:
+            unit.connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+            seen.append(unit.connection.connection.driver_connection)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing()
+    with database.unit() as unit:
+        assert unit.connection.connection.driver_connection is not seen[0]
+        assert unit.connection.exec_driver_sql("SELECT count(*) FROM t").scalar_one() == 0
+    database.close()
 
 
 def test_a_process_that_is_stopped_while_it_hands_statements_over_holds_nobody_up(
