@@ -52,7 +52,6 @@ stripe_refunds = sa.Table(
     sa.Column("origin", sa.Text, nullable=False, server_default="external"),
     sa.Column("action_until", sa.Double),
     sa.Index("ix_stripe_refunds_charge", "charge"),
-    sa.Index("ix_stripe_refunds_request", "request"),
     sa.Index("ix_stripe_refunds_created", "account", "created_at"),
     # The few that may still change are looked for again and again.
     sa.Index(

@@ -41,7 +41,7 @@ BUSY_SECONDS = 30
 # random order, so that each unit changes many pages a little: four times as late, each is copied fewer times.
 CHECKPOINT_PAGES = 4000
 # What SQLite keeps of the file in memory for the connection that writes, in KiB.
-WRITING_CACHE_KIB = 32_000
+WRITING_CACHE_KIB = 16_000
 # How many connections a process takes on Postgres. A small server has a hundred for everybody, and a process that finds none
 # works on nothing. The engine alone would take twenty-five by itself, for wake-ups that are few and short.
 POOL_SIZE, OVERFLOW_MAX = 8, 4

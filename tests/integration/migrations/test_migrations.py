@@ -63,6 +63,20 @@ def test_constraints_are_there_by_name(database: Database) -> None:
     assert checks == {"ck_refund_requests_amounts", "ck_refund_requests_held"}
     unique = {index["name"] for index in inspector.get_indexes("refund_requests") if index["unique"]}
     assert "uq_refund_requests_in_flight" in unique
+    assert {found["name"] for found in inspector.get_check_constraints("refund_attempts")} == {"ck_refund_attempts_key"}
+
+
+@pytest.mark.parametrize(("number", "key"), [(1, "q1.1"), (1, "q1.2"), (2, "q1.1"), (2, "q2.2")])
+def test_an_attempt_has_the_key_of_its_request_and_number_and_no_other_has_it(
+    database: Database, number: int, key: str
+) -> None:
+    """With two attempts of one key, the second would be answered with what became of the first, or be refused for other parameters."""
+    attempts = metadata.tables["refund_attempts"]
+    rest = {"body": "{}", "sends": "[]", "absent": False, "looks": "[]"}
+    with database.unit() as unit:
+        unit.connection.execute(attempts.insert(), {"request": "q1", "number": 1, "idempotency_key": "q1.1", **rest})
+    with pytest.raises(sa.exc.IntegrityError), database.unit() as unit:
+        unit.connection.execute(attempts.insert(), {"request": "q1", "number": number, "idempotency_key": key, **rest})
 
 
 def test_the_versions_are_those_that_alembic_knows() -> None:
