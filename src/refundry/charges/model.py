@@ -146,6 +146,17 @@ class Charge:
         return self.captured_minor - max(self.given_back_minor, self._stripes_sum)
 
     @property
+    def not_shown_minor(self) -> int:
+        """Tell what Stripe's own sum counts as given back beyond all refunds that it has shown; zero or less, if those explain it.
+
+        What a failed refund does to that sum is not documented, nor what the part does that was never captured (stripe-facts 14): both
+        may be in it.
+        """
+        everything = sum(refund.amount_minor for refund in self.refunds)
+        never_captured = self.amount_minor - self.captured_minor if self.captured else 0
+        return self.refunded_minor - everything - never_captured
+
+    @property
     def returned_minor(self) -> int:
         """Tell what of the captured amount was given back, as far as is known by now.
 

@@ -20,7 +20,7 @@ class TaskUnknown(UsageError):  # noqa: N818  # read in a sentence
 
 
 class TaskForbids(RefundryError):  # noqa: N818
-    """The task does not allow what was chosen: `task_resolved`, `refund_not_over`, `too_early`, `second_person_needed`, `look_overtaken`."""
+    """The task does not allow what was chosen: `task_resolved`, `refund_not_over`, `too_early`, `refunds_not_shown`, `second_person_needed`, `look_overtaken`."""
 
     code = "task_resolved"
 

@@ -15,6 +15,7 @@ from refundry.kernel import ids
 from refundry.kernel.actor import SYSTEM, Actor
 from refundry.kernel.errors import UsageError
 from refundry.kernel.lane import Lane
+from refundry.kernel.money import Money
 from refundry.kernel.outcome import SeenRefund
 from refundry.refunds import service as refunds
 from refundry.refunds.model import Concern, RefundRequest, State
@@ -248,7 +249,8 @@ def say_not_paid(unit: Unit, task_id_: str, clocks: Clocks, actor: Actor, note: 
 
     Raises:
         TaskUnknown: There is none.
-        TaskForbids: `too_early`; `second_person_needed`: the same person has said so before.
+        TaskForbids: `too_early`; `refunds_not_shown`: by Stripe's sum so much was given back that it may be this one;
+            `second_person_needed`: the same person has said so before.
         TaskForbids, TaskChoiceWrong: See `check`.
     """
     task = _held_with_charge(unit, task_id_)
@@ -260,6 +262,16 @@ def say_not_paid(unit: Unit, task_id_: str, clocks: Clocks, actor: Actor, note: 
             f"Stripe may still pay what was sent for request {request} under its key: not_paid can be said from {moment(unit.now + wait + 60)} "
             "on, 25 hours after the last send; nothing was changed",
             code="too_early",
+            task=task.id,
+            request=request,
+        )
+    if (charge := charges.find(unit, task.charge)) is not None and charge.not_shown_minor >= task.amount_minor:
+        # Both people have looked at the same list, which may lack the very refund that they look for.
+        hidden = Money(charge.not_shown_minor, charge.currency)
+        raise TaskForbids(
+            f"Stripe counts {hidden} as given back on {task.charge} beyond the refunds that it shows, and this may be the refund of request "
+            f"{request}: ask Stripe's support which refund that is, and name it (paid_by), or try again once its refunds add up; nothing was changed",
+            code="refunds_not_shown",
             task=task.id,
             request=request,
         )

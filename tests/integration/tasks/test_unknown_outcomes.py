@@ -48,10 +48,14 @@ async def unknown(scene: Scene) -> tuple[RefundRequest, Task]:
     return scene.now(request), task
 
 
-async def said(scene: Scene, task: Task, actor: Actor, clocks: Clocks | None = None) -> Task:
-    """Look at the charge, and say that it was not paid."""
+async def said(
+    scene: Scene, task: Task, actor: Actor, clocks: Clocks | None = None, *, counted: int | None = None
+) -> Task:
+    """Look at the charge, and say that it was not paid; `counted` is what Stripe's own sum says then, whatever refunds it shows."""
     await scene.move(0.01)
     look, now = await scene.gateway.look(task.charge, Lane.DESK), scene.clock.now()
+    if counted is not None:
+        look = replace(look, charge=replace(look.charge, refunded_minor=counted))
     with scene.database.unit() as unit:
         assert follow.take_look(unit, ACCOUNT, look, "order_id")
         return tasks.say_not_paid(unit, task.id, clocks or Clocks(now, now, now), actor, f"seen by {actor.name}")
@@ -187,6 +191,30 @@ async def test_not_paid_is_not_believed_before_25_hours_by_every_clock(scene: Sc
     assert early.value.code == "too_early"
     assert [one.first_by for one in scene.tasks()] == [None]
     assert scene.state(request) is State.OUTCOME_UNKNOWN
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_not_paid_is_not_believed_while_stripe_counts_what_may_be_its_refund_and_does_not_show_it(
+    scene: Scene,
+    first: bool,  # noqa: FBT001  # pytest's own
+) -> None:
+    request, task = await unknown(scene)
+    await scene.by_hand(request.content.charge, 300)
+    await scene.move(ABSENT_AFTER + 1)
+    who = ADA if first else BEN
+    if not first:
+        # Less than it asks for cannot be its refund.
+        await said(scene, task, ADA, counted=1499)
+    with pytest.raises(TaskForbids, match=r"12\.00 USD as given back") as hidden:
+        await said(scene, task, who, counted=1500)
+    assert hidden.value.code == "refunds_not_shown"
+    assert (scene.state(request), [one.first_by is None for one in scene.tasks()]) == (State.OUTCOME_UNKNOWN, [first])
+    # What Stripe shows later explains its sum.
+    await scene.by_hand(request.content.charge, 1200)
+    told = await said(scene, task, who)
+    assert (told.how, scene.state(request)) == (
+        (None, State.OUTCOME_UNKNOWN) if first else (How.NOT_PAID, State.DECLINED)
+    )
 
 
 async def test_a_refund_of_it_that_is_there_after_all_ends_the_task_by_itself(scene: Scene) -> None:

@@ -91,3 +91,26 @@ def test_after_a_change_since_the_look_only_the_refunds_tell_what_was_given_back
     assert replace(seen, stale=True).returned_minor == 500
     # What may be paid is still the less of the two, until the next look.
     assert replace(seen, stale=True).unrefunded_minor == 7000
+
+
+@pytest.mark.parametrize(
+    ("case", "refunds", "stripes_sum", "captured", "hidden"),
+    [
+        ("untouched", (), 0, 10_000, 0),
+        ("all are shown", (PAID, PENDING), 3500, 10_000, 0),
+        ("one is not shown", (PAID,), 3500, 10_000, 500),
+        ("one is not shown, and what came back is counted", (PAID, FAILED), 7500, 10_000, 500),
+        ("what came back is counted no more", (PAID, FAILED), 3000, 10_000, -4000),
+        ("what was never captured is counted", (PAID,), 5000, 8000, 0),
+        ("one is not shown beside what was never captured", (PAID,), 5500, 8000, 500),
+    ],
+)
+def test_what_stripe_counts_and_does_not_show_is_told_in_doubt_as_less(
+    case: str, refunds: tuple[SeenRefund, ...], stripes_sum: int, captured: int, hidden: int
+) -> None:
+    seen = charge(refunds=refunds, refunded_minor=stripes_sum, amount_minor=10_000, captured_minor=captured)
+    assert seen.not_shown_minor == hidden, case
+
+
+def test_what_is_only_authorised_hides_nothing_that_is_counted_on_it() -> None:
+    assert charge(captured=False, captured_minor=0, amount_minor=10_000, refunded_minor=700).not_shown_minor == 700
