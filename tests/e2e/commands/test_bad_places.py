@@ -113,11 +113,15 @@ def test_a_process_whose_database_became_older_under_it_ends_and_the_next_upgrad
             run = installed.start("batch", "run", file, "--yes", "--json")
             wait_for("refund 3", lambda: shop.refunds() >= 3 or run.poll() is not None)
             engine = sa.create_engine(address)
-            # As version 0014 has found it.
+            # As version 0014 has left it.
+            attempts = "ALTER TABLE refund_attempts"
             with engine.begin() as connection:
-                connection.exec_driver_sql("ALTER TABLE tasks DROP COLUMN first_by")
-                connection.exec_driver_sql("ALTER TABLE tasks DROP COLUMN first_at")
-                connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0013'")
+                connection.exec_driver_sql("CREATE INDEX ix_stripe_refunds_request ON stripe_refunds (request)")
+                connection.exec_driver_sql(f"{attempts} DROP CONSTRAINT ck_refund_attempts_key")
+                connection.exec_driver_sql(
+                    f"{attempts} ADD CONSTRAINT uq_refund_attempts_idempotency_key UNIQUE (idempotency_key)"
+                )
+                connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0014'")
             engine.dispose()
             ended_by_it = ended(run)
         assert (ended_by_it.code, ended_by_it.error["code"]) == (1, "database_older"), ended_by_it.err

@@ -311,6 +311,19 @@ def stamped(database: Database, told: str) -> None:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = :told"), {"told": told})
 
 
+def test_an_index_that_nothing_used_and_somebody_has_dropped_stops_no_upgrade(empty_url: str) -> None:
+    database = attached(Database(empty_url, HandClock()))
+    try:
+        with database.unit() as unit:
+            written(unit, "0014", [])
+            unit.connection.exec_driver_sql("DROP INDEX ix_stripe_refunds_request")
+        assert migrations.upgrade(database)
+        with database.engine.connect() as connection:
+            assert migrations.differences(connection) == []
+    finally:
+        database.close()
+
+
 def test_a_newer_program_that_upgrades_in_the_same_moment_is_told_as_newer(
     monkeypatch: pytest.MonkeyPatch, empty_url: str
 ) -> None:

@@ -13,7 +13,8 @@ depends_on = None
 
 def upgrade() -> None:
     """Go to this version."""
-    op.drop_index("ix_stripe_refunds_request", "stripe_refunds")
+    # Whoever runs the database may have dropped it already, as one that nothing ever uses.
+    op.drop_index("ix_stripe_refunds_request", "stripe_refunds", if_exists=True)
     with op.batch_alter_table("refund_attempts") as batch_op:
         batch_op.drop_constraint("uq_refund_attempts_idempotency_key", type_="unique")
         # What made it unique, said by the database itself: one key for each request and number.
