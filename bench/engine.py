@@ -170,7 +170,7 @@ def measured(variant: Variant, server: PostgresServer | None, again: Variant | N
 
 
 def main(*flags: str) -> None:
-    """Measure, print, and keep; `large` adds 100,000 rows, which takes half an hour."""
+    """Measure, print, and keep; `large` adds 100,000 rows, which takes some twenty minutes more."""
     figures: dict[str, Any] = {}
     sizes = (*SIZES, LARGE) if "large" in flags else SIZES
     with databases.postgres() as server:
