@@ -25,6 +25,7 @@ import aiohttp
 from bench import results, sim
 from bench.product import Ended, Product, product
 from bench.shop import ACCOUNT, REFUND, Shop, latency, shop
+from refundry.infra.pace import CUT
 
 ROWS = 1_000
 # Enough to be still at work a minute after the limit is back.
@@ -41,7 +42,11 @@ DROP_AFTER_REFUNDS, DROP_SECONDS = 300, 60.0
 # Over so long a rate counts as reached again.
 AGAIN_SECONDS, AGAIN = 10.0, 0.95
 REACHED, LIMITED, LIMITED_AMONG_OTHERS, RECOVERED_SECONDS = 0.97, 0.001, 0.02, 60.0
+# Beside others the rate goes to and fro between what a cut leaves of the limit's rest, and all of that. The others' own calls pass
+# all the same.
+LEFT_LEAST, LEFT_MOST, OTHERS_PASSED = CUT, 1.0, 0.95
 WINDOW_SECONDS = 0.1
+MISSING, LIMITER = 404, "Stripe-Rate-Limited-Reason"
 
 
 def rate(moments: list[float]) -> float:
@@ -110,40 +115,44 @@ def others() -> dict[str, float]:
             ended = pays(opened, house, ROWS)
             ends.set()
         opened.audited(ROWS)
-        passed = opened.times()[REFUND]
+        passed, asked = opened.times()[REFUND], theirs.result()
+        got = sum(asked.values())
+        # What passed is told by the simulator, and who asked by those who did: a call that neither knows would make a wrong rate.
+        assert len(passed) == ROWS + got, f"{len(passed)} calls passed: {ROWS} of ours, and {got} of theirs"
         # Settled: the second half of the run.
         half = (passed[0] + passed[-1]) / 2
-        ours = sum(moment >= half for moment in passed) - sum(moment >= half for moment in theirs.result())
+        ours = sum(moment >= half for moment in passed) - sum(went for moment, went in asked.items() if moment >= half)
         per_second = ours / (passed[-1] - half)
         left = ENDPOINT - OTHERS_PER_SECOND
         return {
             "calls_per_second": round(per_second, 2),
             "of_what_is_left": round(per_second / left, 3),
+            "others_passed_share": round(got / len(asked), 3),
             "limited_share": round(ended.told["rate_limited"] / ended.told["stripe_calls"], 4),
             "seconds_in_all": round(ended.seconds, 1),
         }
 
 
-async def _traffic(address: str, ends: threading.Event) -> list[float]:
-    """Ask for refunds of a charge that is not there, so that nothing but the limit is used; tells when calls passed."""
-    passed: list[float] = []
+async def _traffic(address: str, ends: threading.Event) -> dict[float, bool]:
+    """Ask for refunds of charges that are not there, so that nothing but the limit is used; tells when, and which passed the limit."""
+    asked: dict[float, bool] = {}
     async with aiohttp.ClientSession(address, headers={"Authorization": f"Bearer {sim.KEY}"}) as session:
 
-        async def ask() -> None:
+        async def ask(charge: str) -> None:
             moment = time.monotonic()
-            async with session.post("/v1/refunds", data={"charge": "ch_of_another"}) as answer:
-                if answer.status != 429:
-                    passed.append(moment)
+            async with session.post("/v1/refunds", data={"charge": charge}) as answer:
+                asked[moment] = answer.status == MISSING
+                assert asked[moment] or LIMITER in answer.headers, f"{charge}: {answer.status} {await answer.text()}"
 
-        began, count, tasks = time.monotonic(), 0, set[asyncio.Task[None]]()
+        began, count, tasks = time.monotonic(), 0, list[asyncio.Task[None]]()
         while not ends.is_set():
-            task = asyncio.create_task(ask())
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+            # Each of another charge: who asks for one while it is still being asked for is told to wait for its lock, also by a 429.
+            task = asyncio.create_task(ask(f"ch_of_another_{count}"))
+            tasks.append(task)
             count += 1
             await asyncio.sleep(max(0.0, began + count / OTHERS_PER_SECOND - time.monotonic()))
         await asyncio.gather(*tasks)
-    return passed
+    return asked
 
 
 def drop() -> dict[str, float]:
@@ -228,6 +237,9 @@ def main(*_: str) -> None:
     ]
     aims += [
         results.Aim("others: 429s among the calls", told["others"]["limited_share"], most=LIMITED_AMONG_OTHERS),
+        results.Aim("others: calls/s of what is left", told["others"]["of_what_is_left"], least=LEFT_LEAST),
+        results.Aim("others: no more than is left", told["others"]["of_what_is_left"], most=LEFT_MOST),
+        results.Aim("others: their calls that pass", told["others"]["others_passed_share"], least=OTHERS_PASSED),
         results.Aim("drop: seconds until 0.95 again", told["drop"]["recovered_seconds"], most=RECOVERED_SECONDS),
     ]
     results.write("pace", {**told, "aims": results.show(aims)})

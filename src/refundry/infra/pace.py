@@ -40,9 +40,11 @@ ASKED_SECONDS = 0.1
 MOMENT = 1e-6
 # Slots that are reserved in one step: more would come in bursts when another process shares the budget.
 STEP = {Lane.BULK: 3, Lane.DESK: 1}
-CUT = 0.75
-# After a cut the rate grows by this share of its ceiling per second; faster growth runs into the limit again and again.
-GROWTH = 0.02
+# What a 429 leaves of the rate. Beside other traffic the rate goes to and fro between that and what the traffic leaves.
+CUT = 0.85
+# After a cut the rate grows, each second by this share of its ceiling for every second since: slowly at first, for what it was cut from is
+# near the limit, and growth that is faster there runs into it again and again; then ever faster, since the limit may be back.
+GROWTH = 0.0015
 GROWTH_PAUSE = 1.0
 # A budget is ahead of the present by a lane's horizon and a step at most. What is further ahead by more than this, in seconds, was written
 # by a clock that was set back since.
@@ -460,10 +462,10 @@ class Pacer:
         unit.connection.execute(make(budgets).values(values).on_conflict_do_nothing())
 
     def _grown(self, row: sa.Row[tuple[object, ...]], now: float) -> float:
-        ceiling, rate = self._ceiling(str(row.scope)), float(row.rate)
-        if now - float(row.cut_at) < GROWTH_PAUSE:
+        ceiling, rate, since_cut = self._ceiling(str(row.scope)), float(row.rate), now - float(row.cut_at)
+        if since_cut < GROWTH_PAUSE:
             return min(rate, ceiling)
-        return min(ceiling, rate + GROWTH * ceiling * min(1.0, max(0.0, now - float(row.reserved_at))))
+        return min(ceiling, rate + GROWTH * since_cut * ceiling * min(1.0, max(0.0, now - float(row.reserved_at))))
 
     def took(self, operation: str, seconds: float) -> None:
         """Hear how long a call took."""

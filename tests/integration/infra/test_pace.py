@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 
+import stripesim.limits
 from refundry.infra.db import Database, Unit
 from refundry.infra.pace import (
     CUT,
@@ -30,6 +32,7 @@ from refundry.infra.pace import (
 )
 from refundry.infra.writer import InlineWriter
 from refundry.kernel.lane import Lane
+from stripesim.limits import Limiter
 from tests.support.clock import HandClock
 
 pytestmark = pytest.mark.integration
@@ -574,6 +577,82 @@ async def test_a_cut_rate_creeps_up_again_to_its_ceiling(callers: Callers, clock
     assert RATE * CUT < half_way < RATE
     await clock.run(15.0)
     assert callers.rates()[REFUND] == RATE
+
+
+@dataclass
+class Crowd:
+    """A limiter that this program and others meet: when calls passed it, and how many were turned away, of ours and of theirs."""
+
+    limiter: Limiter
+    pacer: Pacer
+    clock: HandClock
+    passed: dict[str, list[float]] = field(default_factory=lambda: {"ours": [], "theirs": []})
+    refused: Counter[str] = field(default_factory=Counter)
+
+    def enter(self, who: str) -> str | None:
+        reason = self.limiter.enter(0, REFUND)
+        if reason is None:
+            self.limiter.leave(0, REFUND)
+            self.passed[who].append(self.clock.boot_seconds())
+        else:
+            self.refused[who] += 1
+        return reason
+
+    async def ours(self) -> None:
+        while True:
+            slot = await self.pacer.take(REFUND, Lane.BULK)
+            if reason := self.enter("ours"):
+                await self.pacer.limited(REFUND, reason, slot)
+
+    async def theirs(self, rate: float) -> None:
+        while True:
+            self.enter("theirs")
+            await self.clock.sleep(1 / rate)
+
+    def rate(self, who: str, begin: float, end: float) -> float:
+        """Tell how many calls a second passed between two moments."""
+        return sum(begin <= moment < end for moment in self.passed[who]) / (end - begin)
+
+
+@pytest_asyncio.fixture
+async def crowd(callers: Callers, clock: HandClock) -> AsyncIterator[Crowd]:
+    limiter = Limiter(stripesim.limits.Limits(endpoint=RATE), clock.boot_seconds)
+    made = Crowd(limiter, callers.pacer(headroom=0.1), clock)
+    tasks = {asyncio.create_task(made.ours()) for _ in range(6)}
+    callers.waiting |= tasks
+    yield made
+    for task in callers.waiting:
+        task.cancel()
+
+
+@pytest.mark.parametrize("theirs", [RATE * share for share in (0.3, 0.45, 0.5, 0.55, 0.65)])
+async def test_beside_other_traffic_the_pace_settles_at_what_that_leaves(
+    callers: Callers, crowd: Crowd, clock: HandClock, theirs: float
+) -> None:
+    callers.waiting.add(asyncio.create_task(crowd.theirs(theirs)))
+    await clock.run(20.0)
+    begin, before = clock.boot_seconds(), crowd.refused.copy()
+    await clock.run(60.0)
+    ours = crowd.rate("ours", begin, clock.boot_seconds())
+    refused = {who: (crowd.refused[who] - before[who]) / 60 for who in ("ours", "theirs")}
+    # Between what a cut leaves and all. Who asks as evenly as this and yields to nobody meets the full limiter at every growth, and loses
+    # some, but is not crowded out.
+    assert CUT <= ours / (RATE - theirs) <= 1.0
+    assert refused["ours"] <= 0.02 * ours
+    assert refused["theirs"] <= 0.1 * theirs
+
+
+async def test_a_limit_that_is_back_after_a_minute_is_used_again_in_half_a_minute(
+    crowd: Crowd, clock: HandClock
+) -> None:
+    await clock.run(5.0)
+    crowd.limiter.limits = stripesim.limits.Limits(endpoint=RATE / 5)
+    await clock.run(60.0)
+    fallen = clock.boot_seconds()
+    assert CUT <= crowd.rate("ours", fallen - 30, fallen) / (RATE / 5) <= 1.0
+    crowd.limiter.limits = stripesim.limits.Limits(endpoint=RATE)
+    await clock.run(40.0)
+    assert crowd.rate("ours", fallen + 30, fallen + 40) >= 0.95 * 0.9 * RATE
 
 
 async def test_lower_limits_hold_at_once(callers: Callers, clock: HandClock) -> None:
