@@ -417,32 +417,38 @@ InLine = tuple[Batch, int, Turn]
 
 
 class Schedules:
-    """Where requests stand in line, as far as a unit has read it; nothing is changed on this shelf."""
+    """Where requests stand in line, as far as a unit has read it; nothing is changed on this shelf.
+
+    Args:
+        known: What is read, by request.
+        expected: The requests that somebody may ask for: all are read when the first is asked for.
+    """
 
     def __init__(self) -> None:
         """Begin with nothing."""
         self.known: dict[str, InLine | None] = {}
+        self.expected: set[str] = set()
         self.changed = False
 
     def write(self, connection: sa.Connection) -> None:
         """Write nothing."""
 
 
-def fetch_schedules(unit: Unit, requests: Iterable[str]) -> Schedules:
-    """Read where requests stand in line, all together."""
-    shelf = unit.shelf(Schedules)
-    wanted = [request for request in requests if request not in shelf.known]
-    if wanted:
-        shelf.known |= dict.fromkeys(wanted)
-        for row in unit.direct.execute(_SCHEDULES, {"requests": wanted}):
-            if shelf.known[row.request] is None:
-                shelf.known[row.request] = (_batch(row), row.number, Turn(row.released))
-    return shelf
+def expect_schedules(unit: Unit, requests: Iterable[str]) -> None:
+    """Have it read together where requests stand in line, once it is asked for one of them: of most that were paid, nobody asks."""
+    unit.shelf(Schedules).expected.update(requests)
 
 
 def schedule_of(unit: Unit, request: str) -> InLine | None:
     """Tell the batch with a schedule that a request came from, the number of its row and where that stands in line."""
-    return fetch_schedules(unit, [request]).known[request]
+    shelf = unit.shelf(Schedules)
+    if request not in shelf.known:
+        wanted = sorted({request} | shelf.expected - shelf.known.keys())
+        shelf.known |= dict.fromkeys(wanted)
+        for row in unit.direct.execute(_SCHEDULES, {"requests": wanted}):
+            if shelf.known[row.request] is None:
+                shelf.known[row.request] = (_batch(row), row.number, Turn(row.released))
+    return shelf.known[request]
 
 
 _b = batch_budgets.c

@@ -1005,11 +1005,11 @@ def _today(unit: Unit, batch: Batch, schedule: Schedule, currency: str) -> Budge
 
 def attach(database: Database) -> None:
     """Let where requests stand in line be read for all pieces of work together."""
-    database.before_work(_fetch_schedules)
+    database.before_work(_expect_schedules)
 
 
-def _fetch_schedules(unit: Unit, needs: Sequence[Needs]) -> None:
-    repository.fetch_schedules(unit, [one.request for one in needs if one.request])
+def _expect_schedules(unit: Unit, needs: Sequence[Needs]) -> None:
+    repository.expect_schedules(unit, [one.request for one in needs if one.request])
 
 
 def held_back(unit: Unit, claimed: Claimed, absent: Attempt) -> bool:

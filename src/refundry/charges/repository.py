@@ -83,7 +83,7 @@ class Mirror:
 _FIND = sa.select(charges).where(among(charges.c.id, "ids")).order_by(charges.c.id)
 _FIND_HELD = _FIND.with_for_update()
 _RESERVE = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(id, 0)) FROM unnest(CAST(:ids AS text[])) AS id")
-_FREE = _FIND.with_only_columns(charges.c.id).with_for_update(skip_locked=True)
+_FIND_FREE = _FIND.with_for_update(skip_locked=True)
 _REFUNDS = (
     sa.select(stripe_refunds)
     .where(among(stripe_refunds.c.charge, "ids"))
@@ -91,8 +91,11 @@ _REFUNDS = (
 )
 
 
-def fetch(unit: Unit, ids: Iterable[str], *, hold: bool) -> Mirror:
-    """Put charges on the shelf, and `hold` them until the unit is over; in the order of their ids, so that two units never wait for each other."""
+def fetch(unit: Unit, ids: Iterable[str], *, hold: bool, free: bool = False) -> Mirror:
+    """Put charges on the shelf, and `hold` them until the unit is over; in the order of their ids, so that two units never wait for each other.
+
+    With `free` as well, those that are not mirrored, or that another unit holds, are left out.
+    """
     shelf = unit.shelf(Mirror)
     # On SQLite a unit that may write is alone.
     held = unit.writes and (hold or not unit.postgres)
@@ -101,9 +104,12 @@ def fetch(unit: Unit, ids: Iterable[str], *, hold: bool) -> Mirror:
         return shelf
     if any(id_ in shelf.charges for id_ in wanted) and shelf.changed:
         unit.settle()
-        return fetch(unit, ids, hold=hold)
-    rows = {row[0]: row for row in unit.direct.execute(_FIND_HELD if held else _FIND, {"ids": wanted}).all()}
-    if held and unit.postgres and (new := [id_ for id_ in wanted if id_ not in rows]):
+        return fetch(unit, ids, hold=hold, free=free)
+    statement = _FIND_FREE if free else _FIND_HELD if held else _FIND
+    rows = {row[0]: row for row in unit.direct.execute(statement, {"ids": wanted}).all()}
+    if free:
+        wanted = [id_ for id_ in wanted if id_ in rows]
+    elif held and unit.postgres and (new := [id_ for id_ in wanted if id_ not in rows]):
         # There is no row to hold yet: of two units that see a charge first, one would write over what the other has seen later.
         unit.direct.execute(_RESERVE, {"ids": new})
         rows |= {row[0]: row for row in unit.direct.execute(_FIND_HELD, {"ids": new}).all()}
@@ -121,11 +127,9 @@ def fetch(unit: Unit, ids: Iterable[str], *, hold: bool) -> Mirror:
 
 def hold_free(unit: Unit, ids: Iterable[str]) -> set[str]:
     """Put those charges on the shelf, and hold them, that are mirrored and that no other unit holds; tells which."""
-    wanted = sorted(set(ids))
-    if unit.postgres and wanted:
-        wanted = list(unit.direct.execute(_FREE, {"ids": wanted}).scalars())
-    shelf = fetch(unit, wanted, hold=True)
-    return {id_ for id_ in wanted if shelf.charges[id_].charge is not None}
+    wanted = set(ids)
+    shelf = fetch(unit, wanted, hold=True, free=True)
+    return {id_ for id_ in wanted if (kept := shelf.charges.get(id_)) is not None and kept.charge is not None}
 
 
 def held(unit: Unit, ids: Iterable[str]) -> dict[str, tuple[float, float | None]]:

@@ -29,7 +29,6 @@ charges = sa.Table(
     sa.Column("touched_at", sa.Double, nullable=False, server_default="0"),
     sa.Index("ix_charges_order", "account", "order_id"),
     sa.Index("ix_charges_payment_intent", "account", "payment_intent"),
-    sa.Index("ix_charges_created", "account", "created_at"),
 )
 stripe_refunds = sa.Table(
     "stripe_refunds",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -185,6 +185,7 @@ class Desk:
         requests: By id.
         siblings: By charge, its requests by id, but for those that are over without a refund.
         unsaved: When each was changed that is not written yet, the latest last.
+        leased: Those of them of which nothing has changed but who holds them.
         attempts: By request and number, those that are not written yet.
     """
 
@@ -193,12 +194,13 @@ class Desk:
         self.requests: dict[str, OnShelf] = {}
         self.siblings: dict[str, dict[str, Sibling]] = {}
         self.unsaved: dict[str, float] = {}
+        self.leased: set[str] = set()
         self.attempts: dict[tuple[str, int], Attempt] = {}
 
     @property
     def changed(self) -> bool:
-        """Tell whether something is not written yet."""
-        return bool(self.unsaved or self.attempts)
+        """Tell whether something is not written yet that other reads would show; none of those shows who holds a request."""
+        return bool(len(self.unsaved) > len(self.leased) or self.attempts)
 
     def write(self, connection: sa.Connection) -> None:
         """Write what was changed.
@@ -236,6 +238,7 @@ class Desk:
     def change(self, kept: OnShelf, after: RefundRequest, at: float) -> None:
         """Put a changed request in the place of the one that it was made from."""
         kept.request = after
+        self.leased.discard(after.id)
         self.unsaved.pop(after.id, None)
         self.unsaved[after.id] = at
         siblings = self.siblings.get(after.content.charge)
@@ -433,28 +436,15 @@ _READY = sa.and_(
     t.lane == _b("the_lane"),
     sa.or_(t.state == State.SUBMITTING, ~_SOONER),
 )
-_DUE = sa.select(t.sequence).where(_READY).order_by(t.due_at, t.sequence).limit(_b("most"))
-
-
-@cache
-def _claim(*, postgres: bool) -> sa.Executable:
-    due = _DUE.with_for_update(skip_locked=True) if postgres else _DUE
-    return (
-        sa.update(refund_requests)
-        .where(t.sequence.in_(due.scalar_subquery()))
-        .values(
-            lease=_b("the_lease"),
-            leased_until=_b("the_until"),
-            version=t.version + 1,
-            held_reason=None,
-            held_until=None,
-        )
-        .returning(refund_requests)
-    )
+_DUE = sa.select(refund_requests).where(_READY).order_by(t.due_at, t.sequence).limit(_b("most"))
+# SQLite, where whoever writes is alone, leaves the rest out.
+_DUE_HELD = _DUE.with_for_update(skip_locked=True)
 
 
 def claim(unit: Unit, account: str, lane: Lane, lease: str, *, until: float, most: int) -> list[Claimed]:
     """Take due requests that nobody works on, of each charge the one that came first, and a person's before a file's.
+
+    That they are taken is written with what is decided about them, if that is in the same unit, and with its end otherwise.
 
     Args:
         unit: The open unit.
@@ -464,14 +454,15 @@ def claim(unit: Unit, account: str, lane: Lane, lease: str, *, until: float, mos
         until: When the lease ends, by the database's clock.
         most: How many.
     """
-    values = {
-        "the_account": account, "the_lane": lane.value, "the_lease": lease, "the_until": until, "the_now": unit.now,
-        "most": most,
-    }  # fmt: skip
-    found = sorted(unit.connection.execute(_claim(postgres=unit.postgres), values).all(), key=lambda row: row.sequence)
+    values = {"the_account": account, "the_lane": lane.value, "the_now": unit.now, "most": most}
+    found = sorted(unit.connection.execute(_DUE_HELD, values).all(), key=lambda row: row.sequence)
     shelf = unit.shelf(Desk)
     for row in found:
-        shelf.requests[row.id] = OnShelf(_request(row), row.sequence, row.lease, row.leased_until, row.version)
+        # A hold that has ended is over with it.
+        request = replace(_request(row), version=row.version + 1, hold=None)
+        shelf.requests[row.id] = OnShelf(request, row.sequence, lease, until, row.version)
+        shelf.unsaved[row.id] = row.changed_at
+        shelf.leased.add(row.id)
     return [Claimed(shelf.requests[row.id].request, lease) for row in found]
 
 

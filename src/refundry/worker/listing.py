@@ -15,8 +15,9 @@ from refundry.gateways.base import Look
 
 # So many pages are asked for at once, or wait to be mirrored.
 LISTS = 8
-# A part's last page may show charges of the next part too: one call in so many is made for nothing at most, where charges are even.
-PART_PAGES = 20
+# A part's last page may show charges of the next part too: one call in so many is made for nothing at most, where charges are even. The
+# first parts are shorter, each twice as long as the one before, so that a window of a few hundred charges is not one list.
+PART_PAGES_FIRST, PART_PAGES = 4, 20
 # Stripe dates charges by the second; in a burst, shorter parts would show the same charges again and again.
 PART_SECONDS = 60.0
 # Parts overlap by so much. Stripe lists newest first, and does not promise that this is by the second that it tells of a charge: one that
@@ -43,6 +44,7 @@ class Listing:
         self._rest: float | None = until
         self._turn = asyncio.Lock()
         self._seen_pages, self._seen_seconds = 0, 0.0
+        self._part_pages = PART_PAGES_FIRST
         self._told = asyncio.Queue[Sequence[Look] | None]()
         self._room = asyncio.Semaphore(LISTS)
 
@@ -106,6 +108,7 @@ class Listing:
         oldest = second[-1].charge.created_at
         self._seen_pages += 2
         self._seen_seconds += first[0].charge.created_at - oldest
-        part = PART_PAGES * self._seen_seconds / self._seen_pages
+        part = self._part_pages * self._seen_seconds / self._seen_pages
+        self._part_pages = min(2 * self._part_pages, PART_PAGES)
         left = float(int(oldest - max(part, PART_SECONDS)))
         return left if left >= self._since else None

@@ -7,11 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from refundry.batches import repository
 from refundry.batches import service as batches
 from refundry.batches.model import Batch, BatchState, Schedule, Window
 from refundry.charges import service as charges
+from refundry.infra.db import Needs, Unit
 from refundry.kernel.lane import Lane
 from refundry.kernel.outcome import NotTakenWhy
 from refundry.refunds import service as refunds
@@ -129,6 +131,33 @@ def test_rows_wait_for_their_turn_and_take_it_in_their_order(clerk: Clerk) -> No
     assert [claimed.request.content.charge for claimed in clerk.claim()] == ["ch_1", "ch_2"]
     turn(clerk, batch, ahead=3)
     assert [claimed.request.content.charge for claimed in clerk.claim()] == ["ch_3"]
+
+
+def test_where_requests_stand_in_line_is_read_for_all_once_it_is_asked_for_one(clerk: Clerk) -> None:
+    batch = scheduled(clerk, rows(clerk, 3), canary=(1, 2))
+    turn(clerk, batch)
+    told: list[str] = []
+
+    def heard(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        told.append(statement)
+
+    def reads() -> int:
+        return sum("JOIN batch_rows" in statement for statement in told)
+
+    def work(unit: Unit) -> None:
+        [wanted] = repository.requests(unit, batch.id)
+        sa.event.listen(clerk.database.engine, "before_cursor_execute", heard)
+        try:
+            clerk.database.fetch(unit, [Needs(f"ch_{at}", request) for at, request in enumerate(wanted, 1)])
+            assert (len(wanted), reads()) == (3, 0)
+            for request in wanted:
+                found = repository.schedule_of(unit, request)
+                assert found is not None
+                assert (found[0].id, reads()) == (batch.id, 1)
+        finally:
+            sa.event.remove(clerk.database.engine, "before_cursor_execute", heard)
+
+    clerk.unit(work)
 
 
 def test_every_row_is_paid_in_the_end_and_the_batch_comes_to_rest(clerk: Clerk) -> None:

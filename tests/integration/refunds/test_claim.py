@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from refundry.charges import service as charges
+from refundry.infra.db import Needs, Unit
 from refundry.kernel.lane import Lane
 from refundry.refunds import repository
 from refundry.refunds import service as refunds
@@ -50,6 +53,82 @@ def test_a_claim_takes_a_new_version_so_that_older_reads_are_void(hand: Hand) ->
     claimed = hand.claimed_one()
     assert claimed.request.version == received.request.version + 1
     assert hand.find(claimed) == claimed.request
+
+
+def statements_on_requests(hand: Hand, work: Callable[[Unit], object]) -> list[str]:
+    """Tell the first word of each statement that writes to requests in a unit of this work."""
+    told: list[str] = []
+
+    def heard(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        first, second = statement.split()[:2]
+        if second == "refund_requests":
+            told.append(first)
+
+    sa.event.listen(hand.database.engine, "before_cursor_execute", heard)
+    try:
+        hand.unit(work)
+    finally:
+        sa.event.remove(hand.database.engine, "before_cursor_execute", heard)
+    return told
+
+
+def test_what_is_decided_in_the_unit_of_its_claim_is_written_once(hand: Hand) -> None:
+    hand.looked("ch_1")
+    hand.looked("ch_2")
+    (first, second) = hand.receive(of("ch_1", "key:1"), of("ch_2", "key:2"))
+
+    def work(unit: Unit) -> None:
+        taken = refunds.claim(unit, ACCOUNT, Lane.BULK, "lease-1", seconds=LEASE_SECONDS, most=2)
+        hand.database.fetch(unit, [Needs(one.request.content.charge, one.request.id) for one in taken])
+        for one in taken:
+            assert refunds.judge(unit, one, known=True, age_max_days=0)
+
+    assert statements_on_requests(hand, work) == ["UPDATE"]
+    for received in (first, second):
+        kept = hand.find(received.request)
+        assert (kept.state, kept.version) == (State.APPROVED, received.request.version + 2)
+    assert hand.claim() == []
+
+
+def test_whoever_asks_the_table_after_a_claim_finds_it_written(hand: Hand) -> None:
+    (received,) = hand.receive(of("ch_1", "key:1"))
+
+    def work(unit: Unit) -> list[Claimed]:
+        taken = refunds.claim(unit, ACCOUNT, Lane.BULK, "lease-1", seconds=LEASE_SECONDS, most=2)
+        assert refunds.claim(unit, ACCOUNT, Lane.BULK, "lease-2", seconds=LEASE_SECONDS, most=2) == []
+        assert refunds.end_leases(unit, ACCOUNT) == 1
+        return taken
+
+    (claimed,) = hand.unit(work)
+    assert claimed.request.version == received.request.version + 1
+    # Free again, under the version that the first claim made.
+    (again,) = hand.claim()
+    assert again.request.version == claimed.request.version + 1
+
+
+def test_what_is_changed_after_its_claim_is_seen_by_its_siblings(hand: Hand) -> None:
+    hand.receive(of("ch_1", "key:1"))
+
+    def work(unit: Unit) -> bool:
+        (taken,) = refunds.claim(unit, ACCOUNT, Lane.BULK, "lease-1", seconds=LEASE_SECONDS, most=2)
+        assert not repository.on_the_way(unit, "ch_2", "another")
+        before = taken.request
+        after = replace(before, state=State.SUBMITTING, version=before.version + 1)
+        assert repository.update(unit, before, after, "lease-1", keep_lease=True)
+        return repository.on_the_way(unit, "ch_1", "another")
+
+    assert hand.unit(work)
+
+
+def test_a_claim_that_is_given_back_in_its_own_unit_leaves_the_request_free(hand: Hand) -> None:
+    hand.receive(of("ch_1", "key:1"))
+
+    def work(unit: Unit) -> None:
+        (taken,) = refunds.claim(unit, ACCOUNT, Lane.BULK, "lease-1", seconds=LEASE_SECONDS, most=2)
+        refunds.release(unit, taken)
+
+    hand.unit(work)
+    assert len(hand.claim()) == 1
 
 
 def test_never_more_than_asked_for_are_taken(hand: Hand) -> None:

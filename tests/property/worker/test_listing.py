@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refundry.gateways.base import Look
-from refundry.worker.listing import APART_SECONDS, LISTS, PART_PAGES, Listing
+from refundry.worker.listing import APART_SECONDS, LISTS, PART_PAGES, PART_PAGES_FIRST, Listing
 from tests.support.builders import look
 
 pytestmark = pytest.mark.property
@@ -70,6 +70,14 @@ class Shop:
         return asyncio.run(walked())
 
 
+def parts(pages: int) -> int:
+    """Tell how many parts a window of so many pages has, where charges are even."""
+    size, count = PART_PAGES_FIRST, 1
+    while pages > size:
+        pages, size, count = pages - size, min(2 * size, PART_PAGES), count + 1
+    return count
+
+
 def moments(gaps: list[int]) -> list[int]:
     """Tell when charges were created that came with these seconds between them."""
     return [BEGIN + sum(gaps[: at + 1]) for at in range(len(gaps))]
@@ -97,12 +105,18 @@ def test_none_is_left_out_where_charges_are_listed_some_seconds_out_of_order(cou
 
 
 @given(EVEN)
-def test_a_call_more_for_a_few_pages_and_one_in_a_part_of_even_charges(count: int) -> None:
+def test_one_call_more_in_a_part_of_even_charges(count: int) -> None:
     shop = Shop([BEGIN + 60 * at for at in range(count)])
     shop.walk()
     pages = max(-(-count // PAGE), 1)
-    assert shop.calls <= pages + (pages > 1) + 2 * pages // PART_PAGES
+    assert shop.calls <= pages + parts(pages)
     assert shop.calls == 1 or count > PAGE
+
+
+def test_a_window_of_some_pages_is_listed_by_several_lists_at_once() -> None:
+    shop = Shop([BEGIN + 60 * at for at in range(11 * PAGE)])
+    shop.walk(since=float(BEGIN))
+    assert shop.most_at_once > 1
 
 
 @given(GAPS)
@@ -121,7 +135,7 @@ def test_a_long_window_is_listed_by_nearly_all_lists_at_once() -> None:
 @given(st.integers(1, 300), st.integers(1, 300))
 def test_a_list_that_fails_ends_the_walk_with_its_error(fails_at: int, count: int) -> None:
     shop = Shop([BEGIN + 60 * at for at in range(PAGE * count)], fails_at=fails_at)
-    if fails_at > count + 1 + 2 * count // PART_PAGES:
+    if fails_at > count + parts(count):
         shop.walk()
         return
     try:
